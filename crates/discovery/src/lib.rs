@@ -1,0 +1,1 @@
+//! Finding peers: DNS-SD over multicast DNS

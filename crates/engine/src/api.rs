@@ -1,0 +1,238 @@
+//! The values that go in and out of the engine: requests, job states, counters, cache entries.
+//!
+//! They are plain data, serialised as JSON by the local API and by every command's `--json`. Field names follow
+//! Get-DeliveryOptimizationStatus (monitoring, section 2) in snake_case; bytes and milliseconds are named in the
+//! field.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+/// What a download is named by while the daemon runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A wish to download one content.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GetRequest {
+    /// HTTP or HTTPS addresses of the content, in order of preference. May be empty when `hash_of_hashes` is given
+    /// and peers are expected to have everything.
+    pub urls: Vec<String>,
+    /// Where the hash file is: an HTTP(S) address. The caller reads a local file itself into `hash_file_json`.
+    pub hash_file_url: Option<String>,
+    /// The hash file itself, when the caller has it.
+    pub hash_file_json: Option<String>,
+    /// The trusted hash of hashes, base64. With it the hash file may come from anywhere.
+    pub hash_of_hashes: Option<String>,
+    /// The content's id, when the caller has one.
+    pub content_id: Option<String>,
+    /// Foreground: somebody waits for it. Default: background.
+    pub foreground: bool,
+    /// A download mode for this content only (its number); must not be wider than the device's.
+    pub mode: Option<u8>,
+    /// Peers to try beside those that are discovered.
+    pub peers: Vec<SocketAddr>,
+    /// What asked for the content, shown in status (PredefinedCallerApplication).
+    pub caller: String,
+}
+
+/// Where a download stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its turn (foreground before background).
+    Queued,
+    /// Looks for the hash file.
+    Metadata,
+    /// Bytes are wanted; `waiting` says when nobody can give them now.
+    Downloading,
+    /// Every byte is here and verified; the caller has not taken the file yet.
+    Complete,
+    /// Stopped by the caller; goes on with resume.
+    Paused,
+    /// Ended with an error; nothing more happens.
+    Failed,
+    /// Ended by the caller.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether the job has ended, well or not.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Complete | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Bytes by the kind of source they came from, or of peer they went to. Content bytes only, without overhead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SourceBytes {
+    /// HTTP origin.
+    pub http: u64,
+    /// Connected Cache.
+    pub cache_server: u64,
+    /// Peers behind the same NAT.
+    pub lan: u64,
+    /// Peers found by DNS-SD on the link.
+    pub link_local: u64,
+    /// Peers of the same group that are not on the LAN.
+    pub group: u64,
+    /// Peers anywhere.
+    pub internet: u64,
+}
+
+impl SourceBytes {
+    /// Bytes of all peers.
+    pub fn peers(&self) -> u64 {
+        self.lan + self.link_local + self.group + self.internet
+    }
+
+    /// Bytes of all sources.
+    pub fn total(&self) -> u64 {
+        self.peers() + self.http + self.cache_server
+    }
+}
+
+/// An error as a person and a script see it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JobError {
+    /// The HRESULT, as `0x80D03002`.
+    pub code: String,
+    /// What failed, where, and what to do.
+    pub message: String,
+}
+
+/// A download's state, as of one moment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// The job.
+    pub id: JobId,
+    /// The job's state.
+    pub state: JobState,
+    /// Id of the file in status and cache commands: hex of the hash of hashes, or of the URL's hash in simple mode.
+    /// Empty until it is known.
+    pub file_id: String,
+    /// The first HTTP source.
+    pub source_url: Option<String>,
+    /// Bytes of the whole content, once known.
+    pub file_size: Option<u64>,
+    /// Bytes that are here and verified (in simple mode: here), those found in the cache included.
+    pub bytes_done: u64,
+    /// Bytes that were in the cache when the job began.
+    pub bytes_from_cache: u64,
+    /// Bytes downloaded by this job, by source. Bytes that had to be thrown away are not in here.
+    pub downloaded: SourceBytes,
+    /// Bytes received and thrown away (bad pieces, duplicates, cut connections).
+    pub wasted_bytes: u64,
+    /// Present rate, all sources, bytes a second.
+    pub rate_bps: u64,
+    /// Open connections by kind of source; the same kinds as `downloaded`.
+    pub connections: SourceBytes,
+    /// Peers known for this content, connected or not.
+    pub num_peers: u32,
+    /// Foreground or background.
+    pub foreground: bool,
+    /// Effective mode of this content (download-modes, section 2.5): 99 when there is no hash file.
+    pub download_mode: u8,
+    /// True when every byte is checked against a hash file.
+    pub verified_by_hash_file: bool,
+    /// Why nothing moves just now, in plain words ("no source can be reached; trying again in 4 s").
+    pub waiting: Option<String>,
+    /// Things the caller should know ("no hash file found: plain HTTP, not shared").
+    pub notes: Vec<String>,
+    /// Why the job failed.
+    pub error: Option<JobError>,
+    /// Time since the job began to run, pauses left out.
+    pub duration_ms: u64,
+    /// What asked for the content.
+    pub caller: String,
+}
+
+/// One entry of the cache, with what it was used for (Get-DeliveryOptimizationStatus prints one record per file).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CacheEntry {
+    /// Hex of the hash of hashes.
+    pub file_id: String,
+    /// The hash of hashes in base64.
+    pub hash_of_hashes: String,
+    /// Bytes of the whole content.
+    pub file_size: u64,
+    /// Bytes of it that are in the cache.
+    pub file_size_in_cache: u64,
+    /// Where it can be fetched from.
+    pub urls: Vec<String>,
+    /// Kept until its expiry, outside the quota.
+    pub is_pinned: bool,
+    /// When it expires, seconds since 1970; `None`: when space is needed.
+    pub expire_on: Option<i64>,
+    /// Seconds since 1970 when it was added.
+    pub added: i64,
+    /// Seconds since 1970 when it was last downloaded from or served.
+    pub last_used: i64,
+    /// Bytes sent to peers since the daemon started.
+    pub uploaded: SourceBytes,
+    /// Whether it is offered to peers now.
+    pub shared: bool,
+}
+
+/// One peer of one content, connected or not (`-PeerInfo`).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// The content.
+    pub file_id: String,
+    /// The peer's address.
+    pub ip: SocketAddr,
+    /// `Lan`, `Group`, `Internet` or `LinkLocal`.
+    pub peer_type: String,
+    /// Connected now.
+    pub connection_established: bool,
+    /// Bytes sent on this connection.
+    pub bytes_sent: u64,
+    /// Bytes received on this connection.
+    pub bytes_received: u64,
+    /// Bytes a second sent, over the last seconds.
+    pub upload_rate_bytes: u64,
+    /// Bytes a second received, over the last seconds.
+    pub download_rate_bytes: u64,
+    /// How many pieces the peer has, of how many.
+    pub pieces: (u32, u32),
+}
+
+/// The engine as a whole.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the engine started.
+    pub uptime_s: u64,
+    /// Our peer id.
+    pub peer_id: String,
+    /// The configured mode.
+    pub download_mode: u8,
+    /// Addresses that peers can reach us at; empty when the mode allows no peers.
+    pub listening: Vec<SocketAddr>,
+    /// Where the state lies.
+    pub state_dir: PathBuf,
+    /// Bytes of the cache on disk.
+    pub cache_bytes: u64,
+    /// The most the cache may take, pinned content left out.
+    pub cache_bytes_max: u64,
+    /// Total and available bytes of the disk the cache lies on.
+    pub disk_total_bytes: u64,
+    /// Bytes of that disk that are free for us.
+    pub disk_available_bytes: u64,
+    /// Why peers are not used although the mode allows them; empty when they are.
+    pub peering_gates: Vec<String>,
+    /// Bytes downloaded since the start.
+    pub downloaded: SourceBytes,
+    /// Bytes uploaded since the start.
+    pub uploaded: SourceBytes,
+}

@@ -1,0 +1,1 @@
+//! HTTP range client for origins and cache hosts

@@ -1,0 +1,1 @@
+//! Verified pieces on disk

@@ -1,0 +1,1 @@
+//! Every Delivery Optimization policy as a typed value, and what it permits

@@ -1,0 +1,1 @@
+//! One swarm's decisions: what to ask of whom, and whom to serve

@@ -1,0 +1,1 @@
+//! The swarm protocol: codec, connection state machine and TCP driver

@@ -1,0 +1,2 @@
+//! The `dosvc` command.
+fn main() {}
