@@ -1,12 +1,13 @@
-//! The program under test, as its users run it: `dosvc run` on each machine, `dosvc get` and `dosvc status` beside it.
+//! The program under test, as its users run it: `dosvc run` on each machine, `dosvc get` beside it. Its state is read
+//! from the local API, as a script would do it.
 
 use crate::{
     content::Content,
     namespace::Node,
     process::{Process, run, wait_for},
 };
-use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus, PeerInfo};
-use serde::Deserialize;
+use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus};
+use serde::de::DeserializeOwned;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -28,15 +29,6 @@ pub(crate) struct Daemon {
     node: Node,
     config: PathBuf,
     socket: PathBuf,
-}
-
-/// `dosvc status --json`.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) engine: EngineStatus,
-    pub(crate) jobs: Vec<JobStatus>,
-    pub(crate) cache: Vec<CacheEntry>,
-    pub(crate) peers: Vec<PeerInfo>,
 }
 
 /// A running `dosvc get`.
@@ -82,6 +74,11 @@ impl Daemon {
         self.process.kill();
     }
 
+    /// Asks it to end, as a service manager does.
+    pub(crate) fn stop(&mut self) {
+        self.process.stop();
+    }
+
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
         self.process = launch(&self.node, &self.config, &self.socket);
@@ -100,18 +97,25 @@ impl Daemon {
         self.process.printed()
     }
 
-    pub(crate) fn status(&self) -> Status {
-        let mut command = Command::new(DOSVC);
-        command
-            .args(["status", "--peer-info", "--json", "--socket"])
-            .arg(&self.socket);
-        let output = run(&mut command).stdout;
-        serde_json::from_slice(&output).unwrap_or_else(|error| {
-            panic!(
-                "status --json: {error}: {}",
-                String::from_utf8_lossy(&output)
-            )
-        })
+    /// The engine as a whole.
+    pub(crate) fn status(&self) -> EngineStatus {
+        self.ask("status")
+    }
+
+    /// Every download, running or ended.
+    pub(crate) fn jobs(&self) -> Vec<JobStatus> {
+        self.ask("downloads")
+    }
+
+    /// What the cache holds.
+    pub(crate) fn cache(&self) -> Vec<CacheEntry> {
+        self.ask("cache")
+    }
+
+    fn ask<T: DeserializeOwned>(&self, what: &str) -> T {
+        let output = run(&mut question(&self.socket, what)).stdout;
+        serde_json::from_slice(&output)
+            .unwrap_or_else(|error| panic!("{what}: {error}: {}", String::from_utf8_lossy(&output)))
     }
 
     /// Starts `dosvc get URL` with the hash file that lies beside the content.
@@ -146,10 +150,7 @@ impl Daemon {
     /// Waits until the running download has at least so many bytes.
     pub(crate) fn wait_for_bytes(&self, bytes: u64) -> JobStatus {
         wait_for("the download to get on", GET_TIMEOUT, || {
-            self.status()
-                .jobs
-                .into_iter()
-                .find(|job| job.bytes_done >= bytes)
+            self.jobs().into_iter().find(|job| job.bytes_done >= bytes)
         })
     }
 
@@ -160,8 +161,7 @@ impl Daemon {
             let is_ours = |entry: &CacheEntry| {
                 entry.file_id == file_id && entry.file_size_in_cache == content.bytes
             };
-            self.status()
-                .cache
+            self.cache()
                 .iter()
                 .any(|entry| is_ours(entry) && entry.shared)
                 .then_some(())
@@ -185,14 +185,28 @@ fn launch(node: &Node, config: &Path, socket: &Path) -> Process {
             "dosvc has ended: {}",
             process.printed()
         );
-        let mut status = Command::new(DOSVC);
-        status.args(["status", "--json", "--socket"]).arg(socket);
-        status
-            .output()
+        let answer = question(socket, "status").output();
+        answer
             .is_ok_and(|output| output.status.success())
             .then_some(())
     });
     process
+}
+
+fn question(socket: &Path, what: &str) -> Command {
+    let mut command = Command::new("curl");
+    command
+        .args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "10",
+            "--unix-socket",
+        ])
+        .arg(socket);
+    command.arg(format!("http://localhost/v1/{what}"));
+    command
 }
 
 impl Get {

@@ -171,13 +171,16 @@ fn outsider_reaches_machines_of_the_link() {
     let outsider = lab.outsider();
     let content = Content::random(1, 16 * MIB);
     let _honest = Peer::start(lab.at(0), &content, Manner::Honest);
-    let answer = knock(
-        &outsider,
+    for address in [
         lab.at(0).address(SWARM_PORT),
-        &content,
-        Duration::from_millis(500),
-    );
-    assert!(!answer.expect("the hub routes").answer.is_empty());
+        lab.at(0).ipv6_address(SWARM_PORT),
+    ] {
+        let knock = knock(&outsider, address, &content, Duration::from_millis(500));
+        assert!(
+            !knock.expect("the hub routes").answer.is_empty(),
+            "{address}"
+        );
+    }
 }
 
 #[test]

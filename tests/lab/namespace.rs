@@ -16,6 +16,7 @@ use std::{
 
 /// Namespaces are called `dosvclab-PID-NUMBER-NODE`.
 const PREFIX: &str = "dosvclab";
+const OUTSIDER_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 2);
 const TBF_BURST: &str = "128kb";
 const TBF_LATENCY: &str = "50ms";
 
@@ -34,6 +35,7 @@ pub(crate) struct Lab {
 pub(crate) struct Node {
     namespace: String,
     ip: IpAddr,
+    ipv6: Ipv6Addr,
     dir: PathBuf,
     socket_dir: PathBuf,
 }
@@ -92,7 +94,7 @@ impl Lab {
         );
         ip(&hub, &["addr add fd77::1/64 dev br0 nodad"]);
         for i in 0..n {
-            let node = lab.node(&format!("n{i}"), address(i));
+            let node = lab.node(&format!("n{i}"), address(i), ipv6(i));
             lab.nodes.push(node.clone());
             lab.add_namespace(&node.namespace);
             lab.plug(i, &node, rate);
@@ -105,7 +107,7 @@ impl Lab {
         format!("{}-hub", self.name)
     }
 
-    fn node(&self, name: &str, ip: IpAddr) -> Node {
+    fn node(&self, name: &str, ip: IpAddr, ipv6: Ipv6Addr) -> Node {
         let dir = self.dir.join(name);
         let socket_dir = self.sockets.path().join(name);
         fs::create_dir_all(&dir).expect("the lab's folder can be written");
@@ -113,6 +115,7 @@ impl Lab {
         Node {
             namespace: format!("{}-{name}", self.name),
             ip,
+            ipv6,
             dir,
             socket_dir,
         }
@@ -219,7 +222,7 @@ impl Lab {
             return outsider.clone();
         }
         let hub = self.hub();
-        let node = self.node("out", Ipv4Addr::new(10, 88, 0, 2).into());
+        let node = self.node("out", Ipv4Addr::new(10, 88, 0, 2).into(), OUTSIDER_IPV6);
         self.outsider = Some(node.clone());
         let ns = &node.namespace;
         self.add_namespace(ns);
@@ -248,7 +251,7 @@ impl Lab {
         ip(
             ns,
             &[
-                "addr add fd88::2/64 dev eth0 nodad",
+                &format!("addr add {OUTSIDER_IPV6}/64 dev eth0 nodad"),
                 "route add default via fd88::1",
             ],
         );
@@ -290,6 +293,10 @@ impl Node {
 
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip, port)
+    }
+
+    pub(crate) fn ipv6_address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ipv6.into(), port)
     }
 
     /// A folder of the machine's own.
