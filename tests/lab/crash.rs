@@ -24,8 +24,8 @@ fn killed_at_half_it_goes_on_and_fetches_next_to_nothing_twice() {
 
     let before = lab.at(2).traffic().received;
     let mut daemon = Daemon::start(lab.at(2), "");
-    let cut = daemon.start_get(&url, &[]);
-    daemon.wait_for_bytes(content.bytes / 2);
+    let mut cut = daemon.start_get(&url, &[]);
+    daemon.wait_for_bytes(&mut cut, content.bytes / 2);
     daemon.kill();
     drop(cut);
     daemon.restart();

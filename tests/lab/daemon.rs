@@ -2,13 +2,14 @@
 //! from the local API, as a script would do it.
 
 use crate::{
-    content::Content,
+    content::{Content, is_full},
     namespace::Node,
     process::{Process, run, wait_for},
 };
 use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus};
 use serde::de::DeserializeOwned;
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -18,10 +19,11 @@ use std::{
 /// The port of the swarm protocol.
 pub(crate) const SWARM_PORT: u16 = 7680;
 
-const DOSVC: &str = env!("CARGO_BIN_EXE_dosvc");
 /// design: "starts in under a second"; machines that run tests may be slow.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const GET_TIMEOUT: Duration = Duration::from_secs(900);
+const GET_TIMEOUT: Duration = Duration::from_secs(180);
+/// For sizes that nobody can wait for in between.
+const GET_TIMEOUT_FULL: Duration = Duration::from_secs(1800);
 
 /// A machine's daemon.
 pub(crate) struct Daemon {
@@ -124,7 +126,7 @@ impl Daemon {
     pub(crate) fn start_get(&self, url: &str, arguments: &[&str]) -> Get {
         let name = url.rsplit('/').next().expect("a URL has a path");
         let output = self.node.dir().join(name);
-        let mut command = self.node.command(DOSVC);
+        let mut command = self.node.command(binary());
         command
             .args(["get", url, "--json", "--socket"])
             .arg(&self.socket)
@@ -149,10 +151,13 @@ impl Daemon {
         result
     }
 
-    /// Waits until the running download has at least so many bytes.
-    pub(crate) fn wait_for_bytes(&self, bytes: u64) -> JobStatus {
-        wait_for("the download to get on", GET_TIMEOUT, || {
-            self.jobs().into_iter().find(|job| job.bytes_done >= bytes)
+    /// Waits until a running download has at least so many bytes.
+    pub(crate) fn wait_for_bytes(&self, get: &mut Get, bytes: u64) -> JobStatus {
+        wait_for("the download to get on", get_timeout(), || {
+            let found = self.jobs().into_iter().find(|job| job.bytes_done >= bytes);
+            let has_ended = found.is_none() && !get.process.is_running();
+            assert!(!has_ended, "dosvc get has ended: {}", get.process.printed());
+            found
         })
     }
 
@@ -181,11 +186,24 @@ pub(crate) fn write_config(node: &Node, daemon: &str, tables: &str) -> PathBuf {
     config
 }
 
+/// The program under test: what cargo has built, or what `DOSVC_LAB_BINARY` names.
+fn binary() -> OsString {
+    std::env::var_os("DOSVC_LAB_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_dosvc").into())
+}
+
 /// The program on a machine, with the machine's configuration.
 pub(crate) fn dosvc(node: &Node, config: &Path) -> Command {
-    let mut command = node.command(DOSVC);
+    let mut command = node.command(binary());
     command.arg("--config").arg(config);
     command
+}
+
+fn get_timeout() -> Duration {
+    if is_full() {
+        GET_TIMEOUT_FULL
+    } else {
+        GET_TIMEOUT
+    }
 }
 
 fn launch(node: &Node, config: &Path, socket: &Path) -> Process {
@@ -231,7 +249,7 @@ fn question(socket: &Path, what: &str) -> Command {
 impl Get {
     /// Waits for the end of a download that must succeed.
     pub(crate) fn finish(mut self) -> GetResult {
-        wait_for("dosvc get to end", GET_TIMEOUT, || {
+        wait_for("dosvc get to end", get_timeout(), || {
             (!self.process.is_running()).then_some(())
         });
         let elapsed = self.started.elapsed();

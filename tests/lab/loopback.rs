@@ -248,66 +248,6 @@ fn bypass_mode_refuses_with_its_code() {
 }
 
 #[test]
-fn published_file_verifies_and_a_flipped_bit_is_found() {
-    let (machine, content) = (Machine::new(), content(20));
-    fs::copy(content.path(), machine.file("file")).expect("the disk has room");
-    let output = machine
-        .alone(&["publish", "file"])
-        .output()
-        .expect("it runs");
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(
-        text(&output).contains(&content.swarm_hash().to_string()),
-        "the hash is printed: {}",
-        text(&output)
-    );
-    let written = fs::read(machine.file("file.phf")).expect("publish writes it");
-    assert_eq!(written, content.hash_file.to_json(), "byte for byte");
-
-    let output = machine
-        .alone(&["verify", "file"])
-        .output()
-        .expect("it runs");
-    assert!(output.status.success(), "{}", text(&output));
-
-    let mut bytes = fs::read(machine.file("file")).expect("it is there");
-    bytes[5 * 1024 * 1024] ^= 1;
-    fs::write(machine.file("file"), bytes).expect("the disk has room");
-    let output = machine
-        .alone(&["verify", "file", "--json"])
-        .output()
-        .expect("it runs");
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(
-        found["bad_pieces"],
-        serde_json::json!([5]),
-        "{}",
-        text(&output)
-    );
-}
-
-#[test]
-fn faulty_configuration_is_refused_with_every_mistake_at_once() {
-    let machine = Machine::new();
-    let tables = "[delivery_optimization]\ndownload_mode = 7\nmax_cache_sise = 5\n[discovery]\ndns_sd = \"perhaps\"";
-    let config = write_config(&machine.node, "", tables);
-    let output = dosvc(&machine.node, &config)
-        .args(["run", "--check"])
-        .output()
-        .expect("it runs");
-    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
-    for expected in ["download_mode", "max_cache_sise", "dns_sd", "dosvc.toml"] {
-        assert!(
-            text(&output).contains(expected),
-            "{expected} is not named: {}",
-            text(&output)
-        );
-    }
-    assert!(!machine.file("state").exists(), "a check touches nothing");
-}
-
-#[test]
 fn state_folder_has_one_daemon() {
     let machine = Machine::new();
     let daemon = machine.daemon();

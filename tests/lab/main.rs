@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `DOSVC_LAB_FULL=1` | the sizes of the acceptance test (4 GiB, ten contents of 4 GiB) in place of the quick ones |
 //! | `DOSVC_LAB_SIZE=BYTES` | bytes of the content in every scenario |
+//! | `DOSVC_LAB_BINARY=PATH` | another build of the program |
 //! | `DOSVC_LAB_FILE=PATH` | a real file as the content of the sharing scenarios |
 //! | `DOSVC_LAB_KEEP=1` | keep logs and captures of every run, not of failed ones alone |
 #![cfg(target_os = "linux")]

@@ -32,8 +32,8 @@ impl HalfDone {
         let _from_origin = seed.get(&url, &content, &[]);
         seed.wait_until_shared(&content);
         let leech = Daemon::start(lab.at(2), "");
-        let get = leech.start_get(&url, &[]);
-        let job = leech.wait_for_bytes(content.bytes / 2);
+        let mut get = leech.start_get(&url, &[]);
+        let job = leech.wait_for_bytes(&mut get, content.bytes / 2);
         assert!(!job.state.is_final(), "too late for an outage: {job:?}");
         Self {
             get,
