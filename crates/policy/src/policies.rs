@@ -123,7 +123,7 @@ impl Policies {
         self.slot(policy).value.is_some()
     }
 
-    /// The value in effect as text, as it can be given on a command line; `None`: not set. Of a secret, its hash.
+    /// The value in effect as people read it, a choice with its name; `None`: not set. Of a secret, its hash.
     pub fn value_text(&self, policy: Policy) -> Option<String> {
         match (&self.slot(policy).value, policy.spec().allowed) {
             (Some(Value::Number(number)), Allowed::Choice(choices)) => choices
