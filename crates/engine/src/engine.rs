@@ -370,7 +370,10 @@ impl Engine {
     pub fn status(&self) -> EngineStatus {
         let shared = &self.shared;
         let settings = shared.settings();
-        let disk = dosvc_host::disk(&settings.config.state_dir).unwrap_or_default();
+        let disk = dosvc_host::disk(&settings.config.state_dir).unwrap_or(dosvc_host::Disk {
+            total: 0,
+            available: 0,
+        });
         let cache_bytes = shared.store.bytes_on_disk();
         EngineStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),

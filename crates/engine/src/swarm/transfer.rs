@@ -311,16 +311,22 @@ impl Swarm {
                 };
                 self.tell(source, net::Command::Serve { block, body });
             }
-            Err(ServeError::Unchecked) => {
+            // Changed by its owner: what is still right is served again, once it was read back.
+            Err(ServeError::Unchecked | ServeError::Changed) => {
                 let waiting = self.unchecked_uploads.entry(block.piece()).or_default();
                 waiting.push((source, block));
                 if waiting.len() == 1 {
                     self.disk.check(block.piece());
                 }
             }
-            Err(ServeError::Missing | ServeError::Changed) => {
+            Err(ServeError::Missing) => {
                 self.refuse(source, block);
                 self.piece_lost(block.piece(), Instant::now());
+            }
+            Err(error) => {
+                tracing::error!(content = %self.content.key(), %error, "cannot serve; peer let go");
+                self.refuse(source, block);
+                self.drop_peer(source.0, Instant::now());
             }
         }
     }
