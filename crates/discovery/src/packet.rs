@@ -311,8 +311,9 @@ fn build_response(us: Us<'_>, subjects: &[Subject]) -> Message {
 fn instance_records(us: Us<'_>) -> [Record; 2] {
     let name = Subject::Instance(us.peer).name();
     let srv = SRV::new(0, 0, us.port, Subject::Host(us.peer).name());
-    let version = concat!("version=", env!("CARGO_PKG_VERSION"));
-    let txt = TXT::from_bytes(vec![b"txtvers=1", version.as_bytes()]);
+    // Versions of this record and of the swarm protocol (RFC 6763, sections 6.6 and 6.7); the program's own version
+    // is not the link's business.
+    let txt = TXT::from_bytes(vec![b"txtvers=1", b"protovers=1"]);
     [
         flushing(record(name.clone(), RData::SRV(srv))),
         flushing(record(name, RData::TXT(txt))),

@@ -46,8 +46,7 @@ async fn next(search: &mut Search) -> Found {
 async fn found_soon(search: &mut Search) -> Vec<PeerId> {
     search.settled().await;
     let mut found = Vec::new();
-    while let Ok(Some(peer)) =
-        tokio::time::timeout(Duration::from_millis(400), search.next()).await
+    while let Ok(Some(peer)) = tokio::time::timeout(Duration::from_millis(400), search.next()).await
     {
         found.push(peer.peer_id);
     }
