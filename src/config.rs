@@ -20,7 +20,7 @@ pub(crate) use changes::{Change, Changes, diff};
 pub(crate) use error::{ConfigError, ConfigErrors, Mistake, Place};
 pub(crate) use sample::sample_file;
 
-use dosvc_policy::{Percent, Policies, Provider};
+use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
 use layer::{Layer, Numbered};
 use std::{
@@ -112,7 +112,7 @@ pub(crate) struct TransferConfig {
 }
 
 /// Where the configuration comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LoadOptions {
     /// The file that the caller named: it must exist. `None`: `default_file`, which need not.
     pub(crate) config_file: Option<PathBuf>,
@@ -239,7 +239,7 @@ impl Config {
                 peers: Vec::new(),
             },
             cache: CacheConfig {
-                keep_free: dosvc_policy::KEEP_FREE_DEFAULT,
+                keep_free: KEEP_FREE_DEFAULT,
             },
             transfers: TransferConfig {
                 max_active_foreground: 16,
@@ -278,14 +278,14 @@ impl Config {
     fn apply(
         &mut self,
         setting: Setting,
-        raw: &dosvc_policy::RawValue,
+        raw: &RawValue,
         provider: &Provider,
     ) -> Result<(), Mistake> {
         match setting {
             Setting::Policy(policy) => self
                 .policies
                 .set(policy.spec().key, raw, provider)
-                .map_err(|error| Mistake::of_policy(setting.path(), raw, error)),
+                .map_err(|error| Mistake::of_policy(setting.path(), error)),
             Setting::Key(spec) => {
                 (spec.set)(self, raw).ok_or_else(|| Mistake::NotAllowed {
                     key: spec.path.to_owned(),

@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration, and where.
 
-use dosvc_policy::{PolicyError, RawValue};
+use dosvc_policy::PolicyError;
 use std::{fmt, path::PathBuf};
 
 /// Where a mistake is.
@@ -71,16 +71,16 @@ pub(crate) enum Mistake {
 
 impl Mistake {
     /// What a policy says about a value, with the key's path.
-    pub(crate) fn of_policy(key: String, raw: &RawValue, error: PolicyError) -> Self {
+    pub(crate) fn of_policy(key: String, error: PolicyError) -> Self {
         match error {
             PolicyError::NotAllowed { value, allowed, .. } => Self::NotAllowed {
                 key,
                 value,
                 allowed,
             },
-            PolicyError::Unknown { .. } => Self::UnknownKey {
-                key: format!("{key} = {raw}"),
-                nearest: None,
+            PolicyError::Unknown { nearest, .. } => Self::UnknownKey {
+                key,
+                nearest: nearest.map(str::to_owned),
             },
         }
     }

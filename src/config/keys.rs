@@ -314,17 +314,16 @@ fn group_name(raw: &RawValue) -> Option<String> {
 }
 
 fn log_level(raw: &RawValue) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let text = raw.text()?.trim();
-    let good = text.split(',').all(|part| {
-        let (target, level) = part.trim().split_once('=').unwrap_or(("all", part.trim()));
-        let named = !target.is_empty()
-            && target
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
-        named
-            && ["off", "error", "warn", "info", "debug", "trace"]
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(level))
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let is_target = |word: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || "_:-".contains(c);
+        !word.is_empty() && word.chars().all(good)
+    };
+    let good = text.split(',').all(|part| match part.split_once('=') {
+        Some((target, level)) => is_target(target.trim()) && is_level(level.trim()),
+        None => is_level(part.trim()),
     });
     good.then(|| text.to_owned())
 }

@@ -13,16 +13,16 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
 
 /// A configuration file is a few pages; what is larger is something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What all our variables begin with.
 const VARIABLE_PREFIX: &str = "DOSVC_";
-
-/// Variables that the commands read themselves; none is near a policy's name by accident.
-const COMMAND_VARIABLES: [&str; 3] = ["config", "log", "socket"];
 
 /// What one layer sets, every value checked.
 #[derive(Clone, Debug)]
@@ -45,13 +45,6 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(provider: Provider, errors: &'a mut Vec<ConfigError>) -> Self {
-        let nothing = LoadOptions {
-            config_file: None,
-            default_file: PathBuf::new(),
-            environment: BTreeMap::new(),
-            overrides: Vec::new(),
-            is_root: true,
-        };
         Self {
             layer: Layer {
                 provider,
@@ -59,7 +52,7 @@ impl<'a> Reader<'a> {
             },
             seen: HashMap::new(),
             errors,
-            scratch: Config::defaults(&nothing),
+            scratch: Config::defaults(&LoadOptions::default()),
         }
     }
 
@@ -77,6 +70,41 @@ impl<'a> Reader<'a> {
         match self.scratch.apply(setting, &raw, &self.layer.provider) {
             Ok(()) => self.layer.values.push((key, raw)),
             Err(mistake) => self.mistake(place, mistake),
+        }
+    }
+
+    /// Takes one entry of a file's root, which should be a table that we know.
+    fn take_table(&mut self, name: &Key<'_>, value: &DeValue<'_>, place: &dyn Fn(usize) -> Place) {
+        let at = place(name.span().start);
+        let name = name.get_ref().as_ref();
+        if !TABLES.iter().any(|(table, _)| *table == name) {
+            let mistake = Mistake::UnknownKey {
+                key: name.to_owned(),
+                nearest: keys::table_meant(name),
+            };
+            return self.mistake(at, mistake);
+        }
+        let DeValue::Table(table) = value else {
+            let mistake = Mistake::NotAllowed {
+                key: name.to_owned(),
+                value: raw_value(value).to_string(),
+                allowed: "a table".to_owned(),
+            };
+            return self.mistake(at, mistake);
+        };
+        for (key, value) in in_order(table) {
+            let at = place(key.span().start);
+            let key = key.get_ref().as_ref();
+            match Setting::find(name, key) {
+                Some(setting) => self.take(setting, key, raw_value(value.get_ref()), at),
+                None => {
+                    let mistake = Mistake::UnknownKey {
+                        key: format!("{name}.{key}"),
+                        nearest: keys::meant(name, key),
+                    };
+                    self.mistake(at, mistake);
+                }
+            }
         }
     }
 }
@@ -98,15 +126,13 @@ impl Layer {
     }
 
     /// Reads a file's text. After an error of syntax the rest is read as far as it can be made out.
-    fn from_text(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Self {
+    pub(super) fn from_text(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Self {
         let mut found = Vec::new();
         let mut reader = Reader::new(Provider::File(path.to_owned()), &mut found);
         let place = |at: usize| {
             let before = &text.as_bytes()[..at.min(text.len())];
-            Place::Line(
-                path.to_owned(),
-                1 + before.iter().filter(|b| **b == b'\n').count(),
-            )
+            let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+            Place::Line(path.to_owned(), line)
         };
         let (root, syntax) = DeTable::parse_recoverable(text);
         for error in &syntax {
@@ -115,41 +141,7 @@ impl Layer {
             reader.mistake(place(at), Mistake::Syntax(message));
         }
         for (name, value) in in_order(root.get_ref()) {
-            let table_name = name.get_ref().as_ref();
-            let place_of_table = place(name.span().start);
-            if !TABLES.iter().any(|(table, _)| *table == table_name) {
-                let mistake = Mistake::UnknownKey {
-                    key: table_name.to_owned(),
-                    nearest: keys::table_meant(table_name),
-                };
-                reader.mistake(place_of_table, mistake);
-                continue;
-            }
-            let DeValue::Table(table) = value.get_ref() else {
-                let mistake = Mistake::NotAllowed {
-                    key: table_name.to_owned(),
-                    value: raw_value(value.get_ref()).to_string(),
-                    allowed: "a table".to_owned(),
-                };
-                reader.mistake(place_of_table, mistake);
-                continue;
-            };
-            for (key, value) in in_order(table) {
-                let place = place(key.span().start);
-                let key = key.get_ref().as_ref();
-                match Setting::find(table_name, key) {
-                    Some(setting) => {
-                        reader.take(setting, key, raw_value(value.get_ref()), place);
-                    }
-                    None => reader.mistake(
-                        place,
-                        Mistake::UnknownKey {
-                            key: format!("{table_name}.{key}"),
-                            nearest: keys::meant(table_name, key),
-                        },
-                    ),
-                }
-            }
+            reader.take_table(name, value.get_ref(), &place);
         }
         let layer = reader.layer;
         found.sort_by_key(|error| match error.place {
@@ -236,7 +228,10 @@ pub(crate) fn files(options: &LoadOptions, errors: &mut Vec<ConfigError>) -> Vec
     if options.config_file.is_some() || !matches!(fs::exists(main), Ok(false)) {
         files.push(main.clone());
     }
-    let folder = main.parent().unwrap_or(Path::new("")).join("conf.d");
+    let folder = main
+        .parent()
+        .unwrap_or_else(|| Path::new(""))
+        .join("conf.d");
     match conf_d(&folder) {
         Ok(found) => files.extend(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -272,8 +267,7 @@ fn read_file(path: &Path) -> io::Result<String> {
     if metadata.len() > FILE_BYTES_MAX {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
-    let text = fs::read_to_string(path)?;
-    Ok(text)
+    fs::read_to_string(path)
 }
 
 /// Variables that are ours by their prefix: name, lower-case rest, value.
@@ -290,11 +284,7 @@ fn ours(
 /// Warnings about variables that are not ours but look as if a policy was meant.
 pub(crate) fn misspelt(environment: &BTreeMap<OsString, OsString>) -> Vec<String> {
     ours(environment)
-        .filter(|(_, rest, _)| {
-            !rest.contains("__")
-                && Policy::find(rest).is_none()
-                && !COMMAND_VARIABLES.contains(&rest.as_str())
-        })
+        .filter(|(_, rest, _)| !rest.contains("__") && Policy::find(rest).is_none())
         .filter_map(|(name, rest, _)| {
             let near = nearest(&rest, POLICIES.iter().map(|spec| spec.key))?.to_uppercase();
             Some(format!(
@@ -304,13 +294,11 @@ pub(crate) fn misspelt(environment: &BTreeMap<OsString, OsString>) -> Vec<String
         .collect()
 }
 
+/// A key with its place in the file.
+type Key<'i> = Spanned<DeString<'i>>;
+
 /// A table's entries in the order of the file.
-fn in_order<'a, 'i>(
-    table: &'a DeTable<'i>,
-) -> Vec<(
-    &'a toml::Spanned<toml::de::DeString<'i>>,
-    &'a toml::Spanned<DeValue<'i>>,
-)> {
+fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Key<'i>, &'a Spanned<DeValue<'i>>)> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries

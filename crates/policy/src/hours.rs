@@ -102,7 +102,6 @@ impl fmt::Display for Hours {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use crate::{Provider, RawValue};
 use DownloadMode::{Bypass, CdnOnly, Group, Internet, Lan, Simple};
