@@ -9,7 +9,7 @@ use dosvc_engine::{
     Engine, EngineConfig,
     api::{GetRequest, JobState},
 };
-use dosvc_policy::{Policies, Policy, Provider, RawValue};
+use dosvc_policy::{Policies, Provider, RawValue};
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -42,9 +42,8 @@ async fn engine(peers: Vec<SocketAddr>) -> (Engine, TempDir) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let mut policies = Policies::default();
     for key in ["min_file_size_to_cache", "min_disk_size_allowed_to_peer", "min_ram_allowed_to_peer"] {
-        let policy = Policy::find(key).expect("known policy");
         policies
-            .set(policy, &RawValue::Text("1".to_owned()), Provider::Command)
+            .set(key, &RawValue::Integer(1), &Provider::Command)
             .expect("valid");
     }
     let mut config = EngineConfig::new(dir.path().to_owned(), policies);

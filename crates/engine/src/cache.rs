@@ -100,6 +100,7 @@ pub(crate) async fn delete(
     shared: &Arc<Shared>,
     file_id: Option<&str>,
     include_pinned: bool,
+    is_wanted: impl Fn(&str) -> bool,
 ) -> Result<u64, JobError> {
     let keys = match file_id {
         Some(file_id) => vec![find(shared, file_id).await?],
@@ -108,8 +109,7 @@ pub(crate) async fn delete(
     let one = file_id.is_some();
     let mut removed = 0;
     for key in keys {
-        let wanted = shared.progress_of(key).is_some_and(|p| p.borrow().jobs > 0);
-        if wanted {
+        if is_wanted(&key.to_string()) {
             if one {
                 return Err(JobError::new(
                     HResult::INVALID_STATE,

@@ -326,7 +326,12 @@ impl Engine {
         file_id: Option<&str>,
         include_pinned: bool,
     ) -> Result<u64, JobError> {
-        cache::delete(&self.shared, file_id, include_pinned).await
+        let jobs = self.jobs();
+        let is_wanted = |file_id: &str| {
+            jobs.iter()
+                .any(|j| !j.state.is_final() && j.file_id == file_id)
+        };
+        cache::delete(&self.shared, file_id, include_pinned, is_wanted).await
     }
 
     /// Takes a local file into the cache, so that peers can have it. Every piece is verified.

@@ -116,8 +116,6 @@ pub(crate) struct Progress {
     pub(crate) num_peers: u32,
     pub(crate) waiting: Option<String>,
     pub(crate) error: Option<JobError>,
-    /// Jobs that want the content.
-    pub(crate) jobs: u32,
 }
 
 /// The way to a running swarm.
@@ -523,7 +521,6 @@ impl Swarm {
             num_peers: self.dials.known_count(),
             waiting: self.waiting(now),
             error: self.error.clone(),
-            jobs: u32::try_from(self.jobs.len()).unwrap_or(u32::MAX),
         };
         self.progress.send_if_modified(|old| {
             let changed = *old != progress;

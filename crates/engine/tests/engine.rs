@@ -1,5 +1,6 @@
 //! Engines, an origin and peers on loopback: what a download does end to end.
 
+#[allow(unreachable_pub, reason = "a module of tests")]
 mod support;
 
 use dosvc_content::{HResult, PiecesHashFile};

@@ -5,7 +5,7 @@ use dosvc_engine::{
     Engine, EngineConfig,
     api::{GetRequest, JobId, JobState, JobStatus},
 };
-use dosvc_policy::{Policies, Policy, Provider, RawValue};
+use dosvc_policy::{Policies, Provider, RawValue};
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -204,6 +204,12 @@ pub struct Node {
     pub dir: TempDir,
 }
 
+fn raw(value: &str) -> RawValue {
+    value
+        .parse()
+        .map_or_else(|_| RawValue::Text(value.to_owned()), RawValue::Integer)
+}
+
 pub fn policies(settings: &[(&str, &str)]) -> Policies {
     let mut policies = Policies::default();
     for (key, value) in [
@@ -214,13 +220,8 @@ pub fn policies(settings: &[(&str, &str)]) -> Policies {
     .iter()
     .chain(settings)
     {
-        let policy = Policy::find(key).expect("known policy");
         policies
-            .set(
-                policy,
-                &RawValue::Text((*value).to_owned()),
-                Provider::Command,
-            )
+            .set(key, &raw(value), &Provider::Command)
             .expect("valid value");
     }
     policies
