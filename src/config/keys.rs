@@ -241,43 +241,44 @@ impl Setting {
     }
 }
 
-/// Every key with its table. For policies, the original spelling too.
-fn paths() -> impl Iterator<Item = String> {
-    let policies = POLICIES
-        .iter()
-        .flat_map(|spec| [spec.key, spec.name])
-        .map(|key| format!("{POLICY_TABLE}.{key}"));
-    policies.chain(KEYS.iter().map(|spec| spec.path.to_owned()))
+/// The keys of a table; for policies, the original spelling too.
+fn keys_of(table: &str) -> Vec<&'static str> {
+    if table == POLICY_TABLE {
+        return POLICIES.iter().flat_map(|s| [s.key, s.name]).collect();
+    }
+    KEYS.iter()
+        .filter_map(|spec| spec.path.split_once('.'))
+        .filter(|(of, _)| *of == table)
+        .map(|(_, key)| key)
+        .collect()
 }
 
-/// The key that may have been meant by an unknown one: one of the same table, one of the same name in another
-/// table, or else the nearest of all.
+/// The key that may have been meant by an unknown one: the nearest of the same table, or else, with its table, the
+/// same key or a near one in another.
 pub(crate) fn meant(table: &str, key: &str) -> Option<String> {
-    let paths: Vec<String> = paths().collect();
-    let in_table = |wanted: &str| {
-        let prefix = format!("{wanted}.");
-        paths
+    let elsewhere = || {
+        let mut near = TABLES
             .iter()
-            .filter_map(move |path| path.strip_prefix(&prefix))
-            .collect::<Vec<_>>()
+            .filter_map(|(other, _)| Some(format!("{other}.{}", nearest(key, keys_of(other))?)));
+        near.next()
     };
-    if let Some(near) = nearest(key, in_table(table)) {
-        return Some(near.to_owned());
-    }
+    nearest(key, keys_of(table))
+        .map(str::to_owned)
+        .or_else(|| table_of(key))
+        .or_else(elsewhere)
+}
+
+/// The path of a key that is given without its table.
+fn table_of(key: &str) -> Option<String> {
     TABLES
         .iter()
-        .find_map(|(other, _)| Some(Setting::find(other, key)?.path()))
-        .or_else(|| {
-            nearest(&format!("{table}.{key}"), paths.iter().map(String::as_str)).map(str::to_owned)
-        })
+        .find_map(|(table, _)| Some(Setting::find(table, key)?.path()))
 }
 
 /// The table that may have been meant by an unknown one, or the table that a key without one belongs to.
 pub(crate) fn table_meant(name: &str) -> Option<String> {
-    TABLES
-        .iter()
-        .find_map(|(table, _)| Some(Setting::find(table, name)?.path()))
-        .or_else(|| nearest(name, TABLES.iter().map(|(table, _)| *table)).map(|t| format!("[{t}]")))
+    let near = || nearest(name, TABLES.iter().map(|(table, _)| *table));
+    table_of(name).or_else(|| Some(format!("[{}]", near()?)))
 }
 
 fn absolute_path(raw: &RawValue, bytes_max: usize) -> Option<PathBuf> {

@@ -6,11 +6,12 @@ use super::{
     keys::{self, POLICY_TABLE, Setting, TABLES},
 };
 use config::{Map, Source, Value, ValueKind};
-use dosvc_policy::{POLICIES, Policy, Provider, RawValue, nearest};
+use dosvc_policy::{POLICIES, Policy, Provider, RawValue, nearest, shown_key};
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::{OsStr, OsString},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 use toml::{
@@ -79,7 +80,7 @@ impl<'a> Reader<'a> {
         let name = name.get_ref().as_ref();
         if !TABLES.iter().any(|(table, _)| *table == name) {
             let mistake = Mistake::UnknownKey {
-                key: name.to_owned(),
+                key: shown_key(name),
                 nearest: keys::table_meant(name),
             };
             return self.mistake(at, mistake);
@@ -99,7 +100,7 @@ impl<'a> Reader<'a> {
                 Some(setting) => self.take(setting, key, raw_value(value.get_ref()), at),
                 None => {
                     let mistake = Mistake::UnknownKey {
-                        key: format!("{name}.{key}"),
+                        key: format!("{name}.{}", shown_key(key)),
                         nearest: keys::meant(name, key),
                     };
                     self.mistake(at, mistake);
@@ -135,15 +136,21 @@ impl Layer {
             Place::Line(path.to_owned(), line)
         };
         let (root, syntax) = DeTable::parse_recoverable(text);
+        let mut broken = Vec::new();
         for error in &syntax {
-            let at = error.span().map_or(0, |span| span.start);
+            let at = place(error.span().map_or(0, |span| span.start));
             let message = error.message().replace('\n', "; ");
-            reader.mistake(place(at), Mistake::Syntax(message));
+            reader.mistake(at.clone(), Mistake::Syntax(message));
+            broken.push(at);
         }
         for (name, value) in in_order(root.get_ref()) {
             reader.take_table(name, value.get_ref(), &place);
         }
         let layer = reader.layer;
+        // What was made out of a broken line is the parser's guess: only the break itself is reported.
+        found.retain(|error| {
+            matches!(error.mistake, Mistake::Syntax(_)) || !broken.contains(&error.place)
+        });
         found.sort_by_key(|error| match error.place {
             Place::Line(_, line) => line,
             _ => 0,
@@ -172,7 +179,7 @@ impl Layer {
                             let variable = path.replace('.', "__").to_uppercase();
                             format!("{VARIABLE_PREFIX}{variable}")
                         });
-                        let key = format!("{table}.{key}");
+                        let key = format!("{}.{}", shown_key(table), shown_key(key));
                         reader.mistake(place, Mistake::UnknownKey { key, nearest });
                         continue;
                     }
@@ -207,7 +214,7 @@ impl Layer {
                 None => reader.mistake(
                     Place::CommandLine,
                     Mistake::UnknownKey {
-                        key: name.clone(),
+                        key: format!("{}.{}", shown_key(table), shown_key(key)),
                         nearest: keys::meant(table, key),
                     },
                 ),
@@ -260,14 +267,14 @@ fn conf_d(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path) -> io::Result<String> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
-    fs::read_to_string(path)
+    Ok(text)
 }
 
 /// Variables that are ours by their prefix: name, lower-case rest, value.
@@ -408,7 +415,10 @@ pub(crate) fn settings(merged: &Value, layers: &[Layer]) -> Vec<(Setting, RawVal
             if let Some(setting) = Setting::find(table, key)
                 && let Some(at) = layer_of(value).filter(|at| *at < layers.len())
             {
-                let untyped = !matches!(layers[at].provider, Provider::File(_));
+                let untyped = matches!(
+                    layers[at].provider,
+                    Provider::Environment | Provider::Command
+                );
                 found.push((setting, to_raw(value, untyped), at));
             }
         }

@@ -32,6 +32,6 @@ pub use policies::{
 };
 pub use provider::Provider;
 pub use scope::{PeerClass, RemoteFacts, peer_class};
-pub use spelling::nearest;
+pub use spelling::{nearest, shown_key};
 pub use table::{Allowed, POLICIES, Policy, PolicySpec, Unit};
 pub use value::{Percent, RawValue};

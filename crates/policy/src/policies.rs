@@ -1,6 +1,8 @@
 //! The values of all policies, with who set each.
 
-use crate::{Allowed, CacheLimit, Hours, POLICIES, Percent, Policy, Provider, RawValue, nearest};
+use crate::{
+    Allowed, CacheLimit, Hours, POLICIES, Percent, Policy, Provider, RawValue, nearest, shown_key,
+};
 use dosvc_content::{ByteRate, DownloadMode, GroupId};
 use std::{fmt, path::Path, time::Duration};
 
@@ -28,8 +30,8 @@ struct Slot {
 /// The values of all policies, each checked against its row in [`POLICIES`], with who set it.
 ///
 /// A new one holds the defaults. A successor of a deprecated policy takes the deprecated one's value while nobody
-/// sets it itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// sets it itself. [`Debug`](fmt::Debug) shows those that are set, without the secret of the group.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Policies {
     slots: Vec<Slot>,
 }
@@ -39,6 +41,17 @@ impl Default for Policies {
         Self {
             slots: vec![Slot::default(); POLICIES.len()],
         }
+    }
+}
+
+impl fmt::Debug for Policies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = POLICIES
+            .iter()
+            .filter(|spec| self.slots[spec.policy as usize].value.is_some());
+        f.debug_map()
+            .entries(set.map(|spec| (spec.key, &self.slots[spec.policy as usize])))
+            .finish()
     }
 }
 
@@ -83,7 +96,7 @@ impl Policies {
         provider: &Provider,
     ) -> Result<(), PolicyError> {
         let policy = Policy::find(name).ok_or_else(|| PolicyError::Unknown {
-            key: name.to_owned(),
+            key: shown_key(name),
             nearest: nearest(name, POLICIES.iter().flat_map(|s| [s.key, s.name])),
         })?;
         let spec = policy.spec();

@@ -15,6 +15,20 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// A key as it stands in TOML, for messages: quoted and escaped where it must be, cut after 80 characters.
+pub fn shown_key(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let mut shown: String = key.chars().take(81).collect();
+    if shown.chars().count() > 80 {
+        shown.pop();
+        shown.push('…');
+    }
+    match !key.is_empty() && key.chars().all(bare) {
+        true => shown,
+        false => format!("{shown:?}"),
+    }
+}
+
 /// Levenshtein's distance, case ignored.
 fn distance(a: &[char], b: &str) -> usize {
     let b: Vec<char> = b.to_lowercase().chars().collect();
@@ -34,6 +48,14 @@ fn distance(a: &[char], b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_shown_on_one_line() {
+        assert_eq!(shown_key("download_mode"), "download_mode");
+        assert_eq!(shown_key("a.b\n"), r#""a.b\n""#);
+        assert_eq!(shown_key(""), "\"\"");
+        assert_eq!(shown_key(&"x".repeat(200)).chars().count(), 81);
+    }
 
     #[test]
     fn nearest_key_is_the_one_that_was_meant() {

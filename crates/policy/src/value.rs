@@ -1,5 +1,6 @@
 //! Values as they come in, before a policy's row says what they mean.
 
+use crate::shown_key;
 use std::fmt;
 
 /// A whole number of per cent, 0 to 100.
@@ -142,7 +143,7 @@ impl RawValue {
                 *out += "{ ";
                 for (i, (key, value)) in entries.iter().enumerate() {
                     *out += if i == 0 { "" } else { ", " };
-                    *out += key;
+                    *out += &shown_key(key);
                     *out += " = ";
                     value.write(out, depth + 1);
                 }
