@@ -89,6 +89,12 @@ pub enum StoreError {
         /// The content.
         key: ContentKey,
     },
+    /// The piece that was to be read is not had.
+    #[error("piece {piece} is not in the cache")]
+    Missing {
+        /// The piece.
+        piece: PieceIndex,
+    },
     /// Content without a hash file cannot be pinned: it is never shared.
     #[error("content {key} has no hash file and is not shared, so it cannot be pinned")]
     NotShared {
