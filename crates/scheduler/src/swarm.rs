@@ -11,7 +11,7 @@ use crate::{
     BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, SourceId,
     SourceInfo, Stats, SwarmConfig,
     meter::Meter,
-    pieces::{Giver, Pieces},
+    pieces::{Giver, PieceState, Pieces},
     rng::{Rng, key_of, mix},
     source::{Down, Source},
 };
@@ -413,6 +413,11 @@ impl Swarm {
     /// Pieces that are here and verified.
     pub fn have(&self) -> &Bitfield {
         self.pieces.have()
+    }
+
+    /// Whether all of the piece is here and its verification is awaited.
+    pub fn is_checking(&self, piece: PieceIndex) -> bool {
+        self.pieces.state(piece) == PieceState::Checking
     }
 
     /// Whether every piece is here and verified.
