@@ -296,6 +296,22 @@ async fn silent_server_is_a_timeout_and_silent_body_a_stall() {
 }
 
 #[tokio::test]
+async fn body_that_trickles_is_a_stall() {
+    let (_server, origin) = serving(|_| {
+        let headers = ["Content-Range: bytes 0-9999/10000", "Content-Length: 10000"];
+        Reply::raw("206 Partial Content", &headers, b"").then(After::Trickle)
+    })
+    .await;
+    let error = read(origin.fetch(0..10_000).await.unwrap())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, OriginError::Stalled { received: 1.., .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn statuses_that_bring_nothing_have_their_codes() {
     for (status, code) in [
         ("204 No Content", HResult::UNEXPECTED_STATUS),

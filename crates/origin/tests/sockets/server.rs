@@ -48,6 +48,8 @@ pub(crate) enum After {
     Keep,
     Close,
     Stall,
+    /// Sends bytes forever, one every 20 ms.
+    Trickle,
 }
 
 /// The bytes of a reply, head and all.
@@ -190,6 +192,12 @@ pub(crate) async fn serve_stream(
             After::Keep => {}
             After::Close => return,
             After::Stall => std::future::pending().await,
+            After::Trickle => loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if stream.write_all(b"x").await.is_err() {
+                    return;
+                }
+            },
         }
     }
 }
@@ -219,7 +227,7 @@ pub(crate) fn content(length: usize) -> Vec<u8> {
 /// Short times, so that what waits is soon over; no proxy of the environment.
 pub(crate) fn config() -> OriginConfig {
     OriginConfig {
-        connect_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_millis(500),
         backoff_min: Duration::from_millis(20),
         backoff_max: Duration::from_millis(100),
