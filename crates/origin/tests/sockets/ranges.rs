@@ -3,7 +3,7 @@
 use dosvc_content::HResult;
 use dosvc_origin::{Origin, OriginError};
 
-use crate::server::{After, Reply, Request, Server, content, open, read};
+use crate::server::{After, Reply, Request, Server, client, content, open, read};
 
 async fn serving(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> (Server, Origin) {
     let server = Server::start(script).await;
@@ -87,8 +87,10 @@ async fn connection_is_kept_when_the_caller_stops_at_the_last_byte() {
 #[tokio::test]
 async fn server_without_ranges_sends_the_whole() {
     let (_server, origin) = serving(|_| Reply::whole(&content(1000), &["ETag: \"a\""])).await;
+    assert_eq!(origin.has_ranges(), None);
     for _ in 0..2 {
         let body = origin.fetch(100..200).await.unwrap();
+        assert_eq!(origin.has_ranges(), Some(false));
         assert_eq!((body.start, body.whole, body.total), (0, true, Some(1000)));
         assert_eq!(read(body).await.unwrap(), content(1000));
     }
@@ -407,6 +409,17 @@ async fn probe_without_a_length_says_so() {
         origin.probe().await.unwrap_err().hresult(),
         HResult::SIZE_UNKNOWN_206
     );
+}
+
+#[tokio::test]
+async fn probe_asks_the_next_url_when_one_does_not_tell_the_length() {
+    let untold =
+        Server::start(|_| Reply::raw("200 OK", &["Transfer-Encoding: chunked"], b"0\r\n\r\n"))
+            .await;
+    let told = Server::start(|request| Reply::range(request, &content(100), &[])).await;
+    let origin = client().open(vec![untold.url("/file"), told.url("/file")], None);
+    assert_eq!(origin.probe().await.unwrap().total, 100);
+    assert_eq!(origin.has_ranges(), Some(true));
 }
 
 #[tokio::test]
