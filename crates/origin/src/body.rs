@@ -100,6 +100,11 @@ impl Body {
             let progress = self.received >= PROGRESS_BYTES_MIN;
             self.shared.failed(self.ticket, error, progress);
         }
+        if let Ok(None) = next {
+            // Lets the connection go back to its pool before the caller asks for more: otherwise a new one would be
+            // opened for every other range.
+            tokio::task::yield_now().await;
+        }
         next
     }
 

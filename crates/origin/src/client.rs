@@ -20,7 +20,7 @@ use crate::address;
 use crate::answer;
 use crate::body::Reader;
 use crate::error::{OriginError, RedirectRefusal, cut};
-use crate::limits::LOOKUP_TIMEOUT;
+use crate::limits::{LOOKUP_TIMEOUT, PAGE_BYTES_MAX};
 use crate::origin::Origin;
 use crate::redirect::{RedirectPolicy, Trail};
 use crate::resolver::{NotPublic, PublicOnly, environment_proxies};
@@ -245,8 +245,18 @@ impl OriginClient {
                     url: ShownUrl::from(&hop.url),
                     refusal,
                 })?;
+            self.drain(response, &hop).await;
             hop.url = trail.current().clone();
             tracing::debug!(to = %ShownUrl::from(&hop.url), "redirected");
+        }
+    }
+
+    /// Reads the page that comes with a redirect, if it is small, so that the connection can be used again.
+    async fn drain(&self, response: Response, hop: &Hop) {
+        if answer::length(response.headers()).is_some_and(|length| length <= PAGE_BYTES_MAX) {
+            let idle_timeout = self.config().idle_timeout;
+            let mut reader = Reader::new(response, ShownUrl::from(&hop.url), idle_timeout);
+            while let Ok(Some(_)) = reader.next().await {}
         }
     }
 
@@ -443,4 +453,60 @@ fn tls_config(config: &OriginConfig) -> Result<ClientConfig, OriginError> {
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn client() -> OriginClient {
+        let config = OriginConfig {
+            env_proxies: false,
+            ..OriginConfig::default()
+        };
+        OriginClient::new(config).unwrap()
+    }
+
+    #[tokio::test]
+    async fn name_that_resolves_to_a_private_address_is_refused_under_guard() {
+        let hop = Hop {
+            url: url("http://localhost:1/"),
+            guarded: true,
+        };
+        let error = client()
+            .follow(hop, |_| HeaderMap::new())
+            .await
+            .unwrap_err();
+        let private = matches!(
+            error,
+            OriginError::Redirect {
+                refusal: RedirectRefusal::PrivateAddress,
+                ..
+            }
+        );
+        assert!(private, "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_a_host_without_a_public_address_is_private() {
+        for (text, private) in [
+            ("http://localhost/", true),
+            ("http://10.0.0.1/", true),
+            ("http://[fd00::1]/", true),
+            ("http://9.9.9.9/", false),
+            ("http://no-such-host.invalid/", false),
+        ] {
+            assert_eq!(client().is_private(&url(text)).await, private, "{text}");
+        }
+    }
+
+    #[test]
+    fn cache_host_has_less_time_to_connect() {
+        assert_eq!(OriginConfig::default().connect_timeout.as_secs(), 15);
+        assert_eq!(OriginConfig::cache_host().connect_timeout.as_secs(), 3);
+    }
 }

@@ -36,3 +36,6 @@ pub(crate) const CAUSE_BYTES_MAX: usize = 512;
 
 /// How long the name of an original host may take to resolve when a redirect is judged.
 pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest page of a redirect that is read to keep its connection, in bytes.
+pub(crate) const PAGE_BYTES_MAX: u64 = 4096;

@@ -92,14 +92,7 @@ impl Origin {
     pub async fn probe(&self) -> Result<ContentFacts, OriginError> {
         let arrival = self.ask(&Ask::Length).await?;
         let total = arrival.answer.total.or_else(|| self.0.lock().total());
-        let Some(total) = total else {
-            let error = OriginError::SizeUnknown {
-                url: ShownUrl::from(&arrival.hop.url),
-                status: if arrival.answer.whole { 200 } else { 206 },
-            };
-            self.0.failed(arrival.ticket, &error, false);
-            return Err(error);
-        };
+        let total = total.expect("an answer to a question for the length has one");
         let (ranges, url) = (!arrival.answer.whole, arrival.hop.url.clone());
         if ranges && total > 0 {
             // The one byte is read so that the connection can be used again. A failure of that is counted by the
@@ -145,6 +138,12 @@ impl Origin {
         self.0.lock().validator()
     }
 
+    /// Whether the content comes in ranges: `Some(false)` once the best URL has shown that it knows none (then one
+    /// fetch at a time is enough, it brings everything), `None` before an answer.
+    pub fn has_ranges(&self) -> Option<bool> {
+        self.0.lock().has_ranges()
+    }
+
     /// Where the content comes from, after redirects; `None` when every URL is dead. May hold secrets in its query:
     /// show it by [`ShownUrl`].
     pub fn current_url(&self) -> Option<Url> {
@@ -186,7 +185,7 @@ impl Origin {
             match self.attempt(ticket, ask).await {
                 Ok(arrival) => {
                     let misses = arrival.answer.whole && ask.range().start > 0;
-                    if !misses || !self.0.lock().has_ranges(Instant::now(), tried) {
+                    if !misses || !self.0.lock().may_find_ranges(Instant::now(), tried) {
                         return Ok(arrival);
                     }
                     // The whole content for a part of it: only if nobody else can do better.
@@ -238,7 +237,17 @@ impl Origin {
             (Err(error), _) => return Err(self.refused(error)),
         };
         let conditional = if_range(&pin, &hop).is_some();
-        self.0.lock().accept(ticket, &hop, conditional, &answer)?;
+        let total = {
+            let mut sources = self.0.lock();
+            sources.accept(ticket, &hop, conditional, &answer)?;
+            sources.total()
+        };
+        if total.is_none() && matches!(ask, Ask::Length) {
+            return Err(OriginError::SizeUnknown {
+                url: ShownUrl::from(&hop.url),
+                status: response.status().as_u16(),
+            });
+        }
         Ok(Arrival {
             ticket,
             hop,

@@ -103,7 +103,7 @@ impl Sources {
     }
 
     /// Whether a URL that may know ranges could be asked now.
-    pub(crate) fn has_ranges(&self, now: Instant, tried: Tried) -> bool {
+    pub(crate) fn may_find_ranges(&self, now: Instant, tried: Tried) -> bool {
         self.due(now, tried)
             .any(|(_, source)| source.ranges != Some(false))
     }
@@ -289,6 +289,11 @@ impl Sources {
         let source = self.preferred()?;
         let target = source.target.as_ref().map(|target| &target.url);
         Some(target.unwrap_or(&source.url).clone())
+    }
+
+    /// Whether the best URL knows ranges.
+    pub(crate) fn has_ranges(&self) -> Option<bool> {
+        self.preferred()?.ranges
     }
 
     /// The best URL alive: one that has answered before one that has not, then those that don't wait.
