@@ -22,8 +22,8 @@ use tokio_util::{
 const REFRESH_SEARCHING: Duration = Duration::from_secs(30);
 /// this often while contents are held,
 const REFRESH_HOLDING: Duration = Duration::from_secs(60);
-/// and before anything is sent, if they have not been for this long.
-const REFRESH_SENDING: Duration = Duration::from_secs(5);
+/// and before anything is sent, if they have not been for this long: an answer names addresses that are true.
+const REFRESH_SENDING: Duration = Duration::from_secs(1);
 /// A reader waits so long after an error before it tries again.
 const READ_RETRY: Duration = Duration::from_secs(1);
 

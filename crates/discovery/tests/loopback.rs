@@ -1,4 +1,5 @@
 //! Daemons on one machine find each other over loopback multicast.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use dosvc_content::{GroupId, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, DiscoveryConfig, Found, InterfaceFilter, Search};
