@@ -258,20 +258,12 @@ fn without_anything_held_or_searched_nothing_is_sent_and_no_group_joined() {
     work.join().unwrap();
 }
 
-/// An interface that appears while a search runs takes part without a restart; here before the second question
-/// is sent.
+/// An interface that appears while a search runs takes part without a restart.
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn a_link_that_comes_up_during_a_search_is_used() {
     let pair = Pair::new(&[Has::Ipv4]);
     ip(&format!("-n {} link set eth0 down", pair.0[1]));
-    let holder_done = pair.run(0, || async {
-        let discovery = Discovery::start(config(1)).await.unwrap();
-        discovery.announce(content(1), false);
-        discovery
-    });
-    // The holder's tasks end with its runtime: it only shows that a link without carrier is no error.
-    drop(holder_done.join().unwrap());
     let name = pair.0[1].clone();
     let (up, is_up) = oneshot::channel::<()>();
     let seeker = pair.run(1, || async move {
@@ -295,4 +287,40 @@ fn a_link_that_comes_up_during_a_search_is_used() {
     assert_eq!(found.addrs, ["192.0.2.1:7680".parse().unwrap()]);
     done.send(()).unwrap();
     holder.join().unwrap();
+}
+
+/// A machine that moves to another network, and holds contents only, would look at its interfaces once a minute:
+/// the first question that comes over the new network makes it look.
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_machine_that_has_moved_is_found_at_its_new_address() {
+    let pair = Pair::new(&[Has::Ipv4]);
+    let (listening, is_listening) = oneshot::channel();
+    let (done, is_done) = oneshot::channel::<()>();
+    let holder = pair.run(0, || async move {
+        let discovery = Discovery::start(config(1)).await.unwrap();
+        discovery.announce(content(1), false);
+        while !listens() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        listening.send(()).unwrap();
+        is_done.await.unwrap();
+        discovery.stop().await;
+    });
+    is_listening.blocking_recv().unwrap();
+    for (name, host) in pair.0.iter().zip([1, 2]) {
+        ip(&format!("-n {name} addr flush dev eth0"));
+        ip(&format!("-n {name} addr add 198.51.100.{host}/24 dev eth0"));
+    }
+    let seeker = pair.run(1, || async move {
+        let discovery = Discovery::start(config(2)).await.unwrap();
+        let begun = Instant::now();
+        let found = next(&mut discovery.find(content(1))).await;
+        done.send(()).unwrap();
+        (found, begun.elapsed())
+    });
+    let (found, took) = seeker.join().unwrap();
+    holder.join().unwrap();
+    assert_eq!(found.addrs, ["198.51.100.1:7680".parse().unwrap()]);
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
