@@ -22,8 +22,9 @@ use tokio_util::{
 const REFRESH_SEARCHING: Duration = Duration::from_secs(30);
 /// this often while contents are held,
 const REFRESH_HOLDING: Duration = Duration::from_secs(60);
-/// and before anything is sent, if they have not been for this long.
-const REFRESH_SENDING: Duration = Duration::from_secs(5);
+/// and if they have not been for this long, before anything is sent, for an answer names addresses that are true,
+/// and when a packet has come that could not come over the link as it was known.
+const REFRESH_GAP: Duration = Duration::from_secs(1);
 /// A reader waits so long after an error before it tries again.
 const READ_RETRY: Duration = Duration::from_secs(1);
 
@@ -100,7 +101,8 @@ impl Driver {
             REFRESH_HOLDING
         };
         let sending = timeout.is_some_and(|at| at <= now);
-        if age.is_none_or(|age| age >= interval || (sending && age >= REFRESH_SENDING)) {
+        let wanted = self.shared.doubtful.swap(false, Ordering::AcqRel) || sending;
+        if age.is_none_or(|age| age >= interval || (wanted && age >= REFRESH_GAP)) {
             self.refresh(now);
         }
         if sending {
@@ -139,7 +141,13 @@ impl Driver {
             .retain(|id, _| links.iter().any(|link| link.id == *id));
         for link in links {
             match self.open.get_mut(&link.id) {
-                Some(open) if open.link.interface.name == link.interface.name => open.link = link,
+                // The rest of a link may change without its socket.
+                Some(open)
+                    if open.link.interface.name == link.interface.name
+                        && open.link.own_v4() == link.own_v4() =>
+                {
+                    open.link = link;
+                }
                 _ => self.open_link(link),
             }
         }
@@ -224,7 +232,10 @@ async fn read(shared: Arc<Shared>, link: LinkId, socket: Arc<UdpSocket>) {
         let outcome = shared
             .core()
             .handle_packet(Instant::now(), link, from, &buffer[..length]);
-        if outcome.output {
+        if outcome.off_link {
+            shared.doubtful.store(true, Ordering::Release);
+        }
+        if outcome.output || outcome.off_link {
             shared.wake.notify_one();
         }
         if outcome.found {
