@@ -30,9 +30,7 @@ COPY --from=build /out/dosvc /usr/local/bin/dosvc
 COPY config/dosvc.toml /etc/dosvc/dosvc.toml
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/dosvc/
 
-ENV STATE_DIRECTORY=/var/lib/dosvc \
-    DOSVC_SOCKET=/run/dosvc/api.sock \
-    DOSVC_DAEMON__API_SOCKET=/run/dosvc/api.sock
+ENV STATE_DIRECTORY=/var/lib/dosvc RUNTIME_DIRECTORY=/run/dosvc
 USER dosvc:dosvc
 VOLUME ["/var/lib/dosvc"]
 # Swarm protocol; its QUIC form; Teredo.

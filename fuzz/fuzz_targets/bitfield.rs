@@ -16,7 +16,8 @@ fuzz_target!(|input: (u16, &[u8])| {
     assert_eq!(ones.len() + bitfield.zeros().count(), piece_count as usize);
     assert!(ones.iter().all(|&piece| bitfield.has(piece)));
 
-    let lengths = PieceLengths::new(u64::from(piece_count) << 16, 1 << 16).expect("within the bounds");
+    let lengths =
+        PieceLengths::new(u64::from(piece_count) << 16, 1 << 16).expect("within the bounds");
     let mut rebuilt = Bitfield::new(piece_count);
     for piece in ones {
         assert!(rebuilt.insert(lengths.piece(piece.get()).expect("inside the content")));

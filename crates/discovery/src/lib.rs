@@ -31,3 +31,9 @@ pub use discovery::{
     Discovery, DiscoveryConfig, DiscoveryError, InterfaceFilter, MDNS_PORT, Search,
 };
 pub use searches::Found;
+
+/// Reads a packet as if it had come over the link; what `fuzz/` calls.
+#[cfg(fuzzing)]
+pub fn fuzz_packet(bytes: &[u8]) {
+    let _packet = packet::read(bytes);
+}
