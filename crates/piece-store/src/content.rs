@@ -234,9 +234,13 @@ impl Inner {
             };
             (state.file.clone(), change, unsynced)
         };
-        if unsynced && let Err(e) = rustix::fs::fdatasync(&*file) {
-            self.withdraw_unsynced();
-            return Err(StoreError::io(&self.data_path(), e.into()));
+        if unsynced {
+            if let Err(e) = rustix::fs::fdatasync(&*file) {
+                self.withdraw_unsynced();
+                return Err(StoreError::io(&self.data_path(), e.into()));
+            }
+            #[cfg(test)]
+            crate::store::tests::note_data_sync(&self.data_path());
         }
         Ok(change)
     }

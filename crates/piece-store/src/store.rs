@@ -217,7 +217,7 @@ impl Store {
     /// # Errors
     /// What the disk says.
     pub fn list(&self) -> Result<Vec<ContentInfo>, StoreError> {
-        let (records, _) = self.ledger.records()?;
+        let records = self.ledger.records()?.good;
         let open = self.lock_open();
         let used = lock(&self.used);
         let info = |(key, mut record): (ContentKey, Record)| {
@@ -514,5 +514,4 @@ fn merged(mut known: Vec<String>, more: Vec<String>) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests;
+pub(crate) mod tests;

@@ -18,12 +18,13 @@ use tracing::{info, warn};
 
 /// Returns the bytes that all records together have.
 pub(super) fn reconcile(layout: &Layout, ledger: &Ledger) -> Result<u64, StoreError> {
-    let (records, unreadable) = ledger.records()?;
+    let records = ledger.records()?;
     let mut known: HashMap<ContentKey, u64> = records
+        .good
         .iter()
         .map(|(key, record)| (*key, record.progress.bytes_have))
         .collect();
-    let mut forget = unreadable;
+    let mut forget = records.unreadable;
     if !forget.is_empty() {
         warn!(
             records = forget.len(),
