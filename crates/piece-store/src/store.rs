@@ -328,6 +328,9 @@ impl Store {
             have,
             store_bytes: self.bytes.clone(),
         })?);
+        if inner.claims_too_much() {
+            self.mark_dirty(&inner, 0);
+        }
         let content = Arc::new(Content::new(inner.clone(), self.clone()));
         open.retain(|_, slot| slot.inner.strong_count() > 0);
         open.insert(

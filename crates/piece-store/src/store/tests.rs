@@ -268,3 +268,20 @@ fn a_claim_is_committed_only_by_a_sync() {
     store.sync_all().unwrap();
     assert_eq!(claimed(), 1);
 }
+
+/// After a failed fdatasync the kernel may call the next one a success though the pages are gone.
+#[test]
+fn a_failed_sync_costs_the_pieces_since_the_last_commit_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let [content, _] = add_both(&store);
+    let index = |p| content.lengths().piece(p).unwrap();
+    content.accept_piece(index(0), &bytes_of(0)).unwrap();
+    store.sync_all().unwrap();
+    content.accept_piece(index(1), &bytes_of(1)).unwrap();
+    content.inner().withdraw_unsynced();
+    assert!(has_all(&content, &[0]) && !has_all(&content, &[1]));
+    assert_eq!(store.bytes_on_disk(), PIECE as u64);
+    content.accept_piece(index(1), &bytes_of(1)).unwrap();
+    assert_right(&content);
+}
