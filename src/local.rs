@@ -1,0 +1,61 @@
+//! The seam between the commands and the engine: everything that the local API, `get` and `run` ask of it.
+//!
+//! A trait, so that the API and its client are tested against an engine that does what a test says.
+
+use crate::config::Config;
+use dosvc_engine::api::{
+    CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo,
+};
+use std::{fs::File, future::Future, path::PathBuf};
+use tokio::sync::watch;
+
+pub(crate) mod fake;
+pub(crate) use fake::Engine;
+
+/// What the engine does for its callers.
+pub(crate) trait Local: Clone + Send + Sync + 'static {
+    /// Begins a download.
+    fn get(&self, request: GetRequest) -> impl Future<Output = Result<JobId, JobError>> + Send;
+    /// A download's present state.
+    fn job(&self, id: JobId) -> Option<JobStatus>;
+    /// All downloads.
+    fn jobs(&self) -> Vec<JobStatus>;
+    /// A download's state as it changes.
+    fn watch(&self, id: JobId) -> Option<watch::Receiver<JobStatus>>;
+    /// Stops a download so that it can go on.
+    fn pause(&self, id: JobId) -> impl Future<Output = Result<(), JobError>> + Send;
+    /// Goes on with it.
+    fn resume(&self, id: JobId) -> impl Future<Output = Result<(), JobError>> + Send;
+    /// Ends it.
+    fn cancel(&self, id: JobId) -> impl Future<Output = Result<(), JobError>> + Send;
+    /// The complete, verified file, read-only, and its length in bytes.
+    fn open_file(&self, id: JobId) -> impl Future<Output = Result<(File, u64), JobError>> + Send;
+    /// The caller has taken the file.
+    fn release(&self, id: JobId) -> impl Future<Output = ()> + Send;
+    /// What is in the cache.
+    fn cache(&self) -> impl Future<Output = Vec<CacheEntry>> + Send;
+    /// Pins a file, or takes the pin away.
+    fn pin(&self, file_id: &str, pinned: bool)
+    -> impl Future<Output = Result<(), JobError>> + Send;
+    /// Deletes one file, or all that are not in use; answers with how many.
+    fn delete(
+        &self,
+        file_id: Option<&str>,
+        include_pinned: bool,
+    ) -> impl Future<Output = Result<u64, JobError>> + Send;
+    /// Takes a file of this machine into the cache, once it agrees with its hash file.
+    fn import(
+        &self,
+        path: PathBuf,
+        hash_file_json: String,
+        urls: Vec<String>,
+    ) -> impl Future<Output = Result<CacheEntry, JobError>> + Send;
+    /// Takes a new configuration over; answers with what needs a restart to take effect.
+    fn reconfigure(&self, config: &Config) -> impl Future<Output = Vec<String>> + Send;
+    /// Drains: no new work, data made durable, connections closed.
+    fn shutdown(&self) -> impl Future<Output = ()> + Send;
+    /// The engine as a whole.
+    fn status(&self) -> EngineStatus;
+    /// Every peer of every content.
+    fn peers(&self) -> Vec<PeerInfo>;
+}
