@@ -40,6 +40,9 @@ pub(crate) const WAIT_MS_MAX: u64 = 30_000;
 /// Files being handed over, either way, at the same time.
 const HANDOVERS_MAX: usize = 16;
 
+#[cfg(test)]
+mod tests;
+
 type Answer<T> = Result<Json<T>, ApiError>;
 
 /// What every handler sees.

@@ -23,13 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{
-    fs::File,
-    io,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io, os::fd::AsFd as _, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -83,10 +77,6 @@ impl Client {
         Self {
             socket: socket.into(),
         }
-    }
-
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
     }
 
     pub(crate) async fn status(&self) -> Result<EngineStatus> {

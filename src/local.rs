@@ -59,3 +59,8 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
     /// Every peer of every content.
     fn peers(&self) -> Vec<PeerInfo>;
 }
+
+/// An engine with this configuration.
+pub(crate) async fn start(config: &Config) -> anyhow::Result<Engine> {
+    Ok(Engine::start(config).await)
+}

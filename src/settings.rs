@@ -13,6 +13,8 @@ pub(crate) struct Setting {
     pub(crate) value: String,
     /// What set it: default, a file and line, an environment variable.
     pub(crate) provider: String,
+    /// Nobody set it.
+    pub(crate) is_default: bool,
 }
 
 /// Every setting, in the order of the sample configuration.
@@ -21,6 +23,7 @@ pub(crate) fn all(config: &Config) -> Vec<Setting> {
         name: "delivery_optimization.download_mode".into(),
         value: config.policies.download_mode.to_string(),
         provider: "default".into(),
+        is_default: true,
     }]
 }
 

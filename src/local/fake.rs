@@ -3,7 +3,7 @@
 
 use super::Local;
 use crate::config::Config;
-use dosvc_content::{DownloadMode, HResult, PiecesHashFile};
+use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::api::{
     CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobState, JobStatus, PeerInfo,
     SourceBytes,
@@ -29,7 +29,7 @@ struct State {
 
 /// The byte at each place of every fake content.
 pub(crate) fn content(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|at| (at % 251) as u8).collect()
+    (0..=250).cycle().take(bytes).collect()
 }
 
 fn error(code: HResult, message: &str) -> JobError {
@@ -115,7 +115,7 @@ impl Local for Engine {
             .strip_prefix("fake:")
             .unwrap_or("1000000/slow")
             .split_once('/')
-            .unwrap_or((&url[5..], ""));
+            .unwrap_or_else(|| (&url[5..], ""));
         let bytes: u64 = bytes.parse().expect("fake:BYTES");
         let id = JobId(self.state().jobs.len() as u64 + 1);
         let status = JobStatus {
@@ -184,7 +184,7 @@ impl Local for Engine {
             ));
         }
         let mut file = tempfile::tempfile().expect("a temporary file");
-        file.write_all(&content(job.bytes_done as usize))
+        file.write_all(&content(usize::try_from(job.bytes_done).expect("small")))
             .expect("room for it");
         file.rewind().expect("a regular file");
         Ok((file, job.bytes_done))
@@ -281,20 +281,16 @@ impl Local for Engine {
     async fn shutdown(&self) {}
 
     fn status(&self) -> EngineStatus {
+        let state = self.state();
         EngineStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: 90_061,
             peer_id: "0".repeat(40),
-            download_mode: self.state().mode,
+            download_mode: state.mode,
             listening: vec!["127.0.0.1:7680".parse().expect("an address")],
             state_dir: "/var/lib/dosvc".into(),
-            cache_bytes: self
-                .state()
-                .cache
-                .iter()
-                .map(|e| e.file_size_in_cache)
-                .sum(),
+            cache_bytes: state.cache.iter().map(|e| e.file_size_in_cache).sum(),
             cache_bytes_max: 10 << 30,
             disk_total_bytes: 100 << 30,
             disk_available_bytes: 50 << 30,
@@ -324,12 +320,5 @@ impl Local for Engine {
             pieces: (3, 4),
         };
         vec![peer(1, 5 << 20), peer(2, 90 << 20)]
-    }
-}
-
-impl Engine {
-    /// A paused fake stays where it is; used by tests of the mode.
-    pub(crate) fn mode(&self) -> Option<DownloadMode> {
-        DownloadMode::from_number(self.state().mode.into())
     }
 }
