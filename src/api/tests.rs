@@ -92,9 +92,10 @@ impl Rig {
     async fn raw(&self, request: &str) -> String {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer).await;
-        answer
+        let mut answer = Vec::new();
+        // The server closes before it has read all of a request that it refuses; what it said counts.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
     }
 }
 
@@ -215,8 +216,8 @@ async fn bodies_and_headers_are_bounded() {
     let answer = rig
         .raw(&format!(
             "PUT /v1/mode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: 99999\r\n\r\n{}",
-            " ".repeat(99_999)
+             content-length: 20000\r\n\r\n{}",
+            " ".repeat(20_000)
         ))
         .await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
