@@ -1,1 +1,31 @@
-//! The swarm protocol: codec, connection state machine and TCP driver
+//! The swarm protocol (TCP 7680): how two peers exchange the pieces of one content.
+//!
+//! Three layers, each usable without the next:
+//! - the **codec**: [`Handshake`], [`Header`] and [`Message`], our own [`Extension`] messages, the
+//!   [`group_proof`]; bytes to values and back, every bound known before anything is allocated;
+//! - the **connection core**: [`Connection`], the protocol state of one peer; no socket, no clock;
+//! - [`net`]: listener, dialer, and the driver that moves blocks between sockets, files and pooled buffers.
+//!
+//! Which piece to ask of whom is decided elsewhere, and nothing here verifies content: a block that arrives is
+//! just the bytes that a peer sent.
+
+mod codec;
+mod connection;
+mod extension;
+mod group;
+mod handshake;
+mod limits;
+pub mod net;
+
+pub use codec::{DecodeError, HEADER_LEN_MAX, Header, Message, RawBlock};
+pub use connection::{Connection, Expired, Payload, PeerEvent, Stats, Violation};
+pub use extension::{
+    EXTENSION_LEN_MAX, EXTENSION_MAGIC, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension,
+};
+pub use group::{group_proof, verify_group_proof};
+pub use handshake::{Handshake, HandshakeDecodeError};
+pub use limits::{
+    BITFIELD_PIECES_MAX, COMMANDS_MAX, CONTROL_BYTES_MAX, FETCHING_MAX, HANDSHAKE_LEN, Limits,
+    MESSAGE_LEN_MAX, METAINFO_HASHES_MAX, METAINFO_REQUESTS_MAX, PIECE_PAYLOAD_MAX,
+    REQUESTS_IGNORED_MAX, REQUESTS_MAX, WITHDRAWN_FOR, WITHDRAWN_MAX,
+};

@@ -1,0 +1,288 @@
+//! The receiving loop.
+
+use super::{Driver, OUTBOX_MAX, THROTTLE_SLICE};
+use crate::codec::Header;
+use crate::connection::Payload;
+use crate::extension::EXTENSION_PREFIX_LEN;
+use crate::net::{BlockBuf, CloseReason, Event, ReadHalf};
+use dosvc_content::Block;
+use std::future::Future;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Bytes read at once where messages are expected. What of a block lands here is copied once more, so it is
+/// short against a block.
+const INBOX_LEN: usize = 2048;
+
+/// A block's progress is told after this many bytes …
+const PROGRESS_BYTES: u32 = 128 << 10;
+/// … or this long.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Driver {
+    pub(super) async fn read_loop(&self, half: impl ReadHalf) -> CloseReason {
+        let mut reader = Reader {
+            driver: self,
+            half,
+            inbox: Box::new([0; INBOX_LEN]),
+            start: 0,
+            end: 0,
+            credit: 0,
+        };
+        loop {
+            if let Err(reason) = reader.read_message().await {
+                return reason;
+            }
+        }
+    }
+}
+
+struct Reader<'a, R> {
+    driver: &'a Driver,
+    half: R,
+    inbox: Box<[u8; INBOX_LEN]>,
+    /// The inbox holds bytes not looked at yet in `start..end`.
+    start: usize,
+    end: usize,
+    /// Bytes taken from the rate limit and not used yet.
+    credit: u32,
+}
+
+impl<R: ReadHalf> Reader<'_, R> {
+    async fn read_message(&mut self) -> Result<(), CloseReason> {
+        let header = self.read_header().await?;
+        let payload = self
+            .driver
+            .with(|state| state.connection.handle_header(Instant::now(), header))?;
+        match payload {
+            Payload::None => {}
+            Payload::Block(block) => self.read_block(block).await?,
+            Payload::Drain(len) => self.drain(len, true).await?,
+            Payload::Bitfield(len) => {
+                let bits = self.collect(Vec::new(), len).await?;
+                self.driver
+                    .with(|state| state.connection.handle_bitfield(bits))?;
+            }
+            Payload::Extension(len) => self.read_extension(len).await?,
+        }
+        self.wait_for_room().await;
+        Ok(())
+    }
+
+    async fn read_header(&mut self) -> Result<Header, CloseReason> {
+        loop {
+            let bytes = &self.inbox[self.start..self.end];
+            let decoded =
+                Header::decode(bytes).map_err(|error| CloseReason::Misbehaved(error.into()))?;
+            if let Some((header, used)) = decoded {
+                self.start += used;
+                return Ok(header);
+            }
+            let between_messages = bytes.is_empty();
+            self.fill_inbox().await.map_err(|reason| match reason {
+                CloseReason::Truncated if between_messages => CloseReason::Peer,
+                other => other,
+            })?;
+        }
+    }
+
+    /// Reads more into the inbox, behind what is there.
+    async fn fill_inbox(&mut self) -> Result<(), CloseReason> {
+        self.inbox.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let n = self.half.read(&mut self.inbox[self.end..], &mut []).await;
+        self.end += self.arrived(n)?;
+        Ok(())
+    }
+
+    fn arrived(&self, n: io::Result<usize>) -> Result<usize, CloseReason> {
+        match n {
+            Ok(0) => Err(CloseReason::Truncated),
+            Ok(n) => {
+                let mut state = self.driver.state();
+                state.connection.handle_received(Instant::now(), n);
+                Ok(n)
+            }
+            Err(error) => Err(CloseReason::Lost(error.kind())),
+        }
+    }
+
+    /// Takes up to `max` bytes out of the inbox.
+    fn take_inbox(&mut self, max: usize) -> &[u8] {
+        let from = self.start;
+        self.start += max.min(self.end - from);
+        &self.inbox[from..self.start]
+    }
+
+    async fn read_block(&mut self, block: Block) -> Result<(), CloseReason> {
+        let len = block.len() as usize;
+        let mut data = self.held(self.driver.params.pool.acquire(len)).await;
+        let mut progress = Progress::new(block);
+        let ready = self.take_inbox(len);
+        let mut filled = ready.len();
+        data[..filled].copy_from_slice(ready);
+        progress.add(self.driver, filled);
+        while filled < len {
+            let n = self.read_part(&mut data, filled).await?;
+            filled += n;
+            progress.add(self.driver, n);
+        }
+        self.driver.with(|state| {
+            state.outbox.push_back(Event::Received { block, data });
+        });
+        Ok(())
+    }
+
+    /// Reads more of a block: with one system call the rest of the block, if it is there, and the beginning
+    /// of what follows.
+    async fn read_part(
+        &mut self,
+        data: &mut BlockBuf,
+        filled: usize,
+    ) -> Result<usize, CloseReason> {
+        debug_assert_eq!(self.start, self.end, "the inbox is empty inside a block");
+        let rest = data.len() - filled;
+        if !self.driver.params.down.is_unlimited() {
+            let max = self.draw(rest).await;
+            let n = self
+                .half
+                .read(&mut data[filled..filled + max], &mut [])
+                .await;
+            let n = self.arrived(n)?;
+            self.spend(n);
+            return Ok(n);
+        }
+        let n = self
+            .half
+            .read(&mut data[filled..], &mut self.inbox[..])
+            .await;
+        let n = self.arrived(n)?;
+        let into_block = n.min(rest);
+        self.start = 0;
+        self.end = n - into_block;
+        Ok(into_block)
+    }
+
+    /// How many of `wanted` bytes the rate limit lets in now; waits until it is at least one.
+    async fn draw(&mut self, wanted: usize) -> usize {
+        if self.credit == 0 {
+            let slice = THROTTLE_SLICE.min(u32::try_from(wanted).unwrap_or(u32::MAX));
+            self.held(self.driver.params.down.take(slice)).await;
+            self.credit = slice;
+        }
+        wanted.min(self.credit as usize)
+    }
+
+    fn spend(&mut self, n: usize) {
+        self.credit = self
+            .credit
+            .saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
+    }
+
+    /// Reads and drops. What a block weighs counts towards the rate limit, wanted or not.
+    async fn drain(&mut self, len: u32, is_block: bool) -> Result<(), CloseReason> {
+        let mut rest = len as usize;
+        rest -= self.take_inbox(rest).len();
+        let mut waste = [0; 4096];
+        while rest > 0 {
+            let mut max = rest.min(waste.len());
+            let limited = is_block && !self.driver.params.down.is_unlimited();
+            if limited {
+                max = max.min(self.draw(rest).await);
+            }
+            let n = self.half.read(&mut waste[..max], &mut []).await;
+            let n = self.arrived(n)?;
+            if limited {
+                self.spend(n);
+            }
+            rest -= n;
+        }
+        Ok(())
+    }
+
+    /// Reads `len` more bytes behind those of `bytes`. Memory is taken as they arrive, not as they are
+    /// announced.
+    async fn collect(&mut self, mut bytes: Vec<u8>, len: u32) -> Result<Vec<u8>, CloseReason> {
+        let mut rest = len as usize;
+        loop {
+            let part = self.take_inbox(rest);
+            bytes.extend_from_slice(part);
+            rest -= part.len();
+            if rest == 0 {
+                return Ok(bytes);
+            }
+            self.fill_inbox().await?;
+        }
+    }
+
+    async fn read_extension(&mut self, len: u32) -> Result<(), CloseReason> {
+        let prefix_len = len.min(EXTENSION_PREFIX_LEN);
+        let payload = self.collect(Vec::new(), prefix_len).await?;
+        let rest = len - prefix_len;
+        let ours = self
+            .driver
+            .with(|state| state.connection.handle_extension_prefix(&payload, len))?;
+        if !ours {
+            return self.drain(rest, false).await;
+        }
+        let payload = self.collect(payload, rest).await?;
+        self.driver
+            .with(|state| state.connection.handle_extension(&payload))?;
+        Ok(())
+    }
+
+    async fn wait_for_room(&self) {
+        while self.driver.state().outbox.len() >= OUTBOX_MAX {
+            self.held(self.driver.outbox_room.notified()).await;
+        }
+    }
+
+    /// Waits for something of our own; the peer's silence does not count meanwhile.
+    async fn held<T>(&self, wait: impl Future<Output = T>) -> T {
+        let hold = |held| {
+            let mut state = self.driver.state();
+            state.connection.hold_receive(Instant::now(), held);
+        };
+        hold(true);
+        let value = wait.await;
+        hold(false);
+        value
+    }
+}
+
+/// When to tell how far a block has come.
+struct Progress {
+    block: Block,
+    untold: u32,
+    told_at: Instant,
+}
+
+impl Progress {
+    fn new(block: Block) -> Self {
+        Self {
+            block,
+            untold: 0,
+            told_at: Instant::now(),
+        }
+    }
+
+    fn add(&mut self, driver: &Driver, bytes: usize) {
+        self.untold += u32::try_from(bytes).unwrap_or(u32::MAX);
+        if self.untold < PROGRESS_BYTES
+            && (self.untold == 0 || self.told_at.elapsed() < PROGRESS_INTERVAL)
+        {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.untold);
+        self.told_at = Instant::now();
+        let ours = self.block;
+        driver.with(|state| match state.outbox.back_mut() {
+            // Nobody has taken the last one yet.
+            Some(Event::Progress { block, bytes: last }) if *block == ours => *last += bytes,
+            _ => state
+                .outbox
+                .push_back(Event::Progress { block: ours, bytes }),
+        });
+    }
+}

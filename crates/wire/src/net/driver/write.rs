@@ -1,0 +1,151 @@
+//! The sending loop.
+
+use super::{Driver, THROTTLE_SLICE};
+use crate::net::transport::SendFileError;
+use crate::net::{Body, CloseReason, Event, WriteHalf};
+use dosvc_content::Block;
+use std::future::Future;
+use std::io;
+use std::time::Instant;
+
+/// The most that is handed to the kernel at once; others get their turn in between.
+const SLICE: u32 = 512 << 10;
+
+/// A buffer of messages that grew past this is given back.
+const MESSAGES_KEPT: usize = 16 << 10;
+
+impl Driver {
+    pub(super) async fn write_loop(&self, half: impl WriteHalf) -> CloseReason {
+        let mut writer = Writer {
+            driver: self,
+            half,
+            messages: Vec::new(),
+            credit: 0,
+        };
+        loop {
+            if let Err(reason) = writer.write_next().await {
+                return reason;
+            }
+        }
+    }
+}
+
+struct Writer<'a, W> {
+    driver: &'a Driver,
+    half: W,
+    /// Messages on their way out; kept to be filled again.
+    messages: Vec<u8>,
+    /// Bytes taken from the rate limit and not used yet.
+    credit: u32,
+}
+
+impl<W: WriteHalf> Writer<'_, W> {
+    /// Sends all messages that have gathered, then one block if one waits.
+    async fn write_next(&mut self) -> Result<(), CloseReason> {
+        self.messages.clear();
+        if self.messages.capacity() > MESSAGES_KEPT {
+            self.messages = Vec::new();
+        }
+        let answer = {
+            let mut state = self.driver.state();
+            state.connection.poll_transmit(&mut self.messages);
+            state.begin_answer(&mut self.messages)
+        };
+        if self.messages.is_empty() {
+            self.driver.write_wake.notified().await;
+            return Ok(());
+        }
+        self.write_messages(answer.is_some()).await?;
+        let Some((block, body)) = answer else {
+            return Ok(());
+        };
+        let mut sent = 0;
+        while sent < block.len() {
+            let max = self.draw(block.len() - sent).await;
+            sent += self.write_part(block, &body, sent, max).await?;
+        }
+        self.driver.with(|state| {
+            state.connection.end_answer(block);
+            state.outbox.push_back(Event::Served { block });
+        });
+        Ok(())
+    }
+
+    async fn write_messages(&mut self, more: bool) -> Result<(), CloseReason> {
+        let mut at = 0;
+        while at < self.messages.len() {
+            let n = self.half.write(&self.messages[at..], more).await;
+            at += self.moved(n.map_err(lost)?)?;
+        }
+        Ok(())
+    }
+
+    /// Sends some of the block's bytes from `from` on, at most `max` of them.
+    async fn write_part(
+        &mut self,
+        block: Block,
+        body: &Body,
+        from: u32,
+        max: u32,
+    ) -> Result<u32, CloseReason> {
+        let n = match body {
+            Body::File { file, offset } => {
+                let at = offset + u64::from(from);
+                let n = self.half.send_file(file, at, max as usize).await;
+                n.map_err(|error| match error {
+                    SendFileError::File(error) => CloseReason::Body {
+                        block,
+                        error: error.kind(),
+                    },
+                    SendFileError::Connection(error) => lost(error),
+                })?
+            }
+            Body::Bytes(bytes) => {
+                let part = &bytes[from as usize..(from + max) as usize];
+                self.half.write(part, false).await.map_err(lost)?
+            }
+        };
+        let n = u32::try_from(self.moved(n)?).expect("no more than was asked for");
+        self.credit = self.credit.saturating_sub(n);
+        Ok(n)
+    }
+
+    fn moved(&self, n: usize) -> Result<usize, CloseReason> {
+        if n == 0 {
+            return Err(CloseReason::Lost(io::ErrorKind::WriteZero));
+        }
+        let mut state = self.driver.state();
+        state.connection.handle_sent(Instant::now(), n);
+        Ok(n)
+    }
+
+    /// How many of `wanted` bytes may go out now; waits for the rate limit if there is one.
+    async fn draw(&mut self, wanted: u32) -> u32 {
+        if self.driver.params.up.is_unlimited() {
+            return wanted.min(SLICE);
+        }
+        if self.credit == 0 {
+            let slice = THROTTLE_SLICE.min(wanted);
+            self.held(self.driver.params.up.take(slice)).await;
+            self.credit = slice;
+        }
+        wanted.min(self.credit)
+    }
+
+    /// Waits for something of our own; that nothing goes out is not the peer's fault meanwhile.
+    async fn held<T>(&self, wait: impl Future<Output = T>) -> T {
+        let hold = |held| {
+            let mut state = self.driver.state();
+            state.connection.hold_send(Instant::now(), held);
+        };
+        hold(true);
+        let value = wait.await;
+        hold(false);
+        value
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn lost(error: io::Error) -> CloseReason {
+    CloseReason::Lost(error.kind())
+}

@@ -1,0 +1,180 @@
+//! The seam between the driver and the kind of connection below it: TCP now, a QUIC stream some day.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Something that bytes go through in both directions, in order.
+pub trait Transport: Send + 'static {
+    /// What is read from.
+    type Read: ReadHalf;
+    /// What is written to.
+    type Write: WriteHalf;
+
+    /// The two directions, to be used at the same time.
+    fn into_halves(self) -> (Self::Read, Self::Write);
+}
+
+/// The receiving direction.
+pub trait ReadHalf: Send {
+    /// Reads what is there, at least a byte, into `first` and what does not fit there into `second`. 0 means
+    /// that the peer will send no more. Cancelled, it has read nothing.
+    fn read(
+        &mut self,
+        first: &mut [u8],
+        second: &mut [u8],
+    ) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+/// The sending direction.
+pub trait WriteHalf: Send {
+    /// Writes a part of `bytes`, at least a byte. `more` says that something follows at once, so that a short
+    /// packet can wait for it.
+    fn write(&mut self, bytes: &[u8], more: bool)
+    -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Writes a part of the `len` bytes of the file from `offset` on: at least a byte.
+    ///
+    /// # Errors
+    /// [`SendFileError::File`] when the file cannot be read or ends before `offset`.
+    fn send_file(
+        &mut self,
+        file: &Arc<File>,
+        offset: u64,
+        len: usize,
+    ) -> impl Future<Output = Result<usize, SendFileError>> + Send {
+        async move {
+            let bytes = read_part(Arc::clone(file), offset, len.min(COPY_MAX))
+                .await
+                .map_err(SendFileError::File)?;
+            let mut sent = 0;
+            while sent < bytes.len() {
+                match self.write(&bytes[sent..], false).await {
+                    Ok(n) => sent += n,
+                    Err(error) => return Err(SendFileError::Connection(error)),
+                }
+            }
+            Ok(sent)
+        }
+    }
+}
+
+/// Why a part of a file was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendFileError {
+    /// The file's fault.
+    #[error("reading the file failed: {0}")]
+    File(io::Error),
+    /// The connection's.
+    #[error("connection lost: {0}")]
+    Connection(io::Error),
+}
+
+/// The most that is read from a file at once where the system cannot send from it directly.
+const COPY_MAX: usize = 256 << 10;
+
+/// Reads from a file without stopping the runtime's thread; not all of `len` at the file's end.
+async fn read_part(file: Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; len];
+        #[cfg(unix)]
+        let n = std::os::unix::fs::FileExt::read_at(&*file, &mut bytes, offset)?;
+        #[cfg(windows)]
+        let n = std::os::windows::fs::FileExt::seek_read(&*file, &mut bytes, offset)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.truncate(n);
+        Ok(bytes)
+    })
+    .await?
+}
+
+impl Transport for TcpStream {
+    type Read = OwnedReadHalf;
+    type Write = OwnedWriteHalf;
+
+    fn into_halves(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        self.into_split()
+    }
+}
+
+impl ReadHalf for OwnedReadHalf {
+    async fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            let mut bufs = [IoSliceMut::new(first), IoSliceMut::new(second)];
+            match self.try_read_vectored(&mut bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl WriteHalf for OwnedWriteHalf {
+    async fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        use rustix::net::{SendFlags, send};
+        let flags = SendFlags::NOSIGNAL
+            | if more {
+                SendFlags::MORE
+            } else {
+                SendFlags::empty()
+            };
+        let stream: &TcpStream = (*self).as_ref();
+        stream
+            .async_io(Interest::WRITABLE, || Ok(send(stream, bytes, flags)?))
+            .await
+    }
+
+    async fn send_file(
+        &mut self,
+        file: &Arc<File>,
+        offset: u64,
+        len: usize,
+    ) -> Result<usize, SendFileError> {
+        let stream: &TcpStream = (*self).as_ref();
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                let mut at = offset;
+                Ok(rustix::fs::sendfile(stream, file, Some(&mut at), len)?)
+            })
+            .await;
+        match sent {
+            Ok(0) => Err(SendFileError::File(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => Ok(n),
+            Err(error) if is_about_the_connection(&error) => Err(SendFileError::Connection(error)),
+            Err(error) => Err(SendFileError::File(error)),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl WriteHalf for OwnedWriteHalf {
+    async fn write(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
+        tokio::io::AsyncWriteExt::write(self, bytes).await
+    }
+}
+
+/// sendfile(2) tells both ends' errors in one number.
+#[cfg(target_os = "linux")]
+fn is_about_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::BrokenPipe
+            | K::ConnectionAborted
+            | K::ConnectionReset
+            | K::ConnectionRefused
+            | K::NotConnected
+            | K::TimedOut
+            | K::HostUnreachable
+            | K::NetworkUnreachable
+            | K::NetworkDown
+    )
+}

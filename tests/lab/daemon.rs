@@ -1,0 +1,243 @@
+//! The program under test, as its users run it: `dosvc run` on each machine, `dosvc get` beside it. Its state is read
+//! from the local API, as a script would do it.
+
+use crate::{
+    content::Content,
+    namespace::Node,
+    process::{Process, run, wait_for},
+};
+use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus};
+use serde::de::DeserializeOwned;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// The port of the swarm protocol.
+pub(crate) const SWARM_PORT: u16 = 7680;
+
+const DOSVC: &str = env!("CARGO_BIN_EXE_dosvc");
+/// design: "starts in under a second"; machines that run tests may be slow.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const GET_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// A machine's daemon.
+pub(crate) struct Daemon {
+    process: Process,
+    node: Node,
+    config: PathBuf,
+    socket: PathBuf,
+}
+
+/// A running `dosvc get`.
+pub(crate) struct Get {
+    process: Process,
+    output: PathBuf,
+    started: Instant,
+}
+
+/// What a `dosvc get` came to.
+#[derive(Debug)]
+pub(crate) struct GetResult {
+    /// The final state that it printed.
+    pub(crate) status: JobStatus,
+    /// The file that it wrote.
+    pub(crate) output: PathBuf,
+    pub(crate) elapsed: Duration,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits until it answers. `policies` are lines of the table `[delivery_optimization]`;
+    /// none of them means the defaults.
+    pub(crate) fn start(node: &Node, policies: &str) -> Self {
+        let dir = node.dir().join("dosvc");
+        fs::create_dir_all(&dir).expect("the node's folder can be written");
+        let config = dir.join("dosvc.toml");
+        let socket = node.socket_dir().join("api");
+        let text = format!(
+            "[daemon]\nstate_dir = {:?}\napi_socket = {socket:?}\n\n[delivery_optimization]\n{policies}\n",
+            dir.join("state")
+        );
+        fs::write(&config, text).expect("the node's folder can be written");
+        Self {
+            process: launch(node, &config, &socket),
+            node: node.clone(),
+            config,
+            socket,
+        }
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Asks it to end, as a service manager does.
+    pub(crate) fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    /// Starts it again with the same configuration and state.
+    pub(crate) fn restart(&mut self) {
+        self.process = launch(&self.node, &self.config, &self.socket);
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.printed()
+    }
+
+    /// The engine as a whole.
+    pub(crate) fn status(&self) -> EngineStatus {
+        self.ask("status")
+    }
+
+    /// Every download, running or ended.
+    pub(crate) fn jobs(&self) -> Vec<JobStatus> {
+        self.ask("downloads")
+    }
+
+    /// What the cache holds.
+    pub(crate) fn cache(&self) -> Vec<CacheEntry> {
+        self.ask("cache")
+    }
+
+    fn ask<T: DeserializeOwned>(&self, what: &str) -> T {
+        let output = run(&mut question(&self.socket, what)).stdout;
+        serde_json::from_slice(&output)
+            .unwrap_or_else(|error| panic!("{what}: {error}: {}", String::from_utf8_lossy(&output)))
+    }
+
+    /// Starts `dosvc get URL` with the hash file that lies beside the content.
+    pub(crate) fn start_get(&self, url: &str, arguments: &[&str]) -> Get {
+        let name = url.rsplit('/').next().expect("a URL has a path");
+        let output = self.node.dir().join(name);
+        let mut command = self.node.command(DOSVC);
+        command
+            .args(["get", url, "--json", "--socket"])
+            .arg(&self.socket)
+            .arg("-o")
+            .arg(&output)
+            .args(arguments);
+        let process = Process::start(
+            &mut command,
+            &self.node.dir().join(format!("{name}.get.log")),
+        );
+        Get {
+            process,
+            output,
+            started: Instant::now(),
+        }
+    }
+
+    /// Downloads a content and checks every byte of the file.
+    pub(crate) fn get(&self, url: &str, content: &Content, arguments: &[&str]) -> GetResult {
+        let result = self.start_get(url, arguments).finish();
+        content.assert_same(&result.output);
+        result
+    }
+
+    /// Waits until the running download has at least so many bytes.
+    pub(crate) fn wait_for_bytes(&self, bytes: u64) -> JobStatus {
+        wait_for("the download to get on", GET_TIMEOUT, || {
+            self.jobs().into_iter().find(|job| job.bytes_done >= bytes)
+        })
+    }
+
+    /// Waits until the content is whole in the cache and offered to peers.
+    pub(crate) fn wait_until_shared(&self, content: &Content) {
+        wait_for("the content to be shared", Duration::from_secs(30), || {
+            let file_id = content.swarm_hash().to_hex();
+            let is_ours = |entry: &CacheEntry| {
+                entry.file_id == file_id && entry.file_size_in_cache == content.bytes
+            };
+            self.cache()
+                .iter()
+                .any(|entry| is_ours(entry) && entry.shared)
+                .then_some(())
+        });
+    }
+}
+
+fn launch(node: &Node, config: &Path, socket: &Path) -> Process {
+    let mut command = node.command(DOSVC);
+    command.arg("run").arg("--config").arg(config);
+    let number = (0..)
+        .find(|n| !node.dir().join(format!("dosvc.{n}.log")).exists())
+        .expect("there is a next number");
+    let mut process = Process::start(
+        &mut command,
+        &node.dir().join(format!("dosvc.{number}.log")),
+    );
+    wait_for("dosvc to answer", START_TIMEOUT, || {
+        assert!(
+            process.is_running(),
+            "dosvc has ended: {}",
+            process.printed()
+        );
+        let answer = question(socket, "status").output();
+        answer
+            .is_ok_and(|output| output.status.success())
+            .then_some(())
+    });
+    process
+}
+
+fn question(socket: &Path, what: &str) -> Command {
+    let mut command = Command::new("curl");
+    command
+        .args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "10",
+            "--unix-socket",
+        ])
+        .arg(socket);
+    command.arg(format!("http://localhost/v1/{what}"));
+    command
+}
+
+impl Get {
+    /// Waits for the end of a download that must succeed.
+    pub(crate) fn finish(mut self) -> GetResult {
+        wait_for("dosvc get to end", GET_TIMEOUT, || {
+            (!self.process.is_running()).then_some(())
+        });
+        let elapsed = self.started.elapsed();
+        let printed = self.process.printed();
+        let last = printed.lines().rfind(|line| line.starts_with('{'));
+        let status: JobStatus = last
+            .and_then(|line| serde_json::from_str(line).ok())
+            .unwrap_or_else(|| panic!("dosvc get printed no final state: {printed}"));
+        assert!(
+            status.error.is_none() && self.output.exists(),
+            "dosvc get failed: {printed}"
+        );
+        GetResult {
+            status,
+            output: self.output.clone(),
+            elapsed,
+        }
+    }
+}
+
+impl GetResult {
+    /// The share of the content that came from peers.
+    pub(crate) fn peer_share(&self, content: &Content) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+        let share = self.status.downloaded.peers() as f64 / content.bytes as f64;
+        share
+    }
+}

@@ -1,0 +1,33 @@
+//! The privileged end-to-end suite: machines of their own addresses, made of network namespaces on one bridge, a real
+//! nginx as the origin, and the real `dosvc` binary.
+//!
+//! ```text
+//! cargo test --release --test lab -- --ignored --test-threads=1        (as root)
+//! ```
+//!
+//! Needed beside Rust: iproute2, nginx, curl, tcpdump, and Node.js with `npm ci` done in `tests/dissect`. Nothing is
+//! changed outside the namespaces, and only processes that were started here are ended.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `DOSVC_LAB_FULL=1` | the sizes of the acceptance test (4 GiB, ten contents of 4 GiB) in place of the quick ones |
+//! | `DOSVC_LAB_SIZE=BYTES` | bytes of the content in every scenario |
+//! | `DOSVC_LAB_FILE=PATH` | a real file as the content of the sharing scenarios |
+//! | `DOSVC_LAB_KEEP=1` | keep logs and captures of every run, not of failed ones alone |
+#![cfg(target_os = "linux")]
+
+mod capture;
+mod content;
+mod daemon;
+mod namespace;
+mod nginx;
+mod peer;
+mod process;
+
+mod crash;
+mod harness;
+mod hostile;
+mod idle;
+mod outage;
+mod scope;
+mod sharing;
