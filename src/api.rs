@@ -160,7 +160,7 @@ async fn status<L: Local>(State(shared): State<Shared<L>>) -> Json<EngineStatus>
 }
 
 async fn peers<L: Local>(State(shared): State<Shared<L>>) -> Json<Vec<PeerInfo>> {
-    Json(shared.engine().peers())
+    Json(shared.engine().peers().await)
 }
 
 async fn config<L: Local>(State(shared): State<Shared<L>>) -> Json<Vec<Setting>> {
@@ -173,7 +173,7 @@ async fn set_mode<L: Local>(
 ) -> Answer<ModeSet> {
     let mode = DownloadMode::from_number(mode.into())
         .ok_or_else(|| ApiError::bad_request(dosvc_content::ParseModeError.to_string()))?;
-    let needs_restart = shared.control.set_mode(mode).await?;
+    let needs_restart = shared.control.set_mode(mode).await;
     tracing::info!(%mode, "download mode set through the local API");
     Ok(Json(ModeSet { needs_restart }))
 }

@@ -1,9 +1,11 @@
 //! What the local API steers: the engine, and the configuration that it runs with.
 
-use crate::settings::Setting;
-use crate::{config::Config, local::Local, settings};
+use crate::{
+    config::{self, Changes, Config},
+    local::Local,
+    settings::{self, Setting},
+};
 use dosvc_content::DownloadMode;
-use dosvc_engine::api::JobError;
 use tokio::sync::Mutex;
 
 /// The engine and the configuration in force. The lock is held while the engine takes a new configuration over, so
@@ -50,17 +52,21 @@ impl<L: Local> Control<L> {
         settings::all(&self.state.lock().await.effective())
     }
 
-    /// Takes a newly loaded configuration over; answers with what needs a restart.
-    pub(crate) async fn reload(&self, config: Config) -> Vec<String> {
+    /// Takes a newly loaded configuration over; answers with what differs from the one before, in two parts: what is
+    /// in force now, what needs a restart.
+    pub(crate) async fn reload(&self, config: Config) -> Changes {
         let mut state = self.state.lock().await;
+        let before = state.effective();
         state.loaded = config;
-        self.engine.reconfigure(&state.effective()).await
+        let now = state.effective();
+        self.engine.reconfigure(&now).await;
+        config::diff(&before, &now)
     }
 
     /// Sets the device's download mode until the daemon stops; answers with what needs a restart.
-    pub(crate) async fn set_mode(&self, mode: DownloadMode) -> Result<Vec<String>, JobError> {
+    pub(crate) async fn set_mode(&self, mode: DownloadMode) -> Vec<String> {
         let mut state = self.state.lock().await;
         state.mode = Some(mode);
-        Ok(self.engine.reconfigure(&state.effective()).await)
+        self.engine.reconfigure(&state.effective()).await
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     Interrupted,
     api::Import,
     cli::{DemoArgs, Global},
-    files, publish, show,
+    publish, show,
 };
 use anyhow::{Context as _, bail};
 use dosvc_content::{PIECE_SIZE_DEFAULT, PiecesHashFile, format_bytes};
@@ -295,8 +295,8 @@ impl Run<'_> {
         let (file, length) = client.take_file(self.id).await?;
         let (path, expect) = (folder.join("content.bin"), hashes.clone());
         let bad = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            files::place(&file, length, None, &path, &mut |_| {})?;
-            Ok(files::verify_file(
+            dosvc_piece_store::place(&file, length, None, &path, &mut |_| {})?;
+            Ok(dosvc_piece_store::verify_file(
                 &path,
                 &expect,
                 publish::threads(),
@@ -357,7 +357,7 @@ async fn make_content(path: &Path, size: u64) -> anyhow::Result<PiecesHashFile> 
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || {
         write_noise(&path, size).context("write the demo's content")?;
-        files::hash_file_of(&path, PIECE_SIZE_DEFAULT, publish::threads(), &mut |_| {})
+        dosvc_piece_store::hash_file_of(&path, PIECE_SIZE_DEFAULT, publish::threads(), &mut |_| {})
             .context("hash the demo's content")
     })
     .await

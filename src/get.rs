@@ -8,7 +8,7 @@ pub(crate) mod summary;
 use crate::{
     Interrupted, Usage,
     cli::{GetArgs, Global},
-    files, show,
+    show,
 };
 use anyhow::{Context as _, bail};
 use destination::Destination;
@@ -79,14 +79,7 @@ pub(crate) async fn run(global: &Global, args: GetArgs) -> anyhow::Result<()> {
         .unwrap_or_default();
     let service = Service::open(global, json || quiet).await?;
     let mut progress = Progress::new(&name, json, quiet);
-    let done = fetch(
-        &service,
-        &request,
-        hash_file.as_ref(),
-        &destination,
-        &mut progress,
-    )
-    .await;
+    let done = fetch(&service, &request, &destination, &mut progress).await;
     progress.finish();
     service.close().await;
     let summary = done?;
@@ -123,7 +116,6 @@ pub(crate) fn read_hash_file(path: &Path) -> anyhow::Result<PiecesHashFile> {
 async fn fetch(
     service: &Service,
     request: &GetRequest,
-    hash_file: Option<&PiecesHashFile>,
     destination: &Destination,
     progress: &mut Progress,
 ) -> anyhow::Result<Summary> {
@@ -149,13 +141,13 @@ async fn fetch(
     };
     progress.waiting("placing the file");
     let (file, length) = service.take_file(status.id).await?;
-    let (path, expect) = (destination.path().to_owned(), hash_file.cloned());
+    let path = destination.path().to_owned();
+    // The file was verified whole before it was given out, and cannot be changed by anyone but the cache's owner.
     let delivered = tokio::task::spawn_blocking(move || {
-        files::place(&file, length, expect.as_ref(), &path, &mut |_| {})
+        dosvc_piece_store::place(&file, length, None, &path, &mut |_| {})
     })
     .await
-    .context("place the file")?
-    .with_context(|| format!("place the file at {}", destination.path().display()))?;
+    .context("place the file")??;
     service.release(status.id).await?;
     Ok(Summary {
         status,

@@ -7,7 +7,6 @@ mod config;
 mod control;
 mod demo;
 mod fd;
-mod files;
 mod get;
 mod local;
 mod publish;
@@ -140,9 +139,7 @@ fn small_runtime() -> io::Result<Runtime> {
 /// # Errors
 /// [`Usage`] with every error in it, one a line.
 pub(crate) fn load_config(global: &Global) -> anyhow::Result<Config> {
-    let options = LoadOptions {
-        file: global.config.clone(),
-    };
+    let options = LoadOptions::from_process(global.config.clone(), Vec::new());
     Config::load(options).map_err(|errors| Usage(errors.to_string()).into())
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     api::{BODY_BYTES_MAX, Import},
     cli::{Global, PublishArgs},
-    client, files, show,
+    client, show,
 };
 use anyhow::{Context as _, bail};
 use dosvc_content::{ContentId, PiecesHashFile, format_bytes};
@@ -57,7 +57,7 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
         None
     };
     let bar = bytes_bar("hashing", metadata.len());
-    let hashes = files::hash_file_of(&file, piece_size, threads(), &mut |done| {
+    let hashes = dosvc_piece_store::hash_file_of(&file, piece_size, threads(), &mut |done| {
         bar.set_position(done)
     })
     .with_context(|| format!("hash {}", file.display()))?;

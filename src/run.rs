@@ -7,7 +7,7 @@ mod notify;
 use crate::{
     api::{self, socket::ApiSocket},
     cli::{Global, RunArgs},
-    config::Config,
+    config::{Change, Changes, Config},
     control::Control,
     load_config,
     local::{self, Engine, Local as _},
@@ -34,8 +34,18 @@ const API_DRAIN_MAX: Duration = Duration::from_secs(2);
 /// `run --check`: prints that the configuration is right, or every error in it (which ends in exit code 64).
 pub(crate) fn check(global: &Global) -> anyhow::Result<()> {
     let config = load_config(global)?;
+    for warning in &config.warnings {
+        eprintln!("dosvc: {warning}");
+    }
     show::line(format!("the configuration is right ({})", sources(&config)))?;
     Ok(())
+}
+
+/// What whoever wrote the configuration should know.
+fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 fn sources(config: &Config) -> String {
@@ -59,6 +69,7 @@ pub(crate) async fn run(global: Global, args: RunArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let config = load_config(&global)?;
     log::start(&config.daemon, global.no_color)?;
+    warn(&config);
     // Before anything is started: a signal that comes early must not be lost.
     let signals = Signals::new()?;
     let engine = local::start(&config).await.context("start the engine")?;
@@ -174,15 +185,15 @@ async fn reload(global: &Global, control: &Control<Engine>) {
     match load_config(global) {
         Ok(config) => {
             log::set_level(&config.daemon);
-            let needs_restart = control.reload(config).await;
-            if needs_restart.is_empty() {
-                tracing::info!("configuration reloaded");
-            } else {
-                tracing::warn!(
-                    needs_restart = needs_restart.join(", "),
-                    "configuration reloaded; some keys need a restart"
-                );
+            warn(&config);
+            let Changes { live, restart } = control.reload(config).await;
+            for Change { key, from, to } in live {
+                tracing::info!(key, from, to, "changed");
             }
+            for Change { key, from, to } in restart {
+                tracing::warn!(key, from, to, "changed, takes effect after a restart");
+            }
+            tracing::info!("configuration reloaded");
         }
         Err(error) => {
             for line in format!("{error:#}").lines() {

@@ -251,11 +251,17 @@ fn peers_text(peers: &[PeerRecord]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::{Local as _, fake};
+    use crate::{
+        config::{Config, LoadOptions},
+        local::{Local as _, fake},
+    };
 
     #[tokio::test]
     async fn peers_that_gave_most_come_first_and_are_cut_to_the_count() {
-        let peers = fake::Engine::start(&crate::Config::default()).await.peers();
+        let peers = fake::Engine::start(&Config::load(LoadOptions::default()).unwrap())
+            .await
+            .peers()
+            .await;
         let records = peer_records(peers.clone(), 5);
         assert!(records.is_sorted_by(|a, b| a.bytes_received >= b.bytes_received));
         assert_eq!(records.len(), 2);

@@ -172,7 +172,8 @@ fn settings_text(settings: &[Setting], verbose: bool) -> String {
     let mut defaults = 0;
     for setting in settings {
         if verbose || !setting.is_default {
-            table.add_row([&setting.name, &setting.value, &setting.provider]);
+            let value = setting.value.as_deref().unwrap_or("not set");
+            table.add_row([&setting.name, value, &setting.provider]);
         } else {
             defaults += 1;
         }
@@ -194,7 +195,8 @@ mod tests {
     fn only_what_was_set_is_shown_unless_all_is_wanted() {
         let setting = |name: &str, is_default| Setting {
             name: name.into(),
-            value: "1".into(),
+            policy: None,
+            value: Some("1".into()),
             provider: "p".into(),
             is_default,
         };

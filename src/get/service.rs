@@ -4,7 +4,7 @@ use crate::{
     cli::Global,
     client::{Client, ClientError},
     config::Config,
-    local::{Engine, Local as _},
+    local::{self, Engine},
 };
 use anyhow::Context as _;
 use dosvc_content::HResult;
@@ -148,13 +148,9 @@ async fn in_process(mut config: Config) -> anyhow::Result<Engine> {
     for address in &mut config.daemon.listen {
         address.set_port(0);
     }
-    let state_dir = config.daemon.state_dir.clone();
-    crate::local::start(&config).await.with_context(|| {
-        format!(
-            "start an engine in this process, state in {}",
-            state_dir.display()
-        )
-    })
+    local::start(&config)
+        .await
+        .context("no daemon can be asked, and this process cannot download by itself")
 }
 
 /// A download's states, one after the other.

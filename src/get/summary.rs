@@ -1,8 +1,9 @@
 //! What a finished download cost, and where its bytes came from.
 
-use crate::{files::Method, show};
+use crate::show;
 use dosvc_content::format_bytes;
 use dosvc_engine::api::JobStatus;
+use dosvc_piece_store::Method;
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 
@@ -67,6 +68,8 @@ impl Summary {
 /// How a file came to its destination, as a phrase.
 pub(crate) fn placed(method: Method) -> &'static str {
     match method {
-        Method::Copy => "copied from the cache",
+        Method::Reflink => "shares its blocks with the cache (reflink)",
+        Method::HardLink => "shares its bytes with the cache (hard link)",
+        Method::Copy => "a copy of what is in the cache",
     }
 }

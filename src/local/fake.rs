@@ -44,7 +44,7 @@ impl Engine {
         Self(Arc::new(Mutex::new(State {
             jobs: BTreeMap::new(),
             cache: Vec::new(),
-            mode: config.policies.download_mode,
+            mode: config.policies.download_mode().number(),
         })))
     }
 
@@ -274,7 +274,7 @@ impl Local for Engine {
     }
 
     async fn reconfigure(&self, config: &Config) -> Vec<String> {
-        self.state().mode = config.policies.download_mode;
+        self.state().mode = config.policies.download_mode().number();
         vec!["daemon.listen".into()]
     }
 
@@ -307,7 +307,7 @@ impl Local for Engine {
         }
     }
 
-    fn peers(&self) -> Vec<PeerInfo> {
+    async fn peers(&self) -> Vec<PeerInfo> {
         let peer = |last: u8, received| PeerInfo {
             file_id: format!("{:064x}", 1000),
             ip: ([192, 0, 2, last], 7680).into(),

@@ -1,6 +1,9 @@
 //! The daemon's log: text or JSON lines on standard error, where a service manager collects them.
 
-use crate::{Usage, config::DaemonConfig};
+use crate::{
+    Usage,
+    config::{DaemonConfig, LogFormat},
+};
 use std::{io::IsTerminal as _, sync::OnceLock};
 use tracing_subscriber::{
     EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
@@ -18,7 +21,7 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 pub(crate) fn start(daemon: &DaemonConfig, no_color: bool) -> anyhow::Result<()> {
     let (filter, handle) = reload::Layer::new(filter(daemon)?);
     let registry = tracing_subscriber::registry().with(filter);
-    if daemon.log_format == "json" {
+    if daemon.log_format == LogFormat::Json {
         registry
             .with(
                 fmt::layer()
