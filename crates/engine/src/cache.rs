@@ -12,13 +12,15 @@ use dosvc_piece_store::{ContentInfo, ContentKey, StoreError};
 use dosvc_policy::DiskSpace;
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// The longest that a content can be pinned (monitoring, section 9).
 const PIN_MAX: Duration = Duration::from_secs(364 * 86_400);
 /// How long a swarm may take to let its content go.
 const STOP_TIME: Duration = Duration::from_secs(2);
+/// How often it is asked whether it has.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// The most that the cache may take, pinned content left out.
 pub(crate) fn bytes_max(settings: &Settings, disk: Disk, cache_bytes: u64) -> u64 {
@@ -119,8 +121,7 @@ pub(crate) async fn delete(
             continue;
         }
         stop_swarm(shared, key).await;
-        let store = Arc::clone(&shared.store);
-        match blocking(move || store.remove(&key, include_pinned)).await {
+        match remove(shared, key, include_pinned).await {
             Ok(()) => removed += 1,
             Err(error) if one => return Err(error),
             Err(error) => tracing::info!(%key, %error, "stays in the cache"),
@@ -128,6 +129,27 @@ pub(crate) async fn delete(
         withdraw(shared, key);
     }
     Ok(removed)
+}
+
+/// Removes a content, once whoever still reads it has finished.
+pub(crate) async fn remove(
+    shared: &Arc<Shared>,
+    key: ContentKey,
+    include_pinned: bool,
+) -> Result<(), JobError> {
+    let deadline = Instant::now() + STOP_TIME;
+    loop {
+        let store = Arc::clone(&shared.store);
+        let removed = tokio::task::spawn_blocking(move || store.remove(&key, include_pinned))
+            .await
+            .map_err(|e| internal_error(&e))?;
+        match removed {
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(RETRY).await;
+            }
+            result => return result.map_err(|e| storage_error(&e)),
+        }
+    }
 }
 
 pub(crate) fn withdraw(shared: &Shared, key: ContentKey) {

@@ -294,9 +294,7 @@ impl Engine {
         drop(job);
         if let Some(key) = plain {
             cache::stop_swarm(&self.shared, key).await;
-            let store = Arc::clone(&self.shared.store);
-            let removed = tokio::task::spawn_blocking(move || store.remove(&key, true)).await;
-            if let Ok(Err(error)) = removed {
+            if let Err(error) = cache::remove(&self.shared, key, true).await {
                 tracing::warn!(%key, %error, "content that was handed over stays in the cache");
             }
         }

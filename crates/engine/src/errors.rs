@@ -41,6 +41,7 @@ pub(crate) fn storage_error(error: &StoreError) -> JobError {
         StoreError::Vanished { .. } => HResult::CACHE_FOLDER_MISSING,
         StoreError::Unknown { .. } => HResult::NOT_FOUND,
         StoreError::Pinned { .. } => HResult::DELETE_PINNED,
+        StoreError::InUse { .. } => HResult::INVALID_STATE,
         StoreError::NotShared { .. } => HResult::PIN_NOT_PEERED,
         StoreError::NotTheContent { .. } => HResult::PIECE_DATA_BAD,
         _ => FAIL,

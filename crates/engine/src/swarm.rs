@@ -125,6 +125,9 @@ pub(crate) struct SwarmHandle {
     pub(crate) progress: watch::Receiver<Progress>,
 }
 
+/// Both ends of a channel: the sender is handed to every connection or fetch.
+type Events<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
 /// See the module's documentation.
 pub(crate) struct Swarm {
     shared: Arc<Shared>,
@@ -133,14 +136,8 @@ pub(crate) struct Swarm {
     messages: mpsc::Receiver<Message>,
     progress: watch::Sender<Progress>,
 
-    peer_events: (
-        mpsc::Sender<(u32, net::Event)>,
-        mpsc::Receiver<(u32, net::Event)>,
-    ),
-    http_events: (
-        mpsc::Sender<(FetchKey, HttpEvent)>,
-        mpsc::Receiver<(FetchKey, HttpEvent)>,
-    ),
+    peer_events: Events<(u32, net::Event)>,
+    http_events: Events<(FetchKey, HttpEvent)>,
     disk_events: mpsc::Receiver<DiskEvent>,
     disk: Disk,
 

@@ -139,6 +139,7 @@ async fn without_a_hash_file_content_comes_over_plain_http_and_is_not_shared() {
 async fn a_server_without_ranges_still_delivers() {
     let origin = Origin::start().await;
     origin.without_ranges();
+    origin.limit(50 << 20);
     let bytes = content(7, 6 * MIB + 99);
     let url = origin.publish("a.bin", &bytes);
     let node = Node::start(&[], &[]).await;

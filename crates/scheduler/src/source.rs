@@ -83,8 +83,8 @@ const SILENCE_BUSY: Duration = Duration::from_secs(10);
 pub(crate) struct Asked {
     pub(crate) block: Block,
     pub(crate) at: Instant,
-    /// It has begun to arrive.
-    pub(crate) begun: bool,
+    /// When it began to arrive.
+    pub(crate) begun: Option<Instant>,
 }
 
 /// A run of pieces being fetched over HTTP.

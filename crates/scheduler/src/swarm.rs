@@ -264,9 +264,12 @@ impl Swarm {
         s.advance(now);
         s.note_progress(now);
         if let Some(asked) = s.asked.iter_mut().find(|a| a.block == block) {
-            asked.begun = true;
+            asked.begun = Some(now);
+            s.partial = 0;
             let trip = now.saturating_duration_since(asked.at);
             s.round_trip = Some(s.round_trip.map_or(trip, |t| t.min(trip)));
+        } else if s.withdrawn.contains(&block) {
+            self.take_back(id, block, now);
         }
     }
 

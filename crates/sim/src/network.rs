@@ -61,7 +61,12 @@ struct Port {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cell {
     /// The uplink has sent it.
-    Sent { flow: u64, from: Node, to: Node, bytes: u32 },
+    Sent {
+        flow: u64,
+        from: Node,
+        to: Node,
+        bytes: u32,
+    },
     /// It is at the receiver's downlink.
     Arrived { flow: u64, to: Node, bytes: u32 },
     /// It is in the receiver's hands.
@@ -110,7 +115,14 @@ impl Network {
         self.flows.get_mut(&flow)
     }
 
-    pub(crate) fn start(&mut self, from: Node, to: Node, load: Load, bytes: u64, now: Nanos) -> u64 {
+    pub(crate) fn start(
+        &mut self,
+        from: Node,
+        to: Node,
+        load: Load,
+        bytes: u64,
+        now: Nanos,
+    ) -> u64 {
         self.next += 1;
         let flow = Flow {
             from,
@@ -134,8 +146,12 @@ impl Network {
 
     /// Flows that touch the machine.
     pub(crate) fn flows_of(&self, node: Node) -> Vec<u64> {
-        let mut all: Vec<u64> =
-            self.flows.iter().filter(|(_, f)| f.from == node || f.to == node).map(|(id, _)| *id).collect();
+        let mut all: Vec<u64> = self
+            .flows
+            .iter()
+            .filter(|(_, f)| f.from == node || f.to == node)
+            .map(|(id, _)| *id)
+            .collect();
         all.sort_unstable();
         all
     }
@@ -160,7 +176,15 @@ impl Network {
             port.sent += u64::from(bytes);
             let at = now + transmit(bytes, port.link.up);
             let to = flow.to;
-            self.schedule.push((at, Cell::Sent { flow: id, from, to, bytes }));
+            self.schedule.push((
+                at,
+                Cell::Sent {
+                    flow: id,
+                    from,
+                    to,
+                    bytes,
+                },
+            ));
             return;
         }
     }
@@ -176,10 +200,24 @@ impl Network {
     }
 
     /// The uplink is free again. True when this was the flow's last cell.
-    pub(crate) fn sent_cell(&mut self, id: u64, from: Node, to: Node, bytes: u32, now: Nanos) -> bool {
+    pub(crate) fn sent_cell(
+        &mut self,
+        id: u64,
+        from: Node,
+        to: Node,
+        bytes: u32,
+        now: Nanos,
+    ) -> bool {
         self.ports[from].sending = false;
         let arrives = now + self.latency(from, to);
-        self.schedule.push((arrives, Cell::Arrived { flow: id, to, bytes }));
+        self.schedule.push((
+            arrives,
+            Cell::Arrived {
+                flow: id,
+                to,
+                bytes,
+            },
+        ));
         self.queue(id);
         let last = self.flows.get(&id).is_some_and(|f| f.unsent == 0);
         self.pump(from, now);
@@ -189,7 +227,8 @@ impl Network {
     pub(crate) fn arrived(&mut self, flow: u64, to: Node, bytes: u32, now: Nanos) {
         let port = &mut self.ports[to];
         port.down_free = port.down_free.max(now) + transmit(bytes, port.link.down);
-        self.schedule.push((port.down_free, Cell::Delivered { flow, bytes }));
+        self.schedule
+            .push((port.down_free, Cell::Delivered { flow, bytes }));
     }
 
     /// Sends the acknowledgement for a delivered cell.

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub origin_copies: f64,
     /// When the seeds had sent as many bytes as the content has.
     pub seed_first_copy: Option<Duration>,
+    /// Bytes that left seeds, origins and leeches in each quarter of a second.
+    pub timeline: Vec<[u64; 3]>,
     /// Machines that somebody banned.
     pub banned: Vec<usize>,
     /// Hash over every command of every machine, with its time.
@@ -57,7 +59,11 @@ impl Outcome {
     pub fn spread(&self) -> [Duration; 3] {
         let times = self.times();
         let at = |i: usize| times.get(i).copied().unwrap_or_default();
-        [at(0), at(times.len() / 2), at(times.len().saturating_sub(1))]
+        [
+            at(0),
+            at(times.len() / 2),
+            at(times.len().saturating_sub(1)),
+        ]
     }
 
     /// The counters of all leeches together: `field` picks one.

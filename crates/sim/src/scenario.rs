@@ -120,7 +120,8 @@ impl Scenario {
         Self {
             name: name.to_owned(),
             seed: 1,
-            lengths: PieceLengths::new(u64::from(pieces) << 20, 1 << 20).expect("content of a sane length"),
+            lengths: PieceLengths::new(u64::from(pieces) << 20, 1 << 20)
+                .expect("content of a sane length"),
             machines,
             neighbours: usize::MAX,
             discovery: Duration::from_millis(50),
@@ -169,7 +170,10 @@ impl Scenario {
     pub fn bound(&self) -> Duration {
         let of = |role| self.machines.iter().filter(move |m| m.role == role);
         let f = self.length() as f64;
-        let giving = of(Role::Seed).chain(of(Role::Origin)).map(|m| m.link.up as f64).sum::<f64>();
+        let giving = of(Role::Seed)
+            .chain(of(Role::Origin))
+            .map(|m| m.link.up as f64)
+            .sum::<f64>();
         let leeches = of(Role::Leech).count() as f64;
         let slowest = of(Role::Leech).map(|m| m.link.down).min().unwrap_or(1) as f64;
         let together = giving + of(Role::Leech).map(|m| m.link.up as f64).sum::<f64>();

@@ -38,12 +38,29 @@ enum Event {
     Join(Node),
     Leave(Node),
     Connect(Node, Node),
-    Closed { at: Node, peer: Node },
-    Message { from: Node, to: Node, message: Message },
+    Closed {
+        at: Node,
+        peer: Node,
+    },
+    Message {
+        from: Node,
+        to: Node,
+        message: Message,
+    },
     Timer(Node),
     Verified(Node, PieceIndex),
-    FetchArrives { from: Node, to: Node, fetch: FetchId, first: u32, count: u32 },
-    FetchFails { origin: Node, to: Node, fetch: FetchId },
+    FetchArrives {
+        from: Node,
+        to: Node,
+        fetch: FetchId,
+        first: u32,
+        count: u32,
+    },
+    FetchFails {
+        origin: Node,
+        to: Node,
+        fetch: FetchId,
+    },
     Network(Cell),
 }
 
@@ -83,6 +100,7 @@ struct World<'a> {
     waiting: usize,
     last: Nanos,
     first_copy: Option<Nanos>,
+    timeline: Vec<[u64; 3]>,
     banned: BTreeSet<Node>,
 }
 
@@ -116,8 +134,15 @@ impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let base = Instant::now();
         let total = u64::from(scenario.lengths.piece_count())
-            * scenario.machines.iter().filter(|m| m.role == Role::Leech).count() as u64;
-        #[expect(clippy::cast_possible_truncation, reason = "a share of a number of pieces")]
+            * scenario
+                .machines
+                .iter()
+                .filter(|m| m.role == Role::Leech)
+                .count() as u64;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a share of a number of pieces"
+        )]
         let at = |share: f64| (share * total as f64) as u64;
         let mut world = Self {
             scenario,
@@ -129,11 +154,20 @@ impl<'a> World<'a> {
             machines: Vec::new(),
             random: scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             trace: 0,
-            changes: scenario.changes.iter().map(|(share, change)| (at(*share), *change)).collect(),
+            changes: scenario
+                .changes
+                .iter()
+                .map(|(share, change)| (at(*share), *change))
+                .collect(),
             progress: 0,
-            waiting: scenario.machines.iter().filter(|m| m.role == Role::Leech).count(),
+            waiting: scenario
+                .machines
+                .iter()
+                .filter(|m| m.role == Role::Leech)
+                .count(),
             last: 0,
             first_copy: None,
+            timeline: Vec::new(),
             banned: BTreeSet::new(),
         };
         for (node, machine) in scenario.machines.iter().enumerate() {
@@ -149,9 +183,16 @@ impl<'a> World<'a> {
     fn fail(&self, what: &str) -> ! {
         let waiting: Vec<String> = (0..self.machines.len())
             .filter_map(|n| {
-                let swarm = self.machines[n].swarm.as_ref().filter(|s| !s.is_complete())?;
+                let swarm = self.machines[n]
+                    .swarm
+                    .as_ref()
+                    .filter(|s| !s.is_complete())?;
                 let why = swarm.waiting(self.time());
-                Some(format!("{n}: {:?}, {why:?}, {:?}", swarm.have(), swarm.explain(self.time())))
+                Some(format!(
+                    "{n}: {:?}, {why:?}, {:?}",
+                    swarm.have(),
+                    swarm.explain(self.time())
+                ))
             })
             .take(2)
             .collect();
@@ -170,7 +211,8 @@ impl<'a> World<'a> {
 
     fn push(&mut self, at: Nanos, event: Event) {
         self.made += 1;
-        self.due.push(Reverse(Due(at.max(self.now), self.made, event)));
+        self.due
+            .push(Reverse(Due(at.max(self.now), self.made, event)));
     }
 
     fn random(&mut self) -> u64 {
@@ -195,7 +237,13 @@ impl<'a> World<'a> {
             Event::Message { from, to, message } => self.message(from, to, message),
             Event::Timer(node) => self.timer(node),
             Event::Verified(node, piece) => self.verified(node, piece),
-            Event::FetchArrives { from, to, fetch, first, count } => self.fetch_arrives(from, to, fetch, first, count),
+            Event::FetchArrives {
+                from,
+                to,
+                fetch,
+                first,
+                count,
+            } => self.fetch_arrives(from, to, fetch, first, count),
             Event::FetchFails { origin, to, fetch } => self.fetch_fails(origin, to, fetch),
             Event::Network(cell) => self.cell(cell),
         }
@@ -217,7 +265,12 @@ impl<'a> World<'a> {
                 qos_bps: self.scenario.qos_bps,
                 ..SwarmConfig::new(id, self.random())
             };
-            let swarm = Swarm::new(self.scenario.lengths, self.scenario.have(spec.role), config, self.time());
+            let swarm = Swarm::new(
+                self.scenario.lengths,
+                self.scenario.have(spec.role),
+                config,
+                self.time(),
+            );
             self.machines[node].id = Some(id);
             self.machines[node].swarm = Some(swarm);
         }
@@ -265,9 +318,15 @@ impl<'a> World<'a> {
             }
             let origin = self.machines[peer].role == Role::Origin;
             let info = SourceInfo {
-                kind: if origin { SourceKind::Origin } else { SourceKind::LanPeer },
+                kind: if origin {
+                    SourceKind::Origin
+                } else {
+                    SourceKind::LanPeer
+                },
                 peer_id: self.machines[peer].id,
-                extended: !origin && self.scenario.machines[peer].extended && self.scenario.machines[at].extended,
+                extended: !origin
+                    && self.scenario.machines[peer].extended
+                    && self.scenario.machines[at].extended,
             };
             self.machines[at].links.insert(peer, Outgoing::default());
             let now = self.time();
@@ -278,14 +337,18 @@ impl<'a> World<'a> {
     }
 
     fn swarm(&mut self, node: Node) -> &mut Swarm {
-        self.machines[node].swarm.as_mut().expect("only machines with a swarm")
+        self.machines[node]
+            .swarm
+            .as_mut()
+            .expect("only machines with a swarm")
     }
 
     fn leave(&mut self, node: Node) {
         if !std::mem::take(&mut self.machines[node].alive) {
             return;
         }
-        let unfinished = self.machines[node].role == Role::Leech && self.machines[node].done.is_none();
+        let unfinished =
+            self.machines[node].role == Role::Leech && self.machines[node].done.is_none();
         self.waiting -= usize::from(unfinished);
         for flow in self.network.flows_of(node) {
             if let Some(f) = self.network.stop(flow)
@@ -294,7 +357,14 @@ impl<'a> World<'a> {
             {
                 self.machines[f.to].fetches.remove(&fetch.0);
                 let at = self.now + self.network.latency(node, f.to);
-                self.push(at, Event::FetchFails { origin: node, to: f.to, fetch });
+                self.push(
+                    at,
+                    Event::FetchFails {
+                        origin: node,
+                        to: f.to,
+                        fetch,
+                    },
+                );
             }
         }
         let origin = self.machines[node].role == Role::Origin;
@@ -302,7 +372,13 @@ impl<'a> World<'a> {
             // An HTTP source stays known when it is down.
             if !origin {
                 let at = self.now + self.network.latency(node, peer);
-                self.push(at, Event::Closed { at: peer, peer: node });
+                self.push(
+                    at,
+                    Event::Closed {
+                        at: peer,
+                        peer: node,
+                    },
+                );
             }
         }
         self.machines[node].swarm = None;
@@ -322,7 +398,11 @@ impl<'a> World<'a> {
     /// Both ends of a connection close it.
     fn cut(&mut self, a: Node, b: Node) {
         for flow in self.network.flows_of(a) {
-            if self.network.flow(flow).is_some_and(|f| f.from == b || f.to == b) {
+            if self
+                .network
+                .flow(flow)
+                .is_some_and(|f| f.from == b || f.to == b)
+            {
                 self.network.stop(flow);
             }
         }
@@ -420,20 +500,33 @@ impl<'a> World<'a> {
         if !self.machines[from].alive {
             self.machines[to].fetches.remove(&fetch.0);
             let at = self.now + self.network.latency(from, to);
-            self.push(at, Event::FetchFails { origin: from, to, fetch });
+            self.push(
+                at,
+                Event::FetchFails {
+                    origin: from,
+                    to,
+                    fetch,
+                },
+            );
             return;
         }
         let lengths = self.scenario.lengths;
-        let pieces = (first..first + count).map(|p| lengths.piece(p).expect("asked for real pieces"));
-        let blocks: std::collections::VecDeque<Block> = pieces.flat_map(|p| lengths.blocks(p)).collect();
+        let pieces =
+            (first..first + count).map(|p| lengths.piece(p).expect("asked for real pieces"));
+        let blocks: std::collections::VecDeque<Block> =
+            pieces.flat_map(|p| lengths.blocks(p)).collect();
         let bytes = blocks.iter().map(|b| u64::from(b.len())).sum();
-        let flow = self.network.start(from, to, Load::Fetch(fetch, blocks), bytes, self.now);
+        let flow = self
+            .network
+            .start(from, to, Load::Fetch(fetch, blocks), bytes, self.now);
         self.machines[to].fetches.insert(fetch.0, Some(flow));
     }
 
     fn fetch_fails(&mut self, origin: Node, to: Node, fetch: FetchId) {
         let now = self.time();
-        let end = FetchEnd::Failed { retry_at: Some(now + RETRY) };
+        let end = FetchEnd::Failed {
+            retry_at: Some(now + RETRY),
+        };
         if let Some(swarm) = &mut self.machines[to].swarm {
             swarm.handle_fetch_ended(source(origin), fetch, end, now);
             self.after(to);
@@ -448,7 +541,9 @@ impl<'a> World<'a> {
         let leeches = (0..self.machines.len()).filter(|n| self.machines[*n].role == Role::Leech);
         let leeches = leeches.map(|machine| MachineOutcome {
             machine,
-            took: self.machines[machine].done.map(|at| Duration::from_nanos(at) - self.scenario.machines[machine].joins),
+            took: self.machines[machine]
+                .done
+                .map(|at| Duration::from_nanos(at) - self.scenario.machines[machine].joins),
             stats: self.machines[machine].stats,
         });
         Outcome {
@@ -460,6 +555,7 @@ impl<'a> World<'a> {
             seed_copies: sent(Role::Seed),
             origin_copies: sent(Role::Origin),
             seed_first_copy: self.first_copy.map(Duration::from_nanos),
+            timeline: self.timeline.clone(),
             banned: self.banned.iter().copied().collect(),
             trace: self.trace,
             events,
@@ -467,7 +563,9 @@ impl<'a> World<'a> {
     }
 
     fn note(&mut self, node: Node, command: &dosvc_scheduler::Command) {
-        self.trace = (self.trace ^ digest(self.now, node, command)).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
+        self.trace = (self.trace ^ digest(self.now, node, command))
+            .wrapping_mul(0x0100_0000_01b3)
+            .rotate_left(17);
     }
 }
 

@@ -173,6 +173,13 @@ impl Content {
         Some(piece)
     }
 
+    /// The pieces that are had but were not hashed in this process's life (or before the file was changed): what
+    /// [`Self::check_piece`] is due for before the whole content can be vouched for.
+    pub fn unchecked(&self) -> Vec<PieceIndex> {
+        let state = self.inner.state();
+        state.have.ones().filter(|p| !state.checked.has(*p)).collect()
+    }
+
     /// Finds pieces again that were written but not claimed when the process was killed: hashes, on several threads,
     /// every missing piece where the file has data. Reads no more than the missing pieces' bytes; downloading may go
     /// on meanwhile. `progress` gets the bytes hashed so far.

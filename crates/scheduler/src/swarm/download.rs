@@ -92,7 +92,7 @@ impl Swarm {
         s.asked.push(Asked {
             block,
             at: now,
-            begun: false,
+            begun: None,
         });
         s.note_busy(now);
         self.stats.requests += 1;

@@ -4,13 +4,13 @@
 //! ranked by rendezvous hashing; each machine fetches first where it ranks first, then where it ranks second, and
 //! leaves alone what a neighbour has or is fetching. N machines that start at once so take about one copy in all.
 
-use super::Swarm;
+use super::{Swarm, steal::time_left};
 use crate::{
     Command, FetchId, SourceId, SourceKind,
     meter::Meter,
     pieces::Giver,
     rng::rendezvous,
-    source::{Run, Source},
+    source::{Asked, Run, Source},
 };
 use dosvc_content::{Block, PieceIndex};
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 /// Peers at this share of HTTP's rate are as good as HTTP.
 const GOOD_ENOUGH: f64 = 0.9;
+/// A piece that a peer holds is fetched over HTTP only when that saves more than this.
+const RESCUE_MARGIN: Duration = Duration::from_millis(250);
 /// Pieces that nobody has, looked at for one choice.
 const LOOK_MAX: usize = 2048;
 
@@ -259,24 +261,27 @@ impl Swarm {
     /// Nothing is left to ask for, but a slow peer holds a piece that HTTP would bring much sooner.
     fn rescue(&mut self, id: SourceId, now: Instant) -> Option<(PieceIndex, u32)> {
         let http = self.sources.get(&id)?;
-        let slow = self
-            .sources
-            .values()
-            .filter(|s| s.is_peer())
-            .flat_map(|s| s.asked.iter().enumerate().map(move |a| (s, a)));
-        let worth = |s: &Source, at: usize, block: Block| {
-            let length = self.pieces.lengths().len(block.piece());
+        let worth = |s: &Source, at: usize, asked: &Asked| {
+            let length = self.pieces.lengths().len(asked.block.piece());
             let ours = http.expected(1, length)?;
-            let waited = s
-                .busy_since
-                .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-            let theirs = s.expected(at + 1, block.len()).unwrap_or(waited);
-            let alone = self.pieces.givers(block).len() == 1;
-            (alone && theirs > ours * 2).then_some(theirs)
+            let begun = asked.begun.is_some() || (at == 0 && s.partial > 0);
+            let waited = now.saturating_duration_since(asked.at);
+            let theirs = if begun {
+                time_left(s, asked, now)
+            } else {
+                s.expected(at + 1, asked.block.len()).unwrap_or(waited)
+            };
+            let alone = self.pieces.givers(asked.block).len() == 1;
+            (alone && theirs > ours * 2 + RESCUE_MARGIN).then_some((theirs, asked.block, begun))
         };
-        let best = slow
-            .filter_map(|(s, (at, a))| Some((worth(s, at, a.block)?, a.block, a.begun || at == 0)));
-        let (_, block, begun) = best.max_by_key(|(gain, ..)| *gain)?;
+        let peers = self.sources.values().filter(|s| s.is_peer());
+        let slow = peers.flat_map(|s| {
+            s.asked
+                .iter()
+                .enumerate()
+                .filter_map(move |(at, a)| worth(s, at, a))
+        });
+        let (_, block, begun) = slow.max_by_key(|(gain, ..)| *gain)?;
         let giver = *self.pieces.givers(block).first()?;
         if begun {
             self.stats.doubled += 1;

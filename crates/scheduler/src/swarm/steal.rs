@@ -5,7 +5,7 @@ use crate::{
     SourceId,
     pieces::Giver,
     rng::{mix, rendezvous},
-    source::Source,
+    source::{Asked, Source},
 };
 use dosvc_content::{Block, PieceIndex};
 use std::time::{Duration, Instant};
@@ -38,10 +38,14 @@ impl Swarm {
         {
             let own = s.asked.iter().enumerate();
             let loot = own.filter_map(|(at, asked)| {
-                let begun = asked.begun || (at == 0 && s.partial > 0);
-                self.loot(t, s, Giver::Peer(id), asked.block, begun, at + 1, now)
+                let arriving = asked.begun.is_some() || (at == 0 && s.partial > 0);
+                if arriving {
+                    self.double(t, s, id, asked, now)
+                } else {
+                    self.loot(t, s, Giver::Peer(id), asked.block, at + 1)
+                }
             });
-            let tail = self.run_tail(t, s, id, now);
+            let tail = self.run_tail(t, s, id);
             for loot in loot.chain(tail) {
                 let better =
                     |b: &Loot| (loot.double, b.gain, loot.copies) < (b.double, loot.gain, b.copies);
@@ -87,51 +91,107 @@ impl Swarm {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the two sources and the request between them"
-    )]
+    /// The block comes although it was withdrawn: the Cancel crossed its first byte. Whoever has it now need not send
+    /// it any more, unless it has begun there too.
+    pub(super) fn take_back(&mut self, id: SourceId, block: Block, now: Instant) {
+        let &[other] = self.pieces.givers(block) else {
+            return;
+        };
+        let begun = |s: &Source| {
+            s.asked
+                .iter()
+                .any(|a| a.block == block && a.begun.is_some())
+        };
+        let peer = self.sources.get(&other.source()).filter(|s| s.is_peer());
+        if self.is_bound(block.piece()) || peer.is_none_or(begun) {
+            return;
+        }
+        self.withdraw(other, block, now);
+        if self.pieces.missing().has(block.piece()) {
+            self.want(block.piece(), id);
+        }
+        let s = self.sources.get_mut(&id).expect("it is sending");
+        s.withdrawn.retain(|b| *b != block);
+        s.asked.push(Asked {
+            block,
+            at: now,
+            begun: Some(now),
+        });
+        s.partial = 0;
+        s.note_busy(now);
+        self.pieces.ask(block, Giver::Peer(id));
+    }
+
+    /// Whether the block may go from one source to the other at all.
+    fn may_move(&self, t: &Source, block: Block) -> bool {
+        let piece = block.piece();
+        // What was taken from a source does not come back to it, or two of them could play ball with it.
+        t.has.has(piece)
+            && !t.withdrawn.contains(&block)
+            && self.pieces.givers(block).len() == 1
+            && !self.is_bound(piece)
+    }
+
+    /// A block that waits at `s` behind others (`ahead` blocks with its own).
     fn loot(
         &self,
         t: &Source,
         s: &Source,
         from: Giver,
         block: Block,
-        begun: bool,
         ahead: usize,
-        now: Instant,
     ) -> Option<Loot> {
-        let piece = block.piece();
-        if !t.has.has(piece) || self.pieces.givers(block).len() != 1 || self.is_bound(piece) {
+        if !self.may_move(t, block) {
             return None;
         }
-        let loot = |double, gain| Loot {
+        let loot = |gain| Loot {
             block,
             from,
-            double,
+            double: false,
             gain,
-            copies: self.picker.copies(piece),
+            copies: self.picker.copies(block.piece()),
         };
         let mine = t.expected(1, block.len());
         let theirs = s.expected(ahead, block.len());
         let (Some(mine), Some(theirs)) = (mine, theirs) else {
-            // One of them was never measured: share the work by a rule that does not swing back and forth.
-            return (!begun && self.prefers(t, s, piece)).then(|| loot(false, Duration::ZERO));
+            // One of them was never measured.
+            return self
+                .prefers(t, s, block.piece())
+                .then(|| loot(Duration::ZERO));
         };
-        if begun {
-            let left = theirs.saturating_sub(self.begun_for(s, now));
-            let worth = left > mine * 2 + DOUBLE_MARGIN;
-            return worth.then(|| loot(true, left - mine));
-        }
         if theirs > mine * 2 {
-            return Some(loot(false, theirs - mine));
+            return Some(loot(theirs - mine));
         }
-        let fair = mine <= theirs * 2 && self.prefers(t, s, piece);
-        fair.then(|| loot(false, Duration::ZERO))
+        let fair = mine <= theirs * 2 && self.prefers(t, s, block.piece());
+        fair.then(|| loot(Duration::ZERO))
+    }
+
+    /// A block that is arriving from `s` so slowly that a second copy would be here well before.
+    fn double(
+        &self,
+        t: &Source,
+        s: &Source,
+        id: SourceId,
+        asked: &Asked,
+        now: Instant,
+    ) -> Option<Loot> {
+        let block = asked.block;
+        if !self.may_move(t, block) {
+            return None;
+        }
+        let mine = t.expected(1, block.len())?;
+        let left = time_left(s, asked, now);
+        (left > mine * 2 + DOUBLE_MARGIN).then(|| Loot {
+            block,
+            from: Giver::Peer(id),
+            double: true,
+            gain: left - mine,
+            copies: self.picker.copies(block.piece()),
+        })
     }
 
     /// The last piece of an HTTP run, when the run will take long to get there.
-    fn run_tail(&self, t: &Source, s: &Source, id: SourceId, now: Instant) -> Option<Loot> {
+    fn run_tail(&self, t: &Source, s: &Source, id: SourceId) -> Option<Loot> {
         let longest = s
             .runs
             .iter()
@@ -140,27 +200,7 @@ impl Swarm {
         let piece = self.pieces.index(longest.end - 1);
         let block = self.pieces.lengths().blocks(piece).next()?;
         let ahead = (longest.end - longest.next) as usize * s.runs.len();
-        self.loot(
-            t,
-            s,
-            Giver::Http(id, longest.fetch),
-            block,
-            false,
-            ahead,
-            now,
-        )
-    }
-
-    /// How long the block that the source is sending has been arriving.
-    fn begun_for(&self, s: &Source, now: Instant) -> Duration {
-        let length = self.pieces.lengths().piece_size();
-        let part = u32::try_from(s.partial).unwrap_or(u32::MAX).min(length);
-        let silent = s
-            .last_progress
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        s.expected(1, part)
-            .unwrap_or_default()
-            .saturating_sub(silent)
+        self.loot(t, s, Giver::Http(id, longest.fetch), block, ahead)
     }
 
     fn is_bound(&self, piece: PieceIndex) -> bool {
@@ -176,4 +216,13 @@ impl Swarm {
         let weight = |key: u64| rendezvous(mix(key ^ self.self_key), piece.get());
         s.is_peer() && weight(t.key) > weight(s.key)
     }
+}
+
+/// How long an arriving block will still take, by the rate at which it came so far.
+pub(super) fn time_left(s: &Source, asked: &Asked, now: Instant) -> Duration {
+    let since = asked.begun.or(s.last_progress).unwrap_or(asked.at);
+    let passed = now.saturating_duration_since(since);
+    let length = u64::from(asked.block.len());
+    let here = s.partial.clamp(1, length);
+    passed.mul_f64((length - here) as f64 / here as f64)
 }

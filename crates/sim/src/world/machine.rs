@@ -9,6 +9,9 @@ use dosvc_content::{Block, PeerId};
 use dosvc_scheduler::{BlockUse, Command, FetchEnd, FetchId, Stats, Swarm};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Length of one slot of the timeline.
+const TIMELINE_STEP: Nanos = 250_000_000;
+
 /// One direction of a connection: in order, a block holds up what comes after it.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
@@ -59,7 +62,8 @@ impl Machine {
     /// A block that waits behind others on its connection need not be sent.
     pub(super) fn cancel(&mut self, to: Node, block: Block) {
         if let Some(link) = self.links.get_mut(&to) {
-            link.items.retain(|i| !matches!(i, Item::Block(b) if *b == block));
+            link.items
+                .retain(|i| !matches!(i, Item::Block(b) if *b == block));
         }
     }
 }
@@ -67,7 +71,11 @@ impl Machine {
 impl World<'_> {
     /// Carries out what the machine's swarm decided and sets its timer.
     pub(super) fn after(&mut self, at: Node) {
-        while let Some(command) = self.machines[at].swarm.as_mut().and_then(Swarm::poll_command) {
+        while let Some(command) = self.machines[at]
+            .swarm
+            .as_mut()
+            .and_then(Swarm::poll_command)
+        {
             self.note(at, &command);
             self.carry_out(at, command);
         }
@@ -77,7 +85,9 @@ impl World<'_> {
         };
         let due = swarm.poll_timeout().map(|t| {
             let since = t.saturating_duration_since(base);
-            u64::try_from(since.as_nanos()).expect("runs are short").max(self.now + 1)
+            u64::try_from(since.as_nanos())
+                .expect("runs are short")
+                .max(self.now + 1)
         });
         if let Some(due) = due
             && self.machines[at].timer.is_none_or(|set| due < set)
@@ -89,20 +99,40 @@ impl World<'_> {
 
     fn carry_out(&mut self, at: Node, command: Command) {
         match command {
-            Command::Interested { source, interested } => self.send(at, source, Message::Interested(interested)),
+            Command::Interested { source, interested } => {
+                self.send(at, source, Message::Interested(interested))
+            }
             Command::Choke { source } => self.send(at, source, Message::Choke),
             Command::Unchoke { source } => self.send(at, source, Message::Unchoke),
             Command::Request { source, block } => self.send(at, source, Message::Request(block)),
             Command::Cancel { source, block } => self.send(at, source, Message::Cancel(block)),
-            Command::ShowBitfield { source, pieces } => self.send(at, source, Message::Bitfield(pieces)),
+            Command::ShowBitfield { source, pieces } => {
+                self.send(at, source, Message::Bitfield(pieces))
+            }
             Command::ShowHave { source, piece } => self.send(at, source, Message::Have(piece)),
-            Command::TellFetching { source, add, drop } => self.send(at, source, Message::Fetching(add, drop)),
+            Command::TellFetching { source, add, drop } => {
+                self.send(at, source, Message::Fetching(add, drop))
+            }
             Command::Serve { source, block } => self.serve(at, node(source), block),
-            Command::Fetch { source, fetch, first, count } => {
+            Command::Fetch {
+                source,
+                fetch,
+                first,
+                count,
+            } => {
                 self.machines[at].fetches.insert(fetch.0, None);
                 let (from, first) = (node(source), first.get());
                 let arrives = self.now + self.network.latency(at, from);
-                self.push(arrives, Event::FetchArrives { from, to: at, fetch, first, count });
+                self.push(
+                    arrives,
+                    Event::FetchArrives {
+                        from,
+                        to: at,
+                        fetch,
+                        first,
+                        count,
+                    },
+                );
             }
             Command::CancelFetch { fetch, .. } => {
                 if let Some(Some(flow)) = self.machines[at].fetches.remove(&fetch.0) {
@@ -127,8 +157,15 @@ impl World<'_> {
 
     fn serve(&mut self, from: Node, to: Node, block: Block) {
         let machine = &mut self.machines[from];
-        let held = machine.swarm.as_ref().is_some_and(|s| s.have().has(block.piece()));
-        assert!(held, "seed {}: {from} serves {block:?} unverified", self.scenario.seed);
+        let held = machine
+            .swarm
+            .as_ref()
+            .is_some_and(|s| s.have().has(block.piece()));
+        assert!(
+            held,
+            "seed {}: {from} serves {block:?} unverified",
+            self.scenario.seed
+        );
         if machine.role == Role::Silent {
             machine.silenced = true;
         }
@@ -160,7 +197,9 @@ impl World<'_> {
                 }
                 Some(Item::Block(block)) => {
                     let bytes = u64::from(block.len());
-                    let flow = self.network.start(from, to, Load::Block(block), bytes, self.now);
+                    let flow = self
+                        .network
+                        .start(from, to, Load::Block(block), bytes, self.now);
                     if let Some(link) = self.machines[from].links.get_mut(&to) {
                         link.sending = Some(flow);
                     }
@@ -171,10 +210,16 @@ impl World<'_> {
 
     pub(super) fn cell(&mut self, cell: Cell) {
         match cell {
-            Cell::Sent { flow, from, to, bytes } => {
+            Cell::Sent {
+                flow,
+                from,
+                to,
+                bytes,
+            } => {
                 if self.network.sent_cell(flow, from, to, bytes, self.now) {
                     self.flow_sent(flow, from, to);
                 }
+                self.note_sent(from, bytes);
                 let copy = self.scenario.length();
                 if self.machines[from].role == Role::Seed && self.network.sent(from) >= copy {
                     self.first_copy.get_or_insert(self.now);
@@ -187,6 +232,19 @@ impl World<'_> {
             }
             Cell::Acked { flow } => self.network.acked(flow, self.now),
         }
+    }
+
+    fn note_sent(&mut self, from: Node, bytes: u32) {
+        let slot = usize::try_from(self.now / TIMELINE_STEP).expect("runs are short");
+        if self.timeline.len() <= slot {
+            self.timeline.resize(slot + 1, [0; 3]);
+        }
+        let role = match self.machines[from].role {
+            Role::Seed | Role::Silent | Role::Corrupt => 0,
+            Role::Origin => 1,
+            Role::Leech => 2,
+        };
+        self.timeline[slot][role] += u64::from(bytes);
     }
 
     /// The last cell of a transfer has left: a block is served.
@@ -247,7 +305,15 @@ impl World<'_> {
         self.after(to);
     }
 
-    fn hand_in(&mut self, from: Node, to: Node, block: Block, bytes: u32, begins: bool, whole: bool) {
+    fn hand_in(
+        &mut self,
+        from: Node,
+        to: Node,
+        block: Block,
+        bytes: u32,
+        begins: bool,
+        whole: bool,
+    ) {
         let now = self.time();
         let corrupt = self.machines[from].role == Role::Corrupt;
         let Some(swarm) = &mut self.machines[to].swarm else {
@@ -267,7 +333,11 @@ impl World<'_> {
         if corrupt {
             machine.tainted.insert(block.piece().get());
         }
-        if machine.swarm.as_ref().is_some_and(|s| s.is_checking(block.piece())) {
+        if machine
+            .swarm
+            .as_ref()
+            .is_some_and(|s| s.is_checking(block.piece()))
+        {
             self.push(self.now + VERIFY, Event::Verified(to, block.piece()));
         }
     }
@@ -290,16 +360,26 @@ pub(super) fn digest(now: Nanos, at: Node, command: &Command) -> u64 {
         Command::Unchoke { source } => (3, source, 0),
         Command::Request { source, block } => (4, source, of(block)),
         Command::Cancel { source, block } => (5, source, of(block)),
-        Command::Fetch { source, first, count, .. } => (6, source, u64::from(first.get()) << 32 | u64::from(*count)),
+        Command::Fetch {
+            source,
+            first,
+            count,
+            ..
+        } => (6, source, u64::from(first.get()) << 32 | u64::from(*count)),
         Command::CancelFetch { source, fetch } => (7, source, fetch.0),
         Command::ShowBitfield { source, pieces } => (8, source, u64::from(pieces.count())),
         Command::ShowHave { source, piece } => (9, source, u64::from(piece.get())),
-        Command::TellFetching { source, add, drop } => (10, source, (add.len() as u64) << 32 | drop.len() as u64),
+        Command::TellFetching { source, add, drop } => {
+            (10, source, (add.len() as u64) << 32 | drop.len() as u64)
+        }
         Command::Serve { source, block } => (11, source, of(block)),
         Command::Ban { source, .. } => (12, source, 0),
         Command::Disconnect { source, .. } => (13, source, 0),
     };
     let words = [now, at as u64, kind, u64::from(source.0), what];
-    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29))
+    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(29)
+    })
 }
-

@@ -55,7 +55,9 @@ impl<W: WriteHalf> Writer<'_, W> {
             self.driver.write_wake.notified().await;
             return Ok(());
         }
-        self.write_messages(answer.is_some()).await?;
+        // A header must not be kept back while its block waits for the rate limit.
+        let more = answer.is_some() && self.driver.params.up.is_unlimited();
+        self.write_messages(more).await?;
         let Some((block, body)) = answer else {
             return Ok(());
         };
