@@ -276,7 +276,14 @@ pub(crate) struct ModeArgs {
 
 /// Show the settings in force (Get-DOConfig): those of the daemon or, when none runs, of the files here.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dosvc config --verbose
+  dosvc config --sample > dosvc.toml        every key with what it does, what is allowed and its default")]
 pub(crate) struct ConfigArgs {
+    /// Print a configuration file to start from instead: every key, explained.
+    #[arg(long, conflicts_with_all = ["verbose", "json"])]
+    pub(crate) sample: bool,
     /// All of them, with what provided each: default, file and line, environment.
     #[arg(short, long)]
     pub(crate) verbose: bool,

@@ -54,8 +54,6 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<CacheEntry, JobError>> + Send;
     /// Takes a new configuration over; answers with what needs a restart to take effect.
     fn reconfigure(&self, config: &Config) -> impl Future<Output = Vec<String>> + Send;
-    /// Drains: no new work, data made durable, connections closed.
-    fn shutdown(&self) -> impl Future<Output = ()> + Send;
     /// The engine as a whole.
     fn status(&self) -> EngineStatus;
     /// Every peer of every content.
@@ -149,10 +147,6 @@ impl Local for Engine {
 
     async fn reconfigure(&self, config: &Config) -> Vec<String> {
         Self::reconfigure(self, engine_config(config)).await
-    }
-
-    async fn shutdown(&self) {
-        Self::shutdown(self).await;
     }
 
     fn status(&self) -> EngineStatus {

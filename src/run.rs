@@ -10,7 +10,7 @@ use crate::{
     config::{Change, Changes, Config},
     control::Control,
     load_config,
-    local::{self, Engine, Local as _},
+    local::{self, Engine},
     show,
 };
 use anyhow::Context as _;
@@ -186,14 +186,17 @@ async fn reload(global: &Global, control: &Control<Engine>) {
         Ok(config) => {
             log::set_level(&config.daemon);
             warn(&config);
-            let Changes { live, restart } = control.reload(config).await;
+            let changes = control.reload(config).await;
+            if changes.is_empty() {
+                tracing::info!("configuration reloaded: nothing has changed");
+            }
+            let Changes { live, restart } = changes;
             for Change { key, from, to } in live {
                 tracing::info!(key, from, to, "changed");
             }
             for Change { key, from, to } in restart {
                 tracing::warn!(key, from, to, "changed, takes effect after a restart");
             }
-            tracing::info!("configuration reloaded");
         }
         Err(error) => {
             for line in format!("{error:#}").lines() {

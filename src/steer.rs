@@ -4,7 +4,7 @@ use crate::{
     cli::{CacheAction, CacheArgs, ConfigArgs, Global, JobArgs, ModeArgs},
     client,
     client::{Client, ClientError},
-    load_config,
+    config, load_config,
     settings::{self, Setting},
     show,
 };
@@ -149,7 +149,14 @@ pub(crate) async fn mode(global: &Global, args: ModeArgs) -> anyhow::Result<()> 
 
 /// `config [--verbose]`
 pub(crate) async fn config(global: &Global, args: ConfigArgs) -> anyhow::Result<()> {
-    let ConfigArgs { verbose, json } = args;
+    let ConfigArgs {
+        sample,
+        verbose,
+        json,
+    } = args;
+    if sample {
+        return Ok(show::line(config::sample_file().trim_end())?);
+    }
     let settings = match client(global)?.settings().await {
         Ok(settings) => settings,
         Err(ClientError::NoDaemon(_)) if global.socket.is_none() => {

@@ -278,8 +278,6 @@ impl Local for Engine {
         vec!["daemon.listen".into()]
     }
 
-    async fn shutdown(&self) {}
-
     fn status(&self) -> EngineStatus {
         let state = self.state();
         EngineStatus {
