@@ -397,7 +397,7 @@ impl Outcome {
                 "peer",
                 "from peers",
                 "from origin",
-                "from peers",
+                "peers' share",
                 "rate",
                 "verified",
             ],
@@ -429,7 +429,8 @@ impl Outcome {
             if self.verified { "yes" } else { "NO" }.to_owned(),
         ]);
         format!(
-            "{table}\n{} peers have {} each after {}; the origin sent {:.2} copies where plain downloads would have taken {}",
+            "{}\n{} peers have {} each after {}; the origin sent {:.2} copies where plain downloads would have taken {}",
+            table.trim_fmt(),
             self.peers.len(),
             format_bytes(self.file_size),
             show::duration(Duration::from_millis(self.duration_ms)),

@@ -245,7 +245,7 @@ fn peers_text(peers: &[PeerRecord]) -> String {
             show::rate(peer.upload_rate_bytes),
         ]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 #[cfg(test)]

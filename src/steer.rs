@@ -102,7 +102,12 @@ fn cache_text(entries: &[CacheEntry]) -> String {
         ]);
     }
     let bytes: u64 = entries.iter().map(|entry| entry.file_size_in_cache).sum();
-    format!("{table}\n{} files, {}", entries.len(), format_bytes(bytes))
+    format!(
+        "{}\n{} files, {}",
+        table.trim_fmt(),
+        entries.len(),
+        format_bytes(bytes)
+    )
 }
 
 /// `in 2 d 4 h`
@@ -186,11 +191,14 @@ fn settings_text(settings: &[Setting], verbose: bool) -> String {
         }
     }
     if verbose {
-        table.to_string()
+        table.trim_fmt()
     } else if table.is_empty() {
         format!("all {defaults} settings have their defaults; --verbose shows them")
     } else {
-        format!("{table}\n{defaults} more have their defaults; --verbose shows them")
+        format!(
+            "{}\n{defaults} more have their defaults; --verbose shows them",
+            table.trim_fmt()
+        )
     }
 }
 

@@ -40,7 +40,7 @@ impl Summary {
             .map(|rate| format!(", {} on average", show::rate(rate)))
             .unwrap_or_default();
         let mut lines = vec![
-            table.to_string(),
+            table.trim_fmt(),
             format!("{} in {time}{average}", format_bytes(fetched)),
         ];
         if status.bytes_from_cache > 0 {

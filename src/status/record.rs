@@ -226,7 +226,7 @@ pub(super) fn table_text(records: &[FileRecord]) -> String {
             .chain(&record.notes);
         remarks.extend(reasons.map(|reason| format!("  {id}: {reason}")));
     }
-    let mut lines = vec![table.to_string()];
+    let mut lines = vec![table.trim_fmt()];
     lines.extend(remarks);
     lines.join("\n")
 }
