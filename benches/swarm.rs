@@ -41,7 +41,11 @@ fn content(len: usize) -> Vec<u8> {
 async fn engine(peers: Vec<SocketAddr>) -> (Engine, TempDir) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let mut policies = Policies::default();
-    for key in ["min_file_size_to_cache", "min_disk_size_allowed_to_peer", "min_ram_allowed_to_peer"] {
+    for key in [
+        "min_file_size_to_cache",
+        "min_disk_size_allowed_to_peer",
+        "min_ram_allowed_to_peer",
+    ] {
         policies
             .set(key, &RawValue::Integer(1), &Provider::Command)
             .expect("valid");
@@ -66,12 +70,18 @@ async fn spread(seed: SocketAddr, file: &PiecesHashFile, downloaders: usize) -> 
     let start = Instant::now();
     let mut watches = Vec::new();
     for (engine, _) in &nodes {
-        let request = GetRequest { hash_file_json: Some(json.clone()), ..GetRequest::default() };
+        let request = GetRequest {
+            hash_file_json: Some(json.clone()),
+            ..GetRequest::default()
+        };
         let job = engine.get(request).await.expect("accepted");
         watches.push(engine.watch(job).expect("job"));
     }
     for mut watch in watches {
-        let status = watch.wait_for(|s| s.state.is_final()).await.expect("job lives");
+        let status = watch
+            .wait_for(|s| s.state.is_final())
+            .await
+            .expect("job lives");
         assert_eq!(status.state, JobState::Complete, "{:?}", status.error);
     }
     let elapsed = start.elapsed();
