@@ -1,2 +1,153 @@
-//! The `dosvc` command.
-fn main() {}
+//! The `dosvc` command: the daemon, and what looks at it and steers it.
+
+mod api;
+mod cli;
+mod client;
+mod config;
+mod control;
+mod demo;
+mod fd;
+mod get;
+mod local;
+mod publish;
+mod run;
+mod settings;
+mod show;
+mod status;
+mod steer;
+mod verify;
+
+use clap::Parser as _;
+use cli::{Cli, Command, Global};
+use config::{Config, LoadOptions};
+use std::{io, process::ExitCode, thread::available_parallelism, time::Duration};
+use tokio::runtime::{Builder, Runtime};
+
+/// Bad usage or configuration: exit code 64 (EX_USAGE).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+impl Usage {
+    const EXIT_CODE: u8 = 64;
+}
+
+/// Ended by Ctrl-C: exit code 130, as shells have it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Interrupted(pub(crate) String);
+
+impl Interrupted {
+    pub(crate) const EXIT_CODE: u8 = 130;
+}
+
+/// The command did what it should and said what is wrong: exit code 1 without another word.
+#[derive(Debug, thiserror::Error)]
+#[error("failed")]
+pub(crate) struct SaidAlready;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                Usage::EXIT_CODE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads any more: `dosvc status | head -1`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<SaidAlready>() => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dosvc: {error:#}");
+            if error.is::<Usage>() {
+                Usage::EXIT_CODE.into()
+            } else if error.is::<Interrupted>() {
+                Interrupted::EXIT_CODE.into()
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Run(args) if args.check => run::check(&global),
+        Command::Run(args) => finish(engine_runtime()?, |runtime| {
+            runtime.block_on(run::run(global, args))
+        }),
+        Command::Get(args) => finish(engine_runtime()?, |runtime| {
+            runtime.block_on(get::run(&global, args))
+        }),
+        Command::Demo(args) => finish(engine_runtime()?, |runtime| {
+            runtime.block_on(demo::run(&global, args))
+        }),
+        Command::Publish(args) => small_runtime()?.block_on(publish::run(&global, args)),
+        Command::Verify(args) => verify::run(args),
+        Command::Status(args) => small_runtime()?.block_on(status::run(&global, args)),
+        Command::Cache(args) => small_runtime()?.block_on(steer::cache(&global, args)),
+        Command::Mode(args) => small_runtime()?.block_on(steer::mode(&global, args)),
+        Command::Config(args) => small_runtime()?.block_on(steer::config(&global, args)),
+        Command::Pause(args) => small_runtime()?.block_on(steer::job(&global, args, "pause")),
+        Command::Resume(args) => small_runtime()?.block_on(steer::job(&global, args, "resume")),
+        Command::Cancel(args) => small_runtime()?.block_on(steer::job(&global, args, "cancel")),
+    }
+}
+
+/// Runs, and does not wait for threads that hang in a read of a dead disk.
+fn finish(
+    runtime: Runtime,
+    run: impl FnOnce(&Runtime) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let done = run(&runtime);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+/// A runtime for an engine: a few workers that never block, and threads for disk and hashing that go when idle.
+fn engine_runtime() -> io::Result<Runtime> {
+    let cores = available_parallelism().map_or(2, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, 4))
+        .max_blocking_threads((4 * cores).clamp(8, 32))
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("dosvc")
+        .enable_all()
+        .build()
+}
+
+/// A runtime for one question to the daemon.
+fn small_runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// The configuration from its files and the environment.
+///
+/// # Errors
+/// [`Usage`] with every error in it, one a line.
+pub(crate) fn load_config(global: &Global) -> anyhow::Result<Config> {
+    let options = LoadOptions::from_process(global.config.clone(), Vec::new());
+    Config::load(options).map_err(|errors| Usage(errors.to_string()).into())
+}
+
+/// The daemon's client, by `--socket`, `DOSVC_SOCKET` or the configuration.
+pub(crate) fn client(global: &Global) -> anyhow::Result<client::Client> {
+    let socket = match &global.socket {
+        Some(socket) => socket.clone(),
+        None => load_config(global)?.daemon.api_socket,
+    };
+    Ok(client::Client::new(socket))
+}

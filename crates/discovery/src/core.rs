@@ -18,6 +18,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 #[derive(Debug)]
 pub(crate) struct Core {
     peer: PeerId,
+    /// Our host's name as it stands in packets.
+    host: String,
     group: Option<GroupHash>,
     mdns_port: u16,
     links: Vec<Link>,
@@ -36,6 +38,7 @@ impl Core {
     ) -> Self {
         Self {
             peer,
+            host: peer.to_string(),
             group,
             mdns_port,
             links: Vec::new(),
@@ -112,28 +115,31 @@ impl Core {
         let Some(link) = self.links.iter().find(|known| known.id == link) else {
             return Outcome::default();
         };
-        if !link.holds(from.ip()) {
-            tracing::trace!(%from, "multicast DNS packet from off the link ignored");
-            return Outcome::default();
-        }
         let budget = self
             .budgets
             .entry(link.id)
             .or_insert_with(|| Budget::new(now, PACKETS_PER_SECOND_MAX));
-        if !packet::concerns(bytes, &self.peer) || !budget.take(now) {
+        if !packet::concerns(bytes, &self.host) || !budget.take(now) {
             return Outcome::default();
+        }
+        if !link.holds(from.ip()) {
+            tracing::trace!(%from, "multicast DNS packet from off the link ignored");
+            return Outcome {
+                off_link: true,
+                ..Outcome::default()
+            };
         }
         match packet::read(bytes) {
             Ok(Some(Packet::Query(query))) => Outcome {
                 output: self.responder.handle_query(now, link.id, from, query),
-                found: false,
+                ..Outcome::default()
             },
             // RFC 6762, section 6: answers from another port are not answers.
             Ok(Some(Packet::Response(response))) if from.port() == self.mdns_port => {
                 self.responder.handle_holders(link.id, &response.holders);
                 Outcome {
-                    output: false,
                     found: self.searches.handle_response(now, link, &response),
+                    ..Outcome::default()
                 }
             }
             Ok(_) => Outcome::default(),
@@ -191,6 +197,8 @@ pub(crate) struct Outcome {
     pub(crate) output: bool,
     /// A search has found something.
     pub(crate) found: bool,
+    /// The sender does not stand on the link, or we are no longer where we were: time to look at the interfaces.
+    pub(crate) off_link: bool,
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ impl Discovery {
             )),
             wake: Notify::new(),
             found: Notify::new(),
+            doubtful: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
@@ -237,6 +238,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// A search has found something, or all is over.
     pub(crate) found: Notify,
+    /// The interfaces may not be what they were.
+    pub(crate) doubtful: AtomicBool,
     /// [`Discovery::stop`] has been called: the driver ends once all is said.
     pub(crate) stopping: AtomicBool,
     /// The driver has ended.

@@ -22,8 +22,9 @@ use tokio_util::{
 const REFRESH_SEARCHING: Duration = Duration::from_secs(30);
 /// this often while contents are held,
 const REFRESH_HOLDING: Duration = Duration::from_secs(60);
-/// and before anything is sent, if they have not been for this long.
-const REFRESH_SENDING: Duration = Duration::from_secs(5);
+/// and if they have not been for this long, before anything is sent, for an answer names addresses that are true,
+/// and when a packet has come that could not come over the link as it was known.
+const REFRESH_GAP: Duration = Duration::from_secs(1);
 /// A reader waits so long after an error before it tries again.
 const READ_RETRY: Duration = Duration::from_secs(1);
 
@@ -33,6 +34,8 @@ pub(crate) struct Driver {
     mdns_port: u16,
     open: BTreeMap<LinkId, Open>,
     refreshed: Option<Instant>,
+    /// There is no interface to work on, and that has been said.
+    alone: bool,
     tasks: TaskTracker,
     token: CancellationToken,
 }
@@ -58,6 +61,7 @@ impl Driver {
             mdns_port,
             open: BTreeMap::new(),
             refreshed: None,
+            alone: false,
             tasks,
             token,
         }
@@ -77,9 +81,6 @@ impl Driver {
                 () = self.token.cancelled() => break,
             }
         }
-        self.close();
-        self.shared.ended.store(true, Ordering::Release);
-        self.shared.found.notify_waiters();
     }
 
     /// Sends what is due; when there is something to do next.
@@ -100,7 +101,8 @@ impl Driver {
             REFRESH_HOLDING
         };
         let sending = timeout.is_some_and(|at| at <= now);
-        if age.is_none_or(|age| age >= interval || (sending && age >= REFRESH_SENDING)) {
+        let wanted = self.shared.doubtful.swap(false, Ordering::AcqRel) || sending;
+        if age.is_none_or(|age| age >= interval || (wanted && age >= REFRESH_GAP)) {
             self.refresh(now);
         }
         if sending {
@@ -139,11 +141,23 @@ impl Driver {
             .retain(|id, _| links.iter().any(|link| link.id == *id));
         for link in links {
             match self.open.get_mut(&link.id) {
-                Some(open) if open.link.interface.name == link.interface.name => open.link = link,
+                // The rest of a link may change without its socket.
+                Some(open)
+                    if open.link.interface.name == link.interface.name
+                        && (link.id.v6 || open.link.own_v4() == link.own_v4()) =>
+                {
+                    open.link = link;
+                }
                 _ => self.open_link(link),
             }
         }
-        let links = self.open.values().map(|open| open.link.clone()).collect();
+        let links: Vec<Link> = self.open.values().map(|open| open.link.clone()).collect();
+        if links.is_empty() && !self.alone {
+            tracing::warn!(
+                "no interface for multicast DNS: peers on the link are not found until there is one"
+            );
+        }
+        self.alone = links.is_empty();
         self.shared.core().set_links(now, links);
     }
 
@@ -208,6 +222,14 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    /// However the driver ends, nobody waits for answers any more.
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.found.notify_waiters();
+    }
+}
+
 /// Hands every packet of a socket to the core.
 async fn read(shared: Arc<Shared>, link: LinkId, socket: Arc<UdpSocket>) {
     // One byte more than allowed, so that a longer packet is seen to be longer.
@@ -224,7 +246,10 @@ async fn read(shared: Arc<Shared>, link: LinkId, socket: Arc<UdpSocket>) {
         let outcome = shared
             .core()
             .handle_packet(Instant::now(), link, from, &buffer[..length]);
-        if outcome.output {
+        if outcome.off_link {
+            shared.doubtful.store(true, Ordering::Release);
+        }
+        if outcome.output || outcome.off_link {
             shared.wake.notify_one();
         }
         if outcome.found {

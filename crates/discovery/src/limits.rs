@@ -13,7 +13,7 @@ pub(crate) const RECORDS_MAX: usize = 256;
 /// Packets that are looked into, per link and second; the rest is dropped unread.
 pub(crate) const PACKETS_PER_SECOND_MAX: u32 = 200;
 
-/// Contents named in one packet that we send. 20 pointers with everything that belongs to them are under
+/// Contents named in one packet that we send: with everything that belongs to them it stays under
 /// [`SENT_BYTES_MAX`].
 pub(crate) const LABELS_PER_PACKET_MAX: usize = 16;
 /// Own addresses named in one packet.

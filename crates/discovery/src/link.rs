@@ -49,6 +49,14 @@ impl Link {
     pub(crate) fn own_addrs(&self) -> impl Iterator<Item = IpAddr> {
         self.interface.addrs.iter().map(|&(ip, _)| ip)
     }
+
+    /// The address that IPv4 packets are sent from.
+    pub(crate) fn own_v4(&self) -> Option<Ipv4Addr> {
+        self.own_addrs().find_map(|ip| match ip {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        })
+    }
 }
 
 #[cfg(test)]

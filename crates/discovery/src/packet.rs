@@ -89,10 +89,10 @@ pub(crate) enum PacketError {
     Malformed(#[from] DecodeError),
 }
 
-/// Whether a packet has one of the labels that all names of ours have in plain bytes. Spares the work of reading
+/// Whether a packet has, in plain bytes, one of the labels that all names of ours have: those of the service, or
+/// the name of our own host. Spares the work of reading
 /// the link's other traffic, mistakes included.
-pub(crate) fn concerns(bytes: &[u8], us: &PeerId) -> bool {
-    let host = us.to_string();
+pub(crate) fn concerns(bytes: &[u8], host: &str) -> bool {
     let labels: [&[u8]; 3] = [b"\x06_dosvc", b"\x07_dns-sd", host.as_bytes()];
     labels.iter().any(|label| {
         bytes

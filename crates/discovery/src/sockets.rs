@@ -5,7 +5,7 @@ use crate::link::{GROUP_V4, GROUP_V6, Link};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use tokio::net::UdpSocket;
 
@@ -37,11 +37,8 @@ pub(crate) fn open(link: &Link, port: u16) -> io::Result<UdpSocket> {
     } else {
         socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
         socket.join_multicast_v4_n(&GROUP_V4, &InterfaceIndexOrAddress::Index(index))?;
-        let own = link.own_addrs().find_map(|ip| match ip {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        });
-        socket.set_multicast_if_v4(&own.unwrap_or(Ipv4Addr::UNSPECIFIED))?;
+        let own = link.own_v4().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        socket.set_multicast_if_v4(&own)?;
         socket.set_multicast_ttl_v4(TTL)?;
         socket.set_ttl_v4(TTL)?;
         socket.set_multicast_loop_v4(true)?;

@@ -1,4 +1,5 @@
 //! Daemons on one machine find each other over loopback multicast.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use dosvc_content::{GroupId, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, DiscoveryConfig, Found, InterfaceFilter, Search};
@@ -171,4 +172,35 @@ async fn ten_thousand_contents_are_held_and_one_of_them_is_found() {
     hash[..4].copy_from_slice(&7777u32.to_be_bytes());
     let mut search = seeker.find(HashOfHashes::from(hash));
     assert_eq!(next(&mut search).await.peer_id, peer(1));
+}
+
+#[tokio::test]
+async fn a_port_that_is_not_shared_is_an_error_that_names_it() {
+    let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error = Discovery::start(config(1, port)).await.unwrap_err();
+    assert!(error.to_string().contains(&port.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_search_settles_with_the_first_answer_or_after_300_ms() {
+    let port = free_port();
+    let (holder, seeker) = (start(1, port).await, start(2, port).await);
+    let begun = std::time::Instant::now();
+    let unanswered = seeker.find(content(2));
+    unanswered.settled().await;
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    holder.announce(content(1), true);
+    let mut search = seeker.find(content(1));
+    next(&mut search).await;
+    search.settled().await;
+}
+
+#[tokio::test]
+async fn dropping_discovery_ends_its_searches() {
+    let discovery = start(1, free_port()).await;
+    let mut search = discovery.find(content(1));
+    drop(discovery);
+    let end = tokio::time::timeout(PATIENCE, search.next()).await;
+    assert_eq!(end.unwrap(), None);
 }

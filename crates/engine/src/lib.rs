@@ -1,6 +1,30 @@
-//! Jobs and swarms: the shells around the pure cores. One owner task per swarm feeds the scheduler with facts and
-//! carries out what it says.
+//! Jobs and swarms: the shells around the pure cores.
 //!
-//! Entry types: the engine, the plain values in [`api`] that commands and the local API show.
+//! An [`Engine`] owns a state folder. Each job (what a caller asked for) is driven by a task of its own; each content
+//! that is downloaded or served has one swarm task that owns its scheduler, connections and HTTP sources. Facts flow
+//! to the scheduler, its commands are carried out, and nothing but the owner task touches it.
+//!
+//! Channels are bounded everywhere. Bytes of content take one way: from the socket into a pooled buffer, from there
+//! through the hash to the disk on the blocking pool; uploads go from the page cache to the socket.
+//!
+//! Entry types: [`Engine`], [`EngineConfig`], and the plain values in [`api`].
 
 pub mod api;
+mod cache;
+mod config;
+mod counters;
+mod dial;
+mod engine;
+mod errors;
+mod incoming;
+mod jobs;
+mod limiter;
+mod metadata;
+mod request;
+mod shared;
+mod swarm;
+mod turns;
+mod upkeep;
+
+pub use config::EngineConfig;
+pub use engine::{Engine, EngineError};

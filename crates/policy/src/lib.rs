@@ -1,1 +1,37 @@
-//! Every Delivery Optimization policy as a typed value, and what it permits
+//! Every Delivery Optimization policy as a typed value, and what it permits: which sources a download mode opens,
+//! which peers are inside its scope, what the device and the content narrow, how large the cache may be.
+//!
+//! Everything here is a pure function of its arguments: no file, no clock, no socket. [`POLICIES`] is the one table
+//! that the parser and the documents come from.
+//!
+//! Entry types: [`Policies`] (values with their [`Provider`]), [`permits`] and [`effective_mode`], [`peer_class`],
+//! [`peering_gates`], [`cache_bytes_max`].
+
+mod cache;
+pub mod document;
+mod gates;
+mod hours;
+mod mode;
+mod policies;
+mod provider;
+mod scope;
+mod spelling;
+mod table;
+mod value;
+
+pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
+pub use gates::{Device, Gate, peering_gates};
+pub use hours::Hours;
+pub use mode::{
+    ContentFacts, EffectiveMode, ModeReason, ModeRefused, Permits, SIMPLE_BELOW_BYTES, admit,
+    effective_mode, is_within, permits,
+};
+pub use policies::{
+    BUILT_IN_VPN_KEYWORDS, CacheHostSource, GroupIdSource, PeerRestriction, Policies, PolicyError,
+    PolicyRow,
+};
+pub use provider::Provider;
+pub use scope::{PeerClass, RemoteFacts, peer_class};
+pub use spelling::{nearest, shown_key};
+pub use table::{Allowed, POLICIES, Policy, PolicySpec, Unit};
+pub use value::{Percent, RawValue};

@@ -1,1 +1,153 @@
+use super::*;
+use crate::limits::MESSAGE_LEN_MAX;
+use proptest::prelude::*;
 
+fn encoded(extension: &Extension) -> Vec<u8> {
+    let mut out = Vec::new();
+    extension.encode(&mut out);
+    assert_eq!(out.len(), extension.encoded_len());
+    out
+}
+
+fn golden() -> Vec<(Extension, Vec<u8>)> {
+    let with = |head: &[u8], tail: &[u8]| [b"dosvc", head, tail].concat();
+    vec![
+        (
+            Extension::Hello {
+                version: 1,
+                capabilities: 0x0102_0304,
+                listen_port: 7680,
+                nonce: [9; 16],
+            },
+            with(&[0, 1, 1, 2, 3, 4, 0x1e, 0x00], &[9; 16]),
+        ),
+        (Extension::GroupProof([7; 32]), with(&[1], &[7; 32])),
+        (
+            Extension::Fetching {
+                add: vec![1, 2],
+                drop: vec![3],
+            },
+            with(&[2, 0, 2, 0, 1], &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]),
+        ),
+        (
+            Extension::MetainfoRequest {
+                first: 5,
+                count: 0x8000,
+            },
+            with(&[3], &[0, 0, 0, 5, 0, 0, 0x80, 0]),
+        ),
+        (
+            Extension::Metainfo {
+                content_length: 0x01_0000_0001,
+                piece_size: 0x10_0000,
+                first: 2,
+                hashes: vec![[4; 32].into()],
+            },
+            with(
+                &[4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0x10, 0, 0, 0, 0, 0, 2],
+                &[4; 32],
+            ),
+        ),
+    ]
+}
+
+#[test]
+fn golden_bytes_of_every_extension() {
+    for (extension, bytes) in golden() {
+        assert_eq!(encoded(&extension), bytes, "{extension:?}");
+        assert_eq!(Extension::decode(&bytes), Ok(Some(extension)));
+    }
+}
+
+#[test]
+fn what_others_put_into_id_20_is_skipped() {
+    for payload in [
+        &b""[..],
+        b"dosv",
+        b"dosvc",
+        b"d1:md11:ut_metadatai3ee",
+        b"DOSVC\x00",
+        b"dosvc\x05later version",
+        b"dosvc\xff",
+    ] {
+        assert_eq!(Extension::decode(payload), Ok(None), "{payload:?}");
+    }
+}
+
+#[test]
+fn a_known_type_with_a_wrong_body_is_an_error() {
+    for (extension, bytes) in golden() {
+        let mut long = bytes.clone();
+        long.push(0);
+        assert!(Extension::decode(&long).is_err(), "{extension:?}");
+        let short = &bytes[..bytes.len() - 1];
+        assert!(Extension::decode(short).is_err(), "{extension:?}");
+        assert!(Extension::decode(&bytes[..6]).is_err(), "{extension:?}");
+    }
+    let many = [&b"dosvc\x02"[..], &[0x10, 0x01, 0, 0], &[0; 4 * 4097]].concat();
+    assert_eq!(
+        Extension::decode(&many),
+        Err(DecodeError::ExtensionCount {
+            kind: 2,
+            count: 4097
+        })
+    );
+    assert_eq!(
+        Extension::decode(b"dosvc\x03\0\0\0\0\0\0\x80\x01"),
+        Err(DecodeError::ExtensionCount {
+            kind: 3,
+            count: 0x8001
+        })
+    );
+}
+
+#[test]
+fn a_message_too_long_for_its_type_is_refused_by_its_first_bytes() {
+    for kind in 0..5 {
+        let prefix = [&EXTENSION_MAGIC[..], &[kind]].concat();
+        assert!(Extension::check_prefix(&prefix, MESSAGE_LEN_MAX - 1).is_err());
+    }
+    assert_eq!(
+        Extension::check_prefix(b"dosvc\x04", EXTENSION_LEN_MAX),
+        Ok(Prefix::Known)
+    );
+    assert!(Extension::check_prefix(b"dosvc\x04", EXTENSION_LEN_MAX + 32).is_err());
+    assert_eq!(
+        Extension::check_prefix(b"other!", MESSAGE_LEN_MAX - 1),
+        Ok(Prefix::Unknown)
+    );
+}
+
+proptest! {
+    #[test]
+    fn extensions_round_trip(
+        version: u8, capabilities: u32, listen_port: u16, nonce: [u8; 16], proof: [u8; 32],
+        add in proptest::collection::vec(any::<u32>(), 0..50),
+        drop in proptest::collection::vec(any::<u32>(), 0..50),
+        hashes in proptest::collection::vec(any::<[u8; 32]>(), 0..20),
+        content_length: u64, first: u32, count in 0u32..=METAINFO_HASHES_MAX,
+    ) {
+        for extension in [
+            Extension::Hello { version, capabilities, listen_port, nonce },
+            Extension::GroupProof(proof),
+            Extension::Fetching { add: add.clone(), drop: drop.clone() },
+            Extension::MetainfoRequest { first, count },
+            Extension::Metainfo {
+                content_length,
+                piece_size: count,
+                first,
+                hashes: hashes.iter().map(|h| PieceHash::from(*h)).collect(),
+            },
+        ] {
+            prop_assert_eq!(Extension::decode(&encoded(&extension)), Ok(Some(extension)));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bodies_never_panic(kind in 0u8..7, body in proptest::collection::vec(any::<u8>(), 0..120)) {
+        let payload = [&EXTENSION_MAGIC[..], &[kind], &body].concat();
+        if let Ok(Some(extension)) = Extension::decode(&payload) {
+            prop_assert_eq!(encoded(&extension), payload);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The cache as an administrator sees it: entries, pins, deletion, limits.
+
+use crate::{
+    api::{CacheEntry, JobError, SourceBytes},
+    errors::{internal_error, storage_error},
+    shared::{Settings, Shared},
+    swarm::Message,
+};
+use dosvc_content::HResult;
+use dosvc_host::Disk;
+use dosvc_piece_store::{ContentInfo, ContentKey, StoreError};
+use dosvc_policy::DiskSpace;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// The longest that a content can be pinned (monitoring, section 9).
+const PIN_MAX: Duration = Duration::from_secs(364 * 86_400);
+/// How long a swarm may take to let its content go.
+const STOP_TIME: Duration = Duration::from_secs(2);
+/// How often it is asked whether it has.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The most that the cache may take, pinned content left out.
+pub(crate) fn bytes_max(settings: &Settings, disk: Disk, cache_bytes: u64) -> u64 {
+    dosvc_policy::cache_bytes_max(
+        settings.config.policies.cache_limit(),
+        DiskSpace {
+            total: disk.total,
+            available: disk.available,
+        },
+        cache_bytes,
+        dosvc_policy::KEEP_FREE_DEFAULT,
+    )
+}
+
+pub(crate) async fn entries(shared: &Arc<Shared>) -> Vec<CacheEntry> {
+    let store = Arc::clone(&shared.store);
+    let listed = tokio::task::spawn_blocking(move || store.list()).await;
+    let infos = match listed {
+        Ok(Ok(infos)) => infos,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the cache cannot be listed");
+            return Vec::new();
+        }
+        Err(_) => return Vec::new(),
+    };
+    let settings = shared.settings();
+    infos
+        .iter()
+        .map(|info| entry(shared, &settings, info))
+        .collect()
+}
+
+fn entry(shared: &Shared, settings: &Settings, info: &ContentInfo) -> CacheEntry {
+    let size = info.lengths.content_length();
+    let hash = match info.key {
+        ContentKey::Hashed(hash) => Some(hash),
+        ContentKey::Plain(_) => None,
+    };
+    let expires = info.expires.or_else(|| {
+        let age = settings.config.policies.max_cache_age()?;
+        Some(info.completed? + age)
+    });
+    CacheEntry {
+        file_id: info.key.to_string(),
+        hash_of_hashes: hash.map(|h| h.to_string()).unwrap_or_default(),
+        file_size: size,
+        file_size_in_cache: info.bytes_have,
+        urls: info.urls.clone(),
+        is_pinned: info.is_pinned(SystemTime::now()),
+        expire_on: info.pinned_until.or(expires).map(seconds),
+        added: seconds(info.added),
+        last_used: seconds(info.last_used),
+        uploaded: shared
+            .progress_of(info.key)
+            .map_or_else(SourceBytes::default, |p| p.borrow().uploaded),
+        shared: settings.peering
+            && hash.is_some()
+            && size >= settings.config.policies.min_file_size_to_cache()
+            && info.have_count > 0,
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+pub(crate) async fn pin(shared: &Arc<Shared>, file_id: &str, pinned: bool) -> Result<(), JobError> {
+    let key = find(shared, file_id).await?;
+    let store = Arc::clone(&shared.store);
+    blocking(move || {
+        let until = pinned.then(|| SystemTime::now() + PIN_MAX);
+        store.set_pinned(&key, pinned, until)
+    })
+    .await
+}
+
+pub(crate) async fn delete(
+    shared: &Arc<Shared>,
+    file_id: Option<&str>,
+    include_pinned: bool,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<u64, JobError> {
+    let keys = match file_id {
+        Some(file_id) => vec![find(shared, file_id).await?],
+        None => all_keys(shared).await?,
+    };
+    let one = file_id.is_some();
+    let mut removed = 0;
+    for key in keys {
+        if is_wanted(&key.to_string()) {
+            if one {
+                return Err(JobError::new(
+                    HResult::INVALID_STATE,
+                    format!("{key} is being downloaded; cancel the download first"),
+                ));
+            }
+            continue;
+        }
+        stop_swarm(shared, key).await;
+        match remove(shared, key, include_pinned).await {
+            Ok(()) => removed += 1,
+            Err(error) if one => return Err(error),
+            Err(error) => tracing::info!(%key, %error, "stays in the cache"),
+        }
+        withdraw(shared, key);
+    }
+    Ok(removed)
+}
+
+/// Removes a content, once whoever still reads it has finished.
+pub(crate) async fn remove(
+    shared: &Arc<Shared>,
+    key: ContentKey,
+    include_pinned: bool,
+) -> Result<(), JobError> {
+    let deadline = Instant::now() + STOP_TIME;
+    loop {
+        let store = Arc::clone(&shared.store);
+        let removed = tokio::task::spawn_blocking(move || store.remove(&key, include_pinned))
+            .await
+            .map_err(|e| internal_error(&e))?;
+        match removed {
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(RETRY).await;
+            }
+            result => return result.map_err(|e| storage_error(&e)),
+        }
+    }
+}
+
+pub(crate) fn withdraw(shared: &Shared, key: ContentKey) {
+    if let (Some(discovery), ContentKey::Hashed(hash)) = (shared.discovery(), key) {
+        discovery.withdraw(&hash);
+    }
+}
+
+/// Ends a content's swarm and waits until it has let go.
+pub(crate) async fn stop_swarm(shared: &Arc<Shared>, key: ContentKey) {
+    let Some(mut progress) = shared.progress_of(key) else {
+        return;
+    };
+    if shared.send_to_running(key, Message::Stop) {
+        // The sender goes away with the task.
+        let ended = async { while progress.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(STOP_TIME, ended).await;
+    }
+}
+
+async fn all_keys(shared: &Arc<Shared>) -> Result<Vec<ContentKey>, JobError> {
+    let store = Arc::clone(&shared.store);
+    let infos = blocking(move || store.list()).await?;
+    Ok(infos.into_iter().map(|i| i.key).collect())
+}
+
+/// Finds a content by its file id, or by the beginning of it if that is clear enough.
+async fn find(shared: &Arc<Shared>, file_id: &str) -> Result<ContentKey, JobError> {
+    let not_found =
+        |why: &str| JobError::new(HResult::NOT_FOUND, format!("file id {file_id:?}: {why}"));
+    let keys = all_keys(shared).await?;
+    let mut matching = keys
+        .into_iter()
+        .filter(|k| k.to_string().starts_with(file_id));
+    match (matching.next(), matching.next()) {
+        (Some(key), None) if file_id.len() >= 4 => Ok(key),
+        (Some(_), None) => Err(not_found("give at least four characters")),
+        (Some(_), Some(_)) => Err(not_found("several contents in the cache begin like that")),
+        (None, _) => Err(not_found("not in the cache (see 'dosvc cache list')")),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| internal_error(&e))?
+        .map_err(|e| storage_error(&e))
+}

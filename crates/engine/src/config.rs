@@ -1,0 +1,41 @@
+//! What an engine is told to be.
+
+use dosvc_policy::Policies;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Settings of an engine. Everything but `state_dir`, `listen` and `dns_sd` may change while it runs.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The Delivery Optimization policies.
+    pub policies: Policies,
+    /// Where cache, state and peer id lie; created when missing, used by one engine at a time.
+    pub state_dir: PathBuf,
+    /// Addresses to listen on for peers, while the mode permits peers. Port 0: any free one.
+    pub listen: Vec<SocketAddr>,
+    /// Whether peers are looked for by DNS-SD on the link, while the mode permits peers.
+    pub dns_sd: bool,
+    /// Peers to try for every content.
+    pub static_peers: Vec<SocketAddr>,
+    /// Foreground downloads that run at once; further ones wait.
+    pub active_foreground_max: usize,
+    /// Background downloads that run at once; further ones wait.
+    pub active_background_max: usize,
+}
+
+impl EngineConfig {
+    /// The defaults for a state folder: TCP 7680 on IPv4 and IPv6, DNS-SD on.
+    pub fn new(state_dir: PathBuf, policies: Policies) -> Self {
+        Self {
+            policies,
+            state_dir,
+            listen: vec![
+                SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 7680)),
+                SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 7680)),
+            ],
+            dns_sd: true,
+            static_peers: Vec::new(),
+            active_foreground_max: 8,
+            active_background_max: 4,
+        }
+    }
+}

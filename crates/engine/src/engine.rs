@@ -1,0 +1,514 @@
+//! The engine itself: start, jobs, cache, status, reload, shutdown.
+
+use crate::{
+    api::{CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo},
+    cache,
+    config::EngineConfig,
+    errors::{deliver_error, internal_error, storage_error},
+    incoming::accept_peers,
+    jobs::{Control, Job},
+    request::{Request, parse_hash_file},
+    shared::{Parts, Settings, Shared, lock},
+    swarm::Message,
+    upkeep,
+};
+use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
+use dosvc_discovery::{Discovery, DiscoveryConfig, DiscoveryError, InterfaceFilter, MDNS_PORT};
+use dosvc_host::Links;
+use dosvc_origin::{OriginClient, OriginConfig, OriginError};
+use dosvc_piece_store::{AddInfo, ContentKey, OpenError, Store, StoreConfig};
+use dosvc_wire::net::{BlockPool, Listener};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::sync::{oneshot, watch};
+
+/// Buffers for blocks under way, of 1 MiB each: what arrives and what waits to be hashed and written.
+const BLOCK_BUFFERS_MAX: usize = 24;
+/// Jobs remembered after they ended.
+const ENDED_JOBS_MAX: usize = 200;
+/// Jobs that have not ended.
+const JOBS_MAX: usize = 10_000;
+/// How long connections and disk work may take to end at shutdown.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How long a swarm may take to tell its peers.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// The file in the state folder that holds our peer id.
+const PEER_ID_FILE: &str = "peer-id";
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The mode is one that this service refuses (100, Bypass).
+    #[error("{message} ({code})")]
+    Mode {
+        /// The HRESULT.
+        code: HResult,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The state folder can't be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The peer id can't be read or made.
+    #[error("peer id in {path}: {source}")]
+    PeerId {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The HTTP client can't be set up.
+    #[error("HTTP client: {0}")]
+    Origin(#[from] OriginError),
+    /// An address can't be listened on.
+    #[error("cannot listen for peers: {0}")]
+    Listen(#[source] std::io::Error),
+    /// Discovery can't start.
+    #[error("discovery: {0}")]
+    Discovery(#[from] DiscoveryError),
+    /// The machine's network interfaces can't be listed.
+    #[error("cannot list network interfaces: {0}")]
+    Interfaces(#[source] std::io::Error),
+}
+
+/// A running engine. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    jobs: Arc<Jobs>,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    by_id: Mutex<BTreeMap<JobId, Arc<Job>>>,
+    next: AtomicU64,
+}
+
+impl Engine {
+    /// Starts an engine on its state folder: opens the cache, listens for peers and answers for what is held, as far
+    /// as the mode permits.
+    ///
+    /// # Errors
+    /// [`EngineError`] says what could not be had. Nothing keeps running then.
+    pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        refuse_bypass(&config)?;
+        let state_dir = config.state_dir.clone();
+        let listen = config.listen.clone();
+        let dns_sd = config.dns_sd;
+        let (store, peer_id) = tokio::task::spawn_blocking(move || {
+            let store = Store::open(StoreConfig::new(&state_dir))?;
+            let peer_id = load_peer_id(&state_dir)?;
+            Ok::<_, EngineError>((store, peer_id))
+        })
+        .await
+        .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
+        let shared = Arc::new(Shared::new(Parts {
+            settings: Settings::new(config),
+            peer_id,
+            store,
+            origins: OriginClient::new(OriginConfig::default())?,
+            pool: BlockPool::new(BLOCK_LENGTH_MAX as usize, BLOCK_BUFFERS_MAX),
+            links: Links::snapshot().map_err(EngineError::Interfaces)?,
+        }));
+        let engine = Self {
+            shared: Arc::clone(&shared),
+            jobs: Arc::default(),
+        };
+        if let Err(error) = engine.open_to_peers(&listen, dns_sd).await {
+            shared.cancel.cancel();
+            return Err(error);
+        }
+        shared.tasks.spawn(upkeep::sync_store(Arc::clone(&shared)));
+        shared.tasks.spawn(upkeep::keep_cache(Arc::clone(&shared)));
+        let mode = shared.settings().mode;
+        tracing::info!(%peer_id, %mode, listening = ?shared.listening.load(), "engine started");
+        Ok(engine)
+    }
+
+    async fn open_to_peers(&self, listen: &[SocketAddr], dns_sd: bool) -> Result<(), EngineError> {
+        let shared = &self.shared;
+        let settings = shared.settings();
+        for gate in &settings.gates {
+            tracing::warn!(reason = gate, "peers are not used");
+        }
+        if !settings.peering || listen.is_empty() {
+            return Ok(());
+        }
+        let listener = Listener::bind(listen).map_err(EngineError::Listen)?;
+        let addresses = listener.local_addrs();
+        let port = addresses.first().map_or(0, SocketAddr::port);
+        shared.listening.store(Arc::new(addresses));
+        shared
+            .tasks
+            .spawn(accept_peers(Arc::clone(shared), listener));
+        if dns_sd && settings.permits.multicast {
+            let discovery = Discovery::start(DiscoveryConfig {
+                peer_id: shared.peer_id,
+                port,
+                group: settings.group,
+                interfaces: InterfaceFilter::default(),
+                mdns_port: MDNS_PORT,
+            })
+            .await?;
+            shared.discovery.store(Some(Arc::new(discovery)));
+            upkeep::announce_held(shared).await;
+        }
+        Ok(())
+    }
+
+    // Jobs
+
+    /// Takes a download on. It runs until it is complete, fails or is cancelled.
+    ///
+    /// # Errors
+    /// When the request makes no sense, or settings forbid it.
+    pub async fn get(&self, request: GetRequest) -> Result<JobId, JobError> {
+        let request = Request::parse(request)?;
+        let mode = self.shared.settings().mode;
+        self.check_mode(request.mode)?;
+        let mut jobs = lock(&self.jobs.by_id);
+        let running = jobs
+            .values()
+            .filter(|j| !j.status().state.is_final())
+            .count();
+        if running >= JOBS_MAX {
+            return Err(JobError::new(
+                HResult(0x80D0_3001),
+                format!("{JOBS_MAX} downloads are waiting already"),
+            ));
+        }
+        forget_ended(&mut jobs);
+        let id = JobId(self.jobs.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let job = Arc::new(Job::new(id, request, mode));
+        jobs.insert(id, Arc::clone(&job));
+        drop(jobs);
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(async move {
+            let cancel = shared.cancel.clone();
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = job.run(shared) => {}
+            }
+        });
+        Ok(id)
+    }
+
+    fn check_mode(&self, requested: Option<DownloadMode>) -> Result<(), JobError> {
+        let settings = self.shared.settings();
+        dosvc_policy::effective_mode(
+            &settings.config.policies,
+            requested,
+            &dosvc_policy::ContentFacts::default(),
+            &settings.device,
+        )
+        .map(|_| ())
+        .map_err(|e| JobError::new(e.hresult(), e.to_string()))
+    }
+
+    /// One job's state.
+    pub fn job(&self, id: JobId) -> Option<JobStatus> {
+        self.find(id).ok().map(|j| j.status())
+    }
+
+    /// Every job, oldest first; those that ended are remembered for a while.
+    pub fn jobs(&self) -> Vec<JobStatus> {
+        lock(&self.jobs.by_id)
+            .values()
+            .map(|j| j.status())
+            .collect()
+    }
+
+    /// A job's state as it changes.
+    pub fn watch(&self, id: JobId) -> Option<watch::Receiver<JobStatus>> {
+        self.find(id).ok().map(|j| j.watch())
+    }
+
+    fn find(&self, id: JobId) -> Result<Arc<Job>, JobError> {
+        lock(&self.jobs.by_id)
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| JobError::new(HResult::JOB_NOT_FOUND, format!("there is no job {id}")))
+    }
+
+    /// Stops a download for now; what is here stays.
+    ///
+    /// # Errors
+    /// When there is no such job, or it has ended.
+    pub async fn pause(&self, id: JobId) -> Result<(), JobError> {
+        self.find(id)?.control(Control::Pause)
+    }
+
+    /// Lets a paused download go on.
+    ///
+    /// # Errors
+    /// When there is no such job, or it has ended.
+    pub async fn resume(&self, id: JobId) -> Result<(), JobError> {
+        self.find(id)?.control(Control::Run)
+    }
+
+    /// Ends a download for good. What is here stays in the cache, for a later one.
+    ///
+    /// # Errors
+    /// When there is no such job, or it has ended otherwise.
+    pub async fn cancel(&self, id: JobId) -> Result<(), JobError> {
+        self.find(id)?.control(Control::Cancel)
+    }
+
+    /// The complete, verified file of a job, opened read-only, and its length. The caller puts it at its
+    /// destination with its own rights (`dosvc_piece_store::place`).
+    ///
+    /// # Errors
+    /// When the job is not complete, or its file can't be opened.
+    pub async fn open_file(&self, id: JobId) -> Result<(File, u64), JobError> {
+        let content = self.find(id)?.content().ok_or_else(|| {
+            JobError::new(HResult::INVALID_STATE, format!("job {id} is not complete"))
+        })?;
+        let length = content.lengths().content_length();
+        let file = tokio::task::spawn_blocking(move || content.open_for_delivery())
+            .await
+            .map_err(|e| internal_error(&e))?
+            .map_err(|e| deliver_error(&e))?;
+        Ok((file, length))
+    }
+
+    /// The caller has what it wanted: the job may be forgotten. Content that is not shared leaves the cache.
+    pub async fn release(&self, id: JobId) {
+        let Some(job) = lock(&self.jobs.by_id).remove(&id) else {
+            return;
+        };
+        let _ = job.control(Control::Cancel);
+        let plain = job
+            .content()
+            .map(|c| c.key())
+            .filter(|k| matches!(k, ContentKey::Plain(_)));
+        drop(job);
+        if let Some(key) = plain {
+            cache::stop_swarm(&self.shared, key).await;
+            if let Err(error) = cache::remove(&self.shared, key, true).await {
+                tracing::warn!(%key, %error, "content that was handed over stays in the cache");
+            }
+        }
+    }
+
+    // Cache
+
+    /// What is in the cache.
+    pub async fn cache(&self) -> Vec<CacheEntry> {
+        cache::entries(&self.shared).await
+    }
+
+    /// Pins a content (kept until its expiry, outside the quota; one year from now if it has none) or lets it go.
+    ///
+    /// # Errors
+    /// When there is no such content, or it can't be pinned.
+    pub async fn pin(&self, file_id: &str, pinned: bool) -> Result<(), JobError> {
+        cache::pin(&self.shared, file_id, pinned).await
+    }
+
+    /// Removes one content, or all of them, from the cache; returns how many went.
+    ///
+    /// # Errors
+    /// When there is no such content, a job uses it, or it is pinned and `include_pinned` is false.
+    pub async fn delete(
+        &self,
+        file_id: Option<&str>,
+        include_pinned: bool,
+    ) -> Result<u64, JobError> {
+        let jobs = self.jobs();
+        let is_wanted = |file_id: &str| {
+            jobs.iter()
+                .any(|j| !j.state.is_final() && j.file_id == file_id)
+        };
+        cache::delete(&self.shared, file_id, include_pinned, is_wanted).await
+    }
+
+    /// Takes a local file into the cache, so that peers can have it. Every piece is verified.
+    ///
+    /// # Errors
+    /// When the file is not what the hash file says, or can't be read or stored.
+    pub async fn import(
+        &self,
+        path: PathBuf,
+        hash_file_json: String,
+        urls: Vec<String>,
+    ) -> Result<CacheEntry, JobError> {
+        let file = parse_hash_file(hash_file_json.as_bytes(), None)?;
+        let hash = file.hash_of_hashes();
+        let store = Arc::clone(&self.shared.store);
+        tokio::task::spawn_blocking(move || {
+            let info = AddInfo {
+                urls,
+                content_id: None,
+                now: SystemTime::now(),
+            };
+            store.import(&path, &file, info, &mut |_| {})
+        })
+        .await
+        .map_err(|e| internal_error(&e))?
+        .map_err(|e| storage_error(&e))?;
+        if let Some(discovery) = self.shared.discovery() {
+            discovery.announce(hash, true);
+        }
+        let key = ContentKey::Hashed(hash).to_string();
+        self.cache()
+            .await
+            .into_iter()
+            .find(|e| e.file_id == key)
+            .ok_or_else(|| JobError::new(HResult::NOT_FOUND, "the content was removed meanwhile"))
+    }
+
+    // Status
+
+    /// The engine as a whole.
+    pub fn status(&self) -> EngineStatus {
+        let shared = &self.shared;
+        let settings = shared.settings();
+        let disk = dosvc_host::disk(&settings.config.state_dir).unwrap_or(dosvc_host::Disk {
+            total: 0,
+            available: 0,
+        });
+        let cache_bytes = shared.store.bytes_on_disk();
+        EngineStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: shared.started.elapsed().as_secs(),
+            peer_id: shared.peer_id.to_string(),
+            download_mode: settings.mode.number(),
+            listening: shared.listening.load().as_ref().clone(),
+            state_dir: settings.config.state_dir.clone(),
+            cache_bytes,
+            cache_bytes_max: cache::bytes_max(&settings, disk, cache_bytes),
+            disk_total_bytes: disk.total,
+            disk_available_bytes: disk.available,
+            peering_gates: settings.gates.clone(),
+            downloaded: shared.totals.downloaded(),
+            uploaded: shared.totals.uploaded(),
+        }
+    }
+
+    /// The peers of every content that is active, connected or not.
+    pub async fn peers(&self) -> Vec<PeerInfo> {
+        let mut infos = Vec::new();
+        for (_, swarm) in self.shared.running_swarms() {
+            let (reply, answer) = oneshot::channel();
+            if swarm.messages.try_send(Message::Peers(reply)).is_ok()
+                && let Ok(Ok(mut peers)) = tokio::time::timeout(ANSWER_TIME, answer).await
+            {
+                infos.append(&mut peers);
+            }
+        }
+        infos
+    }
+
+    /// Puts new settings in force, in running downloads too. Returns the names of those that need a restart.
+    pub async fn reconfigure(&self, config: EngineConfig) -> Vec<String> {
+        let old = self.shared.settings();
+        let mut restart = Vec::new();
+        let mut config = config;
+        let mut keep = |name: &str, differs: bool| {
+            if differs {
+                restart.push(name.to_owned());
+            }
+        };
+        keep("state_dir", config.state_dir != old.config.state_dir);
+        keep("listen", config.listen != old.config.listen);
+        keep("dns_sd", config.dns_sd != old.config.dns_sd);
+        config.state_dir.clone_from(&old.config.state_dir);
+        config.listen.clone_from(&old.config.listen);
+        config.dns_sd = old.config.dns_sd;
+        let new = Settings::new(config);
+        let opens = new.peering && !old.peering && self.shared.listening.load().is_empty();
+        let group_changes = new.group != old.group && self.shared.discovery().is_some();
+        keep("group_id", group_changes);
+        let (listen, dns_sd) = (new.config.listen.clone(), new.config.dns_sd);
+        self.shared.replace_settings(new);
+        if opens && let Err(error) = self.open_to_peers(&listen, dns_sd).await {
+            tracing::error!(%error, "peers cannot be used");
+            restart.push("download_mode".to_owned());
+        }
+        restart
+    }
+
+    /// Ends everything: no new peers, connections closed, state written.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        if let Some(discovery) = shared.discovery.swap(None).and_then(Arc::into_inner) {
+            discovery.stop().await;
+        }
+        shared.cancel.cancel();
+        shared.tasks.close();
+        if tokio::time::timeout(DRAIN_TIME, shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some tasks did not end in time");
+        }
+        lock(&self.jobs.by_id).clear();
+        let store = Arc::clone(&shared.store);
+        match tokio::task::spawn_blocking(move || store.sync_all()).await {
+            Ok(Ok(())) => tracing::info!("engine stopped"),
+            Ok(Err(error)) => tracing::error!(%error, "state could not be written at the end"),
+            Err(error) => tracing::error!(%error, "state could not be written at the end"),
+        }
+    }
+}
+
+fn refuse_bypass(config: &EngineConfig) -> Result<(), EngineError> {
+    dosvc_policy::admit(config.policies.download_mode())
+        .map(|_| ())
+        .map_err(|refused| EngineError::Mode {
+            code: refused.hresult(),
+            message: refused.to_string(),
+        })
+}
+
+fn forget_ended(jobs: &mut BTreeMap<JobId, Arc<Job>>) {
+    let ended: Vec<JobId> = jobs
+        .values()
+        .filter(|j| j.status().state.is_final())
+        .map(|j| j.id)
+        .collect();
+    for id in ended
+        .iter()
+        .take(ended.len().saturating_sub(ENDED_JOBS_MAX))
+    {
+        jobs.remove(id);
+    }
+}
+
+/// Reads our peer id, or makes one: random, kept for good.
+fn load_peer_id(state_dir: &Path) -> Result<PeerId, EngineError> {
+    let path = state_dir.join(PEER_ID_FILE);
+    let failed = |source| EngineError::PeerId {
+        path: path.clone(),
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            if let Ok(id) = text.trim().parse() {
+                return Ok(id);
+            }
+            tracing::warn!(path = %path.display(), "not a peer id; making a new one");
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| failed(std::io::Error::other(e.to_string())))?;
+    let id = PeerId::from_random(random);
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, format!("{id}\n"))
+        .and_then(|()| std::fs::rename(&fresh, &path))
+        .map_err(failed)?;
+    Ok(id)
+}

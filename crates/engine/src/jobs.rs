@@ -1,0 +1,440 @@
+//! Jobs: what callers asked for, each driven to its end by one task.
+//!
+//! A job waits for its turn, finds its hash file, wants its content from the content's swarm and follows that until
+//! every byte is here and verified. Pausing drops the work in progress (turn and wish are given back by their
+//! guards); resuming begins again with what is in the cache.
+
+use crate::{
+    api::{JobError, JobId, JobState, JobStatus, SourceBytes},
+    errors::{internal_error, origin_error, storage_error},
+    metadata::{self, Metadata},
+    request::Request,
+    shared::{Shared, lock},
+    swarm::{Attachment, Message, Progress},
+};
+use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceLengths};
+use dosvc_origin::{Origin, Validator};
+use dosvc_piece_store::{AddInfo, Content, PlainKey, StoreError};
+use dosvc_policy::{ContentFacts, EffectiveMode, effective_mode};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Instant, SystemTime},
+};
+use tokio::sync::watch;
+
+/// What the caller wants of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Control {
+    Run,
+    Pause,
+    Cancel,
+}
+
+/// One job.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) id: JobId,
+    request: Request,
+    status: watch::Sender<JobStatus>,
+    control: watch::Sender<Control>,
+    content: Mutex<Option<Arc<Content>>>,
+}
+
+impl Job {
+    pub(crate) fn new(id: JobId, request: Request, device_mode: DownloadMode) -> Self {
+        let mode = request.mode.unwrap_or(device_mode);
+        let status = JobStatus {
+            id,
+            state: JobState::Queued,
+            file_id: String::new(),
+            source_url: request.urls.first().map(ToString::to_string),
+            file_size: None,
+            bytes_done: 0,
+            bytes_from_cache: 0,
+            downloaded: SourceBytes::default(),
+            wasted_bytes: 0,
+            rate_bps: 0,
+            connections: SourceBytes::default(),
+            num_peers: 0,
+            foreground: request.foreground,
+            download_mode: mode.number(),
+            verified_by_hash_file: false,
+            waiting: None,
+            notes: Vec::new(),
+            error: None,
+            duration_ms: 0,
+            caller: request.caller.clone(),
+        };
+        Self {
+            id,
+            request,
+            status: watch::Sender::new(status),
+            control: watch::Sender::new(Control::Run),
+            content: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn status(&self) -> JobStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<JobStatus> {
+        self.status.subscribe()
+    }
+
+    /// The content, once the job is complete.
+    pub(crate) fn content(&self) -> Option<Arc<Content>> {
+        lock(&self.content).clone()
+    }
+
+    /// Changes what the caller wants; refused when the job has ended.
+    pub(crate) fn control(&self, control: Control) -> Result<(), JobError> {
+        let state = self.status.borrow().state;
+        if state.is_final() && !(state == JobState::Cancelled && control == Control::Cancel) {
+            return Err(JobError::new(
+                HResult::INVALID_STATE,
+                format!("job {} has ended already", self.id),
+            ));
+        }
+        self.control.send_replace(control);
+        Ok(())
+    }
+
+    fn update(&self, change: impl FnOnce(&mut JobStatus)) {
+        self.status.send_modify(change);
+    }
+
+    /// Drives the job to its end.
+    pub(crate) async fn run(self: Arc<Self>, shared: Arc<Shared>) {
+        let mut control = self.control.subscribe();
+        loop {
+            let wanted = *control.borrow_and_update();
+            match wanted {
+                Control::Cancel => {
+                    self.stopped(JobState::Cancelled);
+                    return;
+                }
+                Control::Pause => {
+                    self.stopped(JobState::Paused);
+                    if control.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Control::Run => {}
+            }
+            let ended = tokio::select! {
+                result = self.attempt(&shared) => Some(result),
+                _ = control.wait_for(|c| *c != Control::Run) => None,
+            };
+            match ended {
+                None => {}
+                Some(Ok(content)) => {
+                    *lock(&self.content) = Some(content);
+                    self.stopped(JobState::Complete);
+                    return;
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(job = %self.id, %error, "download failed");
+                    self.update(|s| s.error = Some(error));
+                    self.stopped(JobState::Failed);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn stopped(&self, state: JobState) {
+        self.update(|s| {
+            s.state = state;
+            s.rate_bps = 0;
+            s.connections = SourceBytes::default();
+            s.waiting = None;
+        });
+    }
+
+    async fn attempt(&self, shared: &Arc<Shared>) -> Result<Arc<Content>, JobError> {
+        self.update(|s| s.state = JobState::Queued);
+        let _turn = shared.turns.enter(self.request.foreground).await;
+        let clock = Clock {
+            job: self,
+            started: Instant::now(),
+            before: self.status.borrow().duration_ms,
+        };
+        self.update(|s| s.state = JobState::Metadata);
+        let source = self.find_content(shared).await?;
+        let content = Arc::clone(&source.content);
+        self.update(|s| {
+            s.state = JobState::Downloading;
+            s.file_id = content.key().to_string();
+            s.file_size = Some(content.lengths().content_length());
+            s.bytes_from_cache = content.info().bytes_have.max(s.bytes_from_cache);
+            s.bytes_done = content.info().bytes_have;
+            s.download_mode = source.mode.mode.number();
+            s.verified_by_hash_file = content.hash_file().is_some();
+            s.notes = source.notes.clone();
+            s.waiting = None;
+        });
+        self.download(shared, source, &clock).await?;
+        let to_sync = Arc::clone(&shared.store);
+        blocking(move || to_sync.sync_all()).await?;
+        Ok(content)
+    }
+
+    /// Finds the hash file and puts the content into the store.
+    async fn find_content(&self, shared: &Arc<Shared>) -> Result<Source, JobError> {
+        let settings = shared.settings();
+        let policies = &settings.config.policies;
+        let judge = |facts: &ContentFacts| {
+            effective_mode(policies, self.request.mode, facts, &settings.device)
+                .map_err(|e| JobError::new(e.hresult(), e.to_string()))
+        };
+        let mode = judge(&ContentFacts::default())?;
+        let anchored = self.request.trusted.is_some() || self.request.hash_file.is_some();
+        let metadata =
+            if mode.permits().hash_checks || anchored || self.request.hash_file_url.is_some() {
+                let waiting = |text: Option<String>| self.update(|s| s.waiting = text);
+                metadata::find(
+                    shared,
+                    &self.request,
+                    mode.permits().peers && settings.peering,
+                    &waiting,
+                )
+                .await?
+            } else {
+                Metadata::None("download mode 99 (Simple) makes no hash checks".to_owned())
+            };
+        match metadata {
+            Metadata::HashFile(file) => {
+                let lengths = file.lengths();
+                let facts = ContentFacts {
+                    length: Some(lengths.content_length()),
+                    has_hash_file: Some(true),
+                };
+                let mode = judge(&facts)?;
+                let info = self.add_info();
+                let store = Arc::clone(&shared.store);
+                let content = blocking(move || {
+                    let content = store.add(&file, info)?;
+                    recover(&content)?;
+                    Ok(content)
+                })
+                .await?;
+                let origin = self.open_origin(shared, None);
+                let notes = notes(&mode);
+                Ok(Source {
+                    content,
+                    origin,
+                    mode,
+                    notes,
+                })
+            }
+            Metadata::None(why) => {
+                let (content, origin) = self.plain_content(shared).await?;
+                let facts = ContentFacts {
+                    length: Some(content.lengths().content_length()),
+                    has_hash_file: Some(false),
+                };
+                let mode = judge(&facts)?;
+                let notes = vec![format!(
+                    "{why}: downloaded over plain HTTP, not checked against hashes and not shared"
+                )];
+                Ok(Source {
+                    content,
+                    origin: Some(origin),
+                    mode,
+                    notes,
+                })
+            }
+        }
+    }
+
+    fn open_origin(&self, shared: &Shared, validator: Option<Validator>) -> Option<Origin> {
+        (!self.request.urls.is_empty())
+            .then(|| shared.origins.open(self.request.urls.clone(), validator))
+    }
+
+    /// Content without a hash file: the server says how long it is and how to tell its versions apart.
+    async fn plain_content(
+        &self,
+        shared: &Arc<Shared>,
+    ) -> Result<(Arc<Content>, Origin), JobError> {
+        let Some(origin) = self.open_origin(shared, None) else {
+            return Err(JobError::new(
+                HResult::NO_URI,
+                "there is no hash file and no URL: nothing says what the content is",
+            ));
+        };
+        let facts = loop {
+            match origin.probe().await {
+                Ok(facts) => break facts,
+                Err(error) if error.is_permanent() || origin.is_dead().is_some() => {
+                    return Err(origin_error(&error));
+                }
+                Err(error) => {
+                    self.update(|s| s.waiting = Some(format!("{error}; trying again")));
+                    match origin.next_attempt() {
+                        Some(at) => tokio::time::sleep_until(at.into()).await,
+                        None => tokio::task::yield_now().await,
+                    }
+                }
+            }
+        };
+        let lengths = PieceLengths::new(facts.total, u64::from(PIECE_SIZE_DEFAULT))
+            .map_err(|e| JobError::new(HResult::INVALID_RANGE, e.to_string()))?;
+        let key = PlainKey::of_url(self.request.urls[0].as_str());
+        let validator = facts.validator.to_bytes();
+        let info = self.add_info();
+        let store = Arc::clone(&shared.store);
+        let content = blocking(move || store.add_plain(key, lengths, validator, info)).await?;
+        Ok((content, origin))
+    }
+
+    fn add_info(&self) -> AddInfo {
+        AddInfo {
+            urls: self.request.urls.iter().map(ToString::to_string).collect(),
+            content_id: self.request.content_id.as_ref().map(ToString::to_string),
+            now: SystemTime::now(),
+        }
+    }
+
+    /// Wants the content of its swarm and follows it until everything is here.
+    async fn download(
+        &self,
+        shared: &Arc<Shared>,
+        source: Source,
+        clock: &Clock<'_>,
+    ) -> Result<(), JobError> {
+        let Source {
+            content,
+            origin,
+            mode,
+            ..
+        } = source;
+        let attachment = Attachment {
+            job: self.id,
+            foreground: self.request.foreground,
+            origin,
+            peers: self.request.peers.clone(),
+            share: mode.permits().peers,
+        };
+        let key = content.key();
+        if !shared.send_to_swarm(&content, Message::Attach(Box::new(attachment))) {
+            return Err(internal_error(&"the swarm is busy"));
+        }
+        let _attached = Attached {
+            shared,
+            key,
+            job: self.id,
+        };
+        let mut progress = shared
+            .progress_of(key)
+            .ok_or_else(|| internal_error(&"the swarm has ended"))?;
+        let base = Base {
+            swarm: progress.borrow().clone(),
+            job: self.status.borrow().clone(),
+        };
+        loop {
+            let now = progress.borrow_and_update().clone();
+            self.show(&base, &now, clock);
+            if let Some(error) = now.error {
+                return Err(error);
+            }
+            if now.complete {
+                return Ok(());
+            }
+            if progress.changed().await.is_err() {
+                return Err(internal_error(&"the swarm has ended"));
+            }
+        }
+    }
+
+    fn show(&self, base: &Base, now: &Progress, clock: &Clock<'_>) {
+        let duration_ms = clock.elapsed_ms();
+        self.update(|s| {
+            s.bytes_done = now.bytes_done;
+            s.downloaded = base
+                .job
+                .downloaded
+                .plus(&now.downloaded.since(&base.swarm.downloaded));
+            s.wasted_bytes = base.job.wasted_bytes + now.wasted_bytes - base.swarm.wasted_bytes;
+            s.rate_bps = now.rate_bps;
+            s.connections = now.connections;
+            s.num_peers = now.num_peers;
+            s.waiting.clone_from(&now.waiting);
+            s.duration_ms = duration_ms;
+        });
+    }
+}
+
+/// Where swarm and job stood when the job came to the swarm: what is counted since is the job's.
+struct Base {
+    swarm: Progress,
+    job: JobStatus,
+}
+
+/// What a job downloads, and how.
+struct Source {
+    content: Arc<Content>,
+    origin: Option<Origin>,
+    mode: EffectiveMode,
+    notes: Vec<String>,
+}
+
+fn notes(mode: &EffectiveMode) -> Vec<String> {
+    mode.reasons.iter().map(ToString::to_string).collect()
+}
+
+/// Takes back into possession what a crash left in the file but not in the database.
+fn recover(content: &Content) -> Result<(), StoreError> {
+    if !content.is_complete() {
+        let recovered = content.recover(&mut |_| {})?;
+        if recovered.found > 0 {
+            tracing::info!(content = %content.key(), pieces = recovered.found, "pieces recovered after a crash");
+        }
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| internal_error(&e))?
+        .map_err(|e| storage_error(&e))
+}
+
+/// The time that a job has run, pauses left out.
+struct Clock<'a> {
+    job: &'a Job,
+    started: Instant,
+    before: u64,
+}
+
+impl Clock<'_> {
+    fn elapsed_ms(&self) -> u64 {
+        let run = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.before.saturating_add(run)
+    }
+}
+
+impl Drop for Clock<'_> {
+    fn drop(&mut self) {
+        let duration_ms = self.elapsed_ms();
+        self.job.update(|s| s.duration_ms = duration_ms);
+    }
+}
+
+/// A job's wish at its swarm; taken back when dropped.
+struct Attached<'a> {
+    shared: &'a Shared,
+    key: dosvc_piece_store::ContentKey,
+    job: JobId,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.shared.detach(self.key, self.job);
+    }
+}

@@ -1,0 +1,581 @@
+//! A swarm's owner task: the one place that holds a content's scheduler, its connections and its HTTP sources.
+//!
+//! Facts come in as messages (from connections, HTTP fetches, disk work, jobs), go to the scheduler, and what it
+//! answers is carried out. Nothing else touches the scheduler, so there is no lock around it. The task lives while
+//! a job wants the content or a peer is connected, and ends by itself some time after that.
+
+mod dials;
+mod disk;
+mod http;
+mod peers;
+mod transfer;
+
+use crate::{
+    api::{JobError, JobId, PeerInfo, SourceBytes},
+    counters::RateMeter,
+    errors::storage_error,
+    limiter::DownloadGate,
+    shared::{Settings, Shared},
+};
+pub(crate) use dials::DialError;
+use dials::Dials;
+use disk::{Disk, DiskEvent};
+use dosvc_content::{Bitfield, PeerId, PieceIndex};
+use dosvc_discovery::Search;
+use dosvc_origin::Origin;
+use dosvc_piece_store::{Content, StoreError};
+use dosvc_policy::PeerClass;
+use dosvc_scheduler::{FetchId, SourceId, SourceInfo, SourceKind, Swarm as Core, SwarmConfig};
+use dosvc_wire::net;
+use http::{FetchKey, HttpEvent};
+use peers::Peer;
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
+};
+use url::Url;
+
+/// How long a swarm without jobs and connections stays in memory.
+const IDLE_TIME: Duration = Duration::from_secs(20);
+/// How often progress is published at most.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// Events handled in one go before commands are carried out.
+const EVENT_BATCH: usize = 64;
+/// Room for events of connections and fetches: they wait when their swarm is behind.
+const EVENTS_MAX: usize = 256;
+/// Room for messages of jobs and of the listener.
+pub(crate) const MESSAGES_MAX: usize = 64;
+
+/// A connection whose handshakes are done, on its way to its swarm.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) stream: TcpStream,
+    pub(crate) address: SocketAddr,
+    pub(crate) peer_id: PeerId,
+    pub(crate) class: PeerClass,
+    /// We dialled.
+    pub(crate) outgoing: bool,
+    /// Hellos were exchanged already, with the proof of group membership.
+    pub(crate) greeted: bool,
+    pub(crate) permit: ConnectionPermit,
+}
+
+/// A place among the engine's peer connections; given back when dropped.
+pub(crate) type ConnectionPermit = tokio::sync::OwnedSemaphorePermit;
+
+/// A job's wish that its content be downloaded.
+#[derive(Debug, Clone)]
+pub(crate) struct Attachment {
+    pub(crate) job: JobId,
+    pub(crate) foreground: bool,
+    /// HTTP sources; opened by the job, which may have asked them for facts already.
+    pub(crate) origin: Option<Origin>,
+    /// Peers to try beside those that are discovered.
+    pub(crate) peers: Vec<SocketAddr>,
+    /// Whether this content may have peers at all (its effective mode).
+    pub(crate) share: bool,
+}
+
+/// What others ask of a swarm.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A peer dialled us and wants this content.
+    Incoming(Box<Established>),
+    /// A job wants the content.
+    Attach(Box<Attachment>),
+    /// A job doesn't want it any more.
+    Detach(JobId),
+    /// Settings have changed.
+    Reconfigure,
+    /// Who are the peers?
+    Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// End now (the content is being deleted, or the engine stops).
+    Stop,
+}
+
+/// A swarm as its jobs see it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Progress {
+    pub(crate) bytes_done: u64,
+    pub(crate) complete: bool,
+    pub(crate) downloaded: SourceBytes,
+    pub(crate) uploaded: SourceBytes,
+    pub(crate) wasted_bytes: u64,
+    pub(crate) rate_bps: u64,
+    pub(crate) connections: SourceBytes,
+    pub(crate) num_peers: u32,
+    pub(crate) waiting: Option<String>,
+    pub(crate) error: Option<JobError>,
+}
+
+/// The way to a running swarm.
+#[derive(Debug, Clone)]
+pub(crate) struct SwarmHandle {
+    pub(crate) messages: mpsc::Sender<Message>,
+    pub(crate) progress: watch::Receiver<Progress>,
+}
+
+/// Both ends of a channel: the sender is handed to every connection or fetch.
+type Events<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
+/// See the module's documentation.
+pub(crate) struct Swarm {
+    shared: Arc<Shared>,
+    content: Arc<Content>,
+    core: Core,
+    messages: mpsc::Receiver<Message>,
+    progress: watch::Sender<Progress>,
+
+    peer_events: Events<(u32, net::Event)>,
+    http_events: Events<(FetchKey, HttpEvent)>,
+    disk_events: mpsc::Receiver<DiskEvent>,
+    disk: Disk,
+
+    jobs: HashMap<JobId, Attachment>,
+    /// A content that was complete once and lost a piece mends itself.
+    repairing: bool,
+    foreground: Arc<AtomicBool>,
+    download_gate: Arc<DownloadGate>,
+
+    next_source: u32,
+    peers: HashMap<u32, Peer>,
+    dials: Dials,
+    search: Option<Search>,
+    origins: HashMap<u32, Origin>,
+    fetches: HashMap<FetchId, AbortHandle>,
+
+    /// Blocks of a piece with several, that are written.
+    blocks_written: HashMap<PieceIndex, u32>,
+    /// Who delivered what of a piece that is not verified yet.
+    unverified: HashMap<PieceIndex, Vec<(SourceKind, u64)>>,
+    /// Uploads that wait for their piece to be read back and checked.
+    unchecked_uploads: HashMap<PieceIndex, Vec<(SourceId, dosvc_content::Block)>>,
+
+    /// Pieces from earlier times that are to be read back before the content counts as complete.
+    to_check: Vec<PieceIndex>,
+    /// How many of them are being read.
+    checking: usize,
+
+    downloaded: SourceBytes,
+    uploaded: SourceBytes,
+    wasted_bytes: u64,
+    rate: RateMeter,
+    /// Our own failure: nothing more can be downloaded.
+    error: Option<JobError>,
+    /// What HTTP sources last failed with.
+    http_error: Option<JobError>,
+    changed: bool,
+    published_at: Instant,
+    idle_since: Option<Instant>,
+}
+
+impl Swarm {
+    /// Starts the owner task of a content.
+    pub(crate) fn spawn(shared: &Arc<Shared>, content: Arc<Content>) -> SwarmHandle {
+        let now = Instant::now();
+        let (message_sender, messages) = mpsc::channel(MESSAGES_MAX);
+        let (progress, progress_receiver) = watch::channel(Progress::default());
+        let (disk_sender, disk_events) = mpsc::channel(EVENTS_MAX);
+        let settings = shared.settings();
+        let foreground = Arc::new(AtomicBool::new(false));
+        let have = content.have();
+        let mut core = Core::new(
+            content.lengths(),
+            have,
+            core_config(shared, &settings, false),
+            now,
+        );
+        core.set_paused(true, now);
+        let mut swarm = Self {
+            disk: Disk::new(Arc::clone(&content), disk_sender),
+            core,
+            messages,
+            progress,
+            peer_events: mpsc::channel(EVENTS_MAX),
+            http_events: mpsc::channel(EVENTS_MAX),
+            disk_events,
+            jobs: HashMap::new(),
+            repairing: false,
+            download_gate: Arc::new(DownloadGate {
+                budgets: Arc::clone(&shared.budgets),
+                foreground: Arc::clone(&foreground),
+            }),
+            foreground,
+            next_source: 0,
+            peers: HashMap::new(),
+            dials: Dials::default(),
+            search: None,
+            origins: HashMap::new(),
+            fetches: HashMap::new(),
+            blocks_written: HashMap::new(),
+            unverified: HashMap::new(),
+            unchecked_uploads: HashMap::new(),
+            to_check: Vec::new(),
+            checking: 0,
+            downloaded: SourceBytes::default(),
+            uploaded: SourceBytes::default(),
+            wasted_bytes: 0,
+            rate: RateMeter::default(),
+            error: None,
+            http_error: None,
+            changed: true,
+            published_at: now,
+            idle_since: None,
+            shared: Arc::clone(shared),
+            content,
+        };
+        swarm.publish(now);
+        let handle = SwarmHandle {
+            messages: message_sender,
+            progress: progress_receiver,
+        };
+        shared.tasks.spawn(swarm.run());
+        handle
+    }
+
+    async fn run(mut self) {
+        let cancel = self.shared.cancel.clone();
+        loop {
+            self.carry_out();
+            let now = Instant::now();
+            if self.retire_if_idle(now) {
+                break;
+            }
+            let deadline = self.next_deadline(now);
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                message = self.messages.recv() => match message {
+                    None | Some(Message::Stop) => break,
+                    Some(message) => self.handle_message(message),
+                },
+                Some((key, event)) = self.peer_events.1.recv() => {
+                    self.handle_peer_event(key, event);
+                    self.drain_peer_events();
+                }
+                Some((key, event)) = self.http_events.1.recv() => self.handle_http_event(key, event),
+                Some(event) = self.disk_events.recv() => self.handle_disk_event(event),
+                Some(outcome) = self.dials.next() => self.handle_dialled(outcome),
+                found = next_found(&mut self.search) => self.handle_found(found),
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+            self.handle_time(Instant::now());
+        }
+        self.end();
+    }
+
+    fn drain_peer_events(&mut self) {
+        for _ in 0..EVENT_BATCH {
+            match self.peer_events.1.try_recv() {
+                Ok((key, event)) => self.handle_peer_event(key, event),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: Message) {
+        match message {
+            Message::Incoming(peer) => self.add_peer(*peer),
+            Message::Attach(attachment) => self.attach(*attachment),
+            Message::Detach(job) => self.detach(job),
+            Message::Reconfigure => self.reconfigure(),
+            Message::Peers(reply) => {
+                let _ = reply.send(self.peer_infos(Instant::now()));
+            }
+            Message::Stop => {}
+        }
+    }
+
+    fn handle_time(&mut self, now: Instant) {
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.core.handle_timeout(now);
+        }
+        self.end_greetings(now);
+        self.dial_due(now);
+        if self.changed && now >= self.published_at + PUBLISH_INTERVAL || self.news_is_urgent() {
+            self.publish(now);
+        }
+    }
+
+    fn next_deadline(&self, now: Instant) -> Instant {
+        let publish = (self.changed || self.is_wanted()).then(|| {
+            self.published_at
+                + if self.changed {
+                    PUBLISH_INTERVAL
+                } else {
+                    Duration::from_secs(1)
+                }
+        });
+        [
+            self.core.poll_timeout(),
+            self.next_greeting_end(),
+            self.dials.next_due(),
+            publish,
+            self.idle_since.map(|at| at + IDLE_TIME),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(now + Duration::from_secs(3600))
+        .max(now)
+    }
+
+    /// True when the content is to be completed: a job asks for it, or it has to be mended.
+    fn is_wanted(&self) -> bool {
+        (!self.jobs.is_empty() || self.repairing)
+            && self.error.is_none()
+            && !self.core.is_complete()
+    }
+
+    fn may_have_peers(&self) -> bool {
+        self.content.hash_file().is_some()
+            && self.shared.settings().peering
+            && (self.jobs.is_empty() || self.jobs.values().any(|j| j.share))
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        let now = Instant::now();
+        let first = self.jobs.is_empty();
+        if self.may_have_peers() || attachment.share {
+            let statics = self.shared.settings().config.static_peers.clone();
+            for address in attachment.peers.iter().copied().chain(statics) {
+                self.dials.add(address, dials::Origin::Configured, now);
+            }
+        }
+        if let Some(origin) = attachment
+            .origin
+            .clone()
+            .filter(|_| self.origins.is_empty())
+        {
+            self.add_origin(origin, now);
+        }
+        self.jobs.insert(attachment.job, attachment);
+        self.update_priority(now);
+        self.core.set_paused(!self.is_wanted(), now);
+        if first {
+            self.start_search();
+            self.start_checking();
+        }
+        self.changed = true;
+    }
+
+    /// A content that was complete and lost a piece mends itself from where it came from.
+    fn start_repair(&mut self, now: Instant) {
+        self.repairing = true;
+        let urls: Vec<Url> = self
+            .content
+            .urls()
+            .iter()
+            .filter_map(|u| Url::parse(u).ok())
+            .collect();
+        if !urls.is_empty() {
+            let origin = self.shared.origins.open(urls, None);
+            self.add_origin(origin, now);
+        }
+        for address in self.shared.settings().config.static_peers.clone() {
+            self.dials.add(address, dials::Origin::Configured, now);
+        }
+        self.core.set_paused(!self.is_wanted(), now);
+        self.start_search();
+    }
+
+    fn end_repair(&mut self, now: Instant) {
+        if std::mem::take(&mut self.repairing) && self.jobs.is_empty() {
+            self.stop_downloading(now);
+        }
+    }
+
+    fn add_origin(&mut self, origin: Origin, now: Instant) {
+        let id = self.next_source();
+        let info = SourceInfo {
+            kind: SourceKind::Origin,
+            peer_id: None,
+            extended: false,
+        };
+        self.core.handle_source_added(SourceId(id), info, now);
+        self.origins.insert(id, origin);
+    }
+
+    fn detach(&mut self, job: JobId) {
+        let now = Instant::now();
+        self.jobs.remove(&job);
+        if self.jobs.is_empty() && !self.repairing {
+            self.stop_downloading(now);
+        }
+        self.update_priority(now);
+        self.core.set_paused(!self.is_wanted(), now);
+        self.changed = true;
+    }
+
+    /// Nobody wants the content any more: what there is of it stays on offer.
+    fn stop_downloading(&mut self, now: Instant) {
+        self.search = None;
+        self.dials.clear();
+        for (_, fetch) in self.fetches.drain() {
+            fetch.abort();
+        }
+        for (id, _) in std::mem::take(&mut self.origins) {
+            self.core.handle_source_removed(SourceId(id), now);
+        }
+        self.shared.download_ended(&self.content);
+    }
+
+    fn start_search(&mut self) {
+        if !self.is_wanted() || !self.may_have_peers() {
+            return;
+        }
+        if let (Some(discovery), Some(file)) = (self.shared.discovery(), self.content.hash_file()) {
+            discovery.announce(file.hash_of_hashes(), true);
+            self.search = Some(discovery.find(file.hash_of_hashes()));
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let now = Instant::now();
+        let settings = self.shared.settings();
+        self.core.set_config(
+            core_config(&self.shared, &settings, self.is_foreground()),
+            now,
+        );
+        if !settings.peering {
+            self.disconnect_all(now);
+            self.search = None;
+            self.dials.clear();
+        }
+        self.changed = true;
+    }
+
+    fn is_foreground(&self) -> bool {
+        self.foreground.load(Ordering::Relaxed)
+    }
+
+    fn update_priority(&mut self, now: Instant) {
+        let foreground = self.jobs.values().any(|j| j.foreground);
+        if foreground != self.foreground.swap(foreground, Ordering::Relaxed) {
+            let settings = self.shared.settings();
+            self.core
+                .set_config(core_config(&self.shared, &settings, foreground), now);
+        }
+    }
+
+    fn next_source(&mut self) -> u32 {
+        self.next_source += 1;
+        self.next_source
+    }
+
+    /// An error of our own disk: nothing more can be downloaded. What is had stays, and is still served.
+    fn fail(&mut self, error: &StoreError) {
+        tracing::error!(content = %self.content.key(), %error, "storage failed; download stopped");
+        self.error = Some(storage_error(error));
+        for (_, fetch) in self.fetches.drain() {
+            fetch.abort();
+        }
+        self.core.set_paused(true, Instant::now());
+        self.changed = true;
+    }
+
+    /// Every piece is here, and was hashed by this process.
+    fn is_complete(&self) -> bool {
+        self.core.is_complete() && self.to_check.is_empty() && self.checking == 0
+    }
+
+    fn waiting(&self, now: Instant) -> Option<String> {
+        let waiting = self.core.waiting(now).filter(|_| self.is_wanted())?;
+        Some(match &self.http_error {
+            Some(error) => format!("{waiting}; HTTP: {}", error.message),
+            None => waiting.to_string(),
+        })
+    }
+
+    fn news_is_urgent(&self) -> bool {
+        let last = self.progress.borrow();
+        last.complete != self.is_complete() || last.error != self.error
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let mut connections = SourceBytes::default();
+        for peer in self.peers.values() {
+            *connections.of(peer.kind) += 1;
+        }
+        connections.http = u64::try_from(self.fetches.len()).unwrap_or(u64::MAX);
+        let progress = Progress {
+            bytes_done: held_bytes(&self.content, self.core.have()),
+            complete: self.is_complete(),
+            downloaded: self.downloaded,
+            uploaded: self.uploaded,
+            wasted_bytes: self.wasted_bytes,
+            rate_bps: self.rate.bps(now),
+            connections,
+            num_peers: self.dials.known_count(),
+            waiting: self.waiting(now),
+            error: self.error.clone(),
+        };
+        self.progress.send_if_modified(|old| {
+            let changed = *old != progress;
+            *old = progress;
+            changed
+        });
+        self.changed = false;
+        self.published_at = now;
+    }
+
+    /// True when the task may end: nobody wants anything, and no message can be lost by ending.
+    fn retire_if_idle(&mut self, now: Instant) -> bool {
+        if !self.jobs.is_empty() || !self.peers.is_empty() || self.repairing {
+            self.idle_since = None;
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        now >= since + IDLE_TIME
+            && self
+                .shared
+                .retire(self.content.key(), || self.messages.is_empty())
+    }
+
+    fn end(&mut self) {
+        for (_, fetch) in self.fetches.drain() {
+            fetch.abort();
+        }
+        self.disconnect_all(Instant::now());
+        self.publish(Instant::now());
+        self.shared.forget(self.content.key(), &self.progress);
+    }
+}
+
+fn held_bytes(content: &Content, have: &Bitfield) -> u64 {
+    let lengths = content.lengths();
+    let Some(last) = lengths.pieces().next_back() else {
+        return 0;
+    };
+    let whole = u64::from(have.count()) * u64::from(lengths.piece_size());
+    if have.has(last) {
+        whole - u64::from(lengths.piece_size() - lengths.len(last))
+    } else {
+        whole
+    }
+}
+
+fn core_config(shared: &Shared, settings: &Settings, foreground: bool) -> SwarmConfig {
+    settings.swarm_config(shared.peer_id, foreground)
+}
+
+async fn next_found(search: &mut Option<Search>) -> Option<dosvc_discovery::Found> {
+    match search {
+        Some(search) => search.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Pieces of a set, as the wire's numbers.
+fn numbers(pieces: &[PieceIndex]) -> Vec<u32> {
+    pieces.iter().map(|p| p.get()).collect()
+}

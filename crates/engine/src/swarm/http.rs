@@ -1,0 +1,102 @@
+//! HTTP sources of a swarm: one task per fetch, which turns a response body into blocks.
+
+use dosvc_content::{Block, PieceIndex, PieceLengths};
+use dosvc_origin::{Origin, OriginError};
+use dosvc_scheduler::FetchId;
+use dosvc_wire::net::{BlockBuf, BlockPool, Throttle};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// What a fetch tells its swarm.
+#[derive(Debug)]
+pub(super) enum HttpEvent {
+    /// The server sends the whole content whatever range is asked.
+    NoRanges,
+    /// Bytes arrived that do not make a whole block yet.
+    Progress { bytes: u32 },
+    /// A whole block is here.
+    Block { block: Block, data: BlockBuf },
+    /// The fetch is over; always the last event of its fetch.
+    Ended(Result<(), OriginError>),
+}
+
+/// A fetch's place in its swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FetchKey {
+    pub(super) source: u32,
+    pub(super) fetch: FetchId,
+}
+
+/// What a fetch needs.
+pub(super) struct Fetch {
+    pub(super) key: FetchKey,
+    pub(super) origin: Origin,
+    pub(super) lengths: PieceLengths,
+    pub(super) first: PieceIndex,
+    pub(super) count: u32,
+    pub(super) pool: BlockPool,
+    pub(super) gate: Arc<dyn Throttle>,
+    pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
+}
+
+/// Bytes between two progress reports.
+const PROGRESS_BYTES: u32 = 128 << 10;
+
+impl Fetch {
+    /// Runs the fetch to its end. Dropping the future ends it too (nothing is reported then).
+    pub(super) async fn run(self) {
+        let result = self.transfer().await;
+        let _ = self.events.send((self.key, HttpEvent::Ended(result))).await;
+    }
+
+    async fn transfer(&self) -> Result<(), OriginError> {
+        let start = self.lengths.offset(self.first);
+        let last = self.first.get() + self.count - 1;
+        let last = self.lengths.piece(last).unwrap_or(self.first);
+        let end = self.lengths.offset(last) + u64::from(self.lengths.len(last));
+        let mut body = self.origin.fetch(start..end).await?;
+        let mut pieces = (self.first.get()..=last.get()).filter_map(|i| self.lengths.piece(i));
+        let mut all = self.lengths.pieces();
+        let whole = body.whole;
+        if whole {
+            self.send(HttpEvent::NoRanges).await;
+        }
+        let mut rest = bytes::Bytes::new();
+        let next = || if whole { all.next() } else { pieces.next() };
+        for piece in std::iter::from_fn(next) {
+            for block in self.lengths.blocks(piece) {
+                let mut data = self.pool.acquire(block.len() as usize).await;
+                let mut filled = 0;
+                let mut reported = 0;
+                while filled < data.len() {
+                    if rest.is_empty() {
+                        // The body ends with an error when it is short, so `None` cannot come here early.
+                        let Some(chunk) = body.chunk().await? else {
+                            return Ok(());
+                        };
+                        rest = chunk;
+                        continue;
+                    }
+                    let n = rest.len().min(data.len() - filled);
+                    self.gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    data[filled..filled + n].copy_from_slice(&rest.split_to(n));
+                    filled += n;
+                    let news = u32::try_from(filled - reported).unwrap_or(0);
+                    if news >= PROGRESS_BYTES && filled < data.len() {
+                        reported = filled;
+                        self.send(HttpEvent::Progress { bytes: news }).await;
+                    }
+                }
+                self.send(HttpEvent::Block { block, data }).await;
+            }
+        }
+        // Reading to the end lets the connection be used again, and finds a body that is too long.
+        while body.chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn send(&self, event: HttpEvent) {
+        // A swarm that has ended needs no events.
+        let _ = self.events.send((self.key, event)).await;
+    }
+}

@@ -1,0 +1,418 @@
+//! What the scheduler decides is carried out here, and what comes of it is reported back: requests, blocks, disk
+//! work, uploads.
+
+use super::{
+    Swarm,
+    disk::DiskEvent,
+    http::{Fetch, FetchKey, HttpEvent},
+};
+use dosvc_content::{Block, PieceIndex};
+use dosvc_origin::OriginError;
+use dosvc_piece_store::{Accepted, PieceCheck, ServeError, StoreError};
+use dosvc_scheduler::{BlockUse, Command, FetchEnd, FetchId, SourceId, SourceKind};
+use dosvc_wire::net;
+use std::{sync::Arc, time::Instant};
+
+/// Pieces from earlier times that are read back at once.
+const CHECKS_AT_ONCE: usize = 3;
+
+impl Swarm {
+    /// Carries out everything that the scheduler has decided.
+    pub(super) fn carry_out(&mut self) {
+        while let Some(command) = self.core.poll_command() {
+            match command {
+                Command::Interested { source, interested } => {
+                    self.tell(source, net::Command::Interested(interested));
+                }
+                Command::Choke { source } => self.tell(source, net::Command::Choke),
+                Command::Unchoke { source } => self.tell(source, net::Command::Unchoke),
+                Command::Request { source, block } => {
+                    self.tell(source, net::Command::Request(block))
+                }
+                Command::Cancel { source, block } => self.tell(source, net::Command::Cancel(block)),
+                Command::Fetch {
+                    source,
+                    fetch,
+                    first,
+                    count,
+                } => self.fetch(source, fetch, first, count),
+                Command::CancelFetch { source, fetch } => self.cancel_fetch(source, fetch),
+                Command::ShowBitfield { source, pieces } => {
+                    self.tell(source, net::Command::Bitfield(pieces))
+                }
+                Command::ShowHave { source, piece } => self.tell(source, net::Command::Have(piece)),
+                Command::TellFetching { source, add, drop } => {
+                    self.tell_fetching(source, &add, &drop)
+                }
+                Command::Serve { source, block } => self.serve(source, block),
+                Command::Ban { source, reason } => self.ban(source, &reason.to_string()),
+                Command::Disconnect { source, reason } => {
+                    self.disconnect(source, &reason.to_string())
+                }
+            }
+        }
+    }
+
+    fn ban(&mut self, source: SourceId, reason: &str) {
+        if let Some(peer) = self.peers.get(&source.0) {
+            tracing::warn!(address = %peer.address, content = %self.content.key(), reason, "peer banned");
+        }
+        self.ban_peer(source.0, Instant::now());
+    }
+
+    fn disconnect(&mut self, source: SourceId, reason: &str) {
+        let now = Instant::now();
+        if self.origins.remove(&source.0).is_some() {
+            tracing::warn!(content = %self.content.key(), reason, "HTTP source dropped");
+            self.core.handle_source_removed(source, now);
+        } else {
+            self.drop_peer(source.0, now);
+        }
+    }
+
+    // HTTP
+
+    fn fetch(&mut self, source: SourceId, fetch: FetchId, first: PieceIndex, count: u32) {
+        let Some(origin) = self.origins.get(&source.0) else {
+            return;
+        };
+        let task = Fetch {
+            key: FetchKey {
+                source: source.0,
+                fetch,
+            },
+            origin: origin.clone(),
+            lengths: self.content.lengths(),
+            first,
+            count,
+            pool: self.shared.pool.clone(),
+            gate: Arc::clone(&self.download_gate) as _,
+            events: self.http_events.0.clone(),
+        };
+        let handle = tokio::spawn(task.run());
+        self.fetches.insert(fetch, handle.abort_handle());
+        self.changed = true;
+    }
+
+    fn cancel_fetch(&mut self, source: SourceId, fetch: FetchId) {
+        if let Some(task) = self.fetches.remove(&fetch) {
+            task.abort();
+            self.core
+                .handle_fetch_ended(source, fetch, FetchEnd::Cancelled, Instant::now());
+            self.changed = true;
+        }
+    }
+
+    pub(super) fn handle_http_event(&mut self, key: FetchKey, event: HttpEvent) {
+        let now = Instant::now();
+        let source = SourceId(key.source);
+        if !self.fetches.contains_key(&key.fetch) {
+            // Cancelled while this was on its way: what it brought is not lost, if it is of use.
+            if let HttpEvent::Block { block, data } = event {
+                self.handle_block(source, SourceKind::Origin, block, data, now);
+            }
+            return;
+        }
+        match event {
+            HttpEvent::NoRanges => self.core.handle_no_ranges(source, now),
+            HttpEvent::Progress { bytes } => {
+                self.rate.add(u64::from(bytes), now);
+                self.core.handle_progress(source, bytes, now);
+                self.changed = true;
+            }
+            HttpEvent::Block { block, data } => {
+                self.rate.add(u64::from(block.len()), now);
+                self.handle_block(source, SourceKind::Origin, block, data, now);
+            }
+            HttpEvent::Ended(result) => {
+                self.fetches.remove(&key.fetch);
+                let end = match result {
+                    Ok(()) => FetchEnd::Done,
+                    Err(error) => self.fetch_failed(source, &error),
+                };
+                self.core.handle_fetch_ended(source, key.fetch, end, now);
+                self.changed = true;
+            }
+        }
+    }
+
+    fn fetch_failed(&mut self, source: SourceId, error: &OriginError) -> FetchEnd {
+        tracing::warn!(content = %self.content.key(), %error, "fetch from HTTP source failed");
+        self.http_error = Some(crate::errors::origin_error(error));
+        let Some(origin) = self.origins.get(&source.0) else {
+            return FetchEnd::Failed { retry_at: None };
+        };
+        if let Some(fatal) = origin.is_dead() {
+            self.origin_died(source, &fatal);
+            return FetchEnd::Failed { retry_at: None };
+        }
+        let retry_at = origin.next_attempt().unwrap_or_else(Instant::now);
+        FetchEnd::Failed {
+            retry_at: Some(retry_at),
+        }
+    }
+
+    /// Every URL failed for good. Peers may still have everything; without any hope left the job fails.
+    fn origin_died(&mut self, source: SourceId, error: &OriginError) {
+        let now = Instant::now();
+        self.core.handle_source_down(source, None, now);
+        let changed_under_way = matches!(error, OriginError::Changed { .. });
+        if changed_under_way || !self.may_have_peers() {
+            self.error = Some(crate::errors::origin_error(error));
+            self.core.set_paused(true, now);
+        }
+        self.changed = true;
+    }
+
+    // Peers
+
+    pub(super) fn handle_peer_event(&mut self, key: u32, event: net::Event) {
+        let now = Instant::now();
+        let source = SourceId(key);
+        if !self.peers.contains_key(&key) {
+            return;
+        }
+        let is_hello = matches!(&event, net::Event::Extension(_) | net::Event::Closed(_));
+        if !is_hello {
+            // Somebody who speaks of anything else first knows no extensions.
+            self.greeted(key, false, now);
+        }
+        match event {
+            net::Event::Bitfield(field) => self.handle_bitfield(key, field, now),
+            net::Event::Have(piece) => self.handle_have(key, piece, now),
+            net::Event::Choked => self.core.handle_choked(source, now),
+            net::Event::Unchoked => self.core.handle_unchoked(source, now),
+            net::Event::Interested(on) => self.core.handle_interested(source, on, now),
+            net::Event::Requested(block) => self.handle_request(source, block, now),
+            net::Event::Cancelled(block) => self.core.handle_cancelled(source, block, now),
+            net::Event::Progress { bytes, .. } => self.handle_partial(key, bytes, now),
+            net::Event::Received { block, data } => self.handle_received(key, block, data, now),
+            net::Event::Served { block } => self.handle_served(key, block, now),
+            net::Event::Extension(extension) => self.handle_extension(key, extension, now),
+            net::Event::Closed(reason) => self.peer_closed(key, &reason, now),
+        }
+    }
+
+    fn handle_partial(&mut self, key: u32, bytes: u32, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.partial += bytes;
+            peer.rate_in.add(u64::from(bytes), now);
+        }
+        self.rate.add(u64::from(bytes), now);
+        self.core.handle_progress(SourceId(key), bytes, now);
+        self.changed = true;
+    }
+
+    fn handle_received(&mut self, key: u32, block: Block, data: net::BlockBuf, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let news = u64::from(block.len().saturating_sub(peer.partial));
+        peer.partial = 0;
+        peer.bytes_in += u64::from(block.len());
+        peer.rate_in.add(news, now);
+        self.rate.add(news, now);
+        let kind = peer.kind;
+        self.handle_block(SourceId(key), kind, block, data, now);
+    }
+
+    fn handle_block(
+        &mut self,
+        source: SourceId,
+        kind: SourceKind,
+        block: Block,
+        data: net::BlockBuf,
+        now: Instant,
+    ) {
+        self.changed = true;
+        if self.core.handle_block(source, block, now) == BlockUse::Duplicate {
+            self.wasted_bytes += u64::from(block.len());
+            return;
+        }
+        let credit = (kind, u64::from(block.len()));
+        self.unverified
+            .entry(block.piece())
+            .or_default()
+            .push(credit);
+        if self.content.lengths().block_count(block.piece()) == 1 {
+            self.disk.accept_piece(block.piece(), data);
+        } else {
+            self.disk.write_block(block, data);
+        }
+    }
+
+    // Disk
+
+    pub(super) fn handle_disk_event(&mut self, event: DiskEvent) {
+        let now = Instant::now();
+        self.changed = true;
+        match event {
+            DiskEvent::Piece(piece, Ok(Accepted::BadHash)) => self.piece_corrupt(piece, now),
+            DiskEvent::Piece(piece, Ok(Accepted::Stored | Accepted::Duplicate)) => {
+                self.piece_verified(piece, now);
+            }
+            DiskEvent::BlockWritten(block, Ok(())) => self.block_written(block),
+            DiskEvent::Scrubbed(piece, result) => self.piece_scrubbed(piece, result, now),
+            DiskEvent::Checked(piece, Ok(check)) => self.piece_checked(piece, &check, now),
+            DiskEvent::Piece(_, Err(error)) | DiskEvent::BlockWritten(_, Err(error)) => {
+                self.fail(&error)
+            }
+            DiskEvent::Checked(piece, Err(error)) => self.check_failed(piece, &error, now),
+        }
+    }
+
+    fn piece_verified(&mut self, piece: PieceIndex, now: Instant) {
+        for (kind, bytes) in self.unverified.remove(&piece).unwrap_or_default() {
+            *self.downloaded.of(kind) += bytes;
+            self.shared.totals.add_downloaded(kind, bytes);
+        }
+        self.core.handle_piece_verified(piece, now);
+        self.shared.store_is_dirty();
+        if self.core.is_complete() {
+            self.http_error = None;
+            self.end_repair(now);
+            self.carry_out();
+            self.part_from_seeds(now);
+        }
+    }
+
+    fn piece_corrupt(&mut self, piece: PieceIndex, now: Instant) {
+        tracing::warn!(content = %self.content.key(), %piece, "piece failed its hash check; dropped");
+        for (_, bytes) in self.unverified.remove(&piece).unwrap_or_default() {
+            self.wasted_bytes += bytes;
+        }
+        self.core.handle_piece_corrupt(piece, now);
+    }
+
+    fn block_written(&mut self, block: Block) {
+        let written = self.blocks_written.entry(block.piece()).or_default();
+        *written += 1;
+        if *written == self.content.lengths().block_count(block.piece()) {
+            self.blocks_written.remove(&block.piece());
+            self.disk.finish_piece(block.piece());
+        }
+    }
+
+    // Uploads
+
+    fn handle_request(&mut self, source: SourceId, block: Block, now: Instant) {
+        if let Err(refusal) = self.core.handle_request(source, block, now) {
+            tracing::debug!(source = source.0, ?block, ?refusal, "request refused");
+            self.tell(source, net::Command::Refuse(block));
+        }
+    }
+
+    fn serve(&mut self, source: SourceId, block: Block) {
+        match self.content.file_range(block) {
+            Ok(range) => {
+                let body = net::Body::File {
+                    file: range.file,
+                    offset: range.offset,
+                };
+                self.tell(source, net::Command::Serve { block, body });
+            }
+            // Changed by its owner: what is still right is served again, once it was read back.
+            Err(ServeError::Unchecked | ServeError::Changed) => {
+                let waiting = self.unchecked_uploads.entry(block.piece()).or_default();
+                waiting.push((source, block));
+                if waiting.len() == 1 {
+                    self.disk.check(block.piece());
+                }
+            }
+            Err(ServeError::Missing) => {
+                self.refuse(source, block);
+                self.piece_lost(block.piece(), Instant::now());
+            }
+            Err(error) => {
+                tracing::error!(content = %self.content.key(), %error, "cannot serve; peer let go");
+                self.refuse(source, block);
+                self.drop_peer(source.0, Instant::now());
+            }
+        }
+    }
+
+    fn refuse(&mut self, source: SourceId, block: Block) {
+        self.tell(source, net::Command::Refuse(block));
+        self.core.handle_served(source, block, Instant::now());
+    }
+
+    /// Pieces from before this process are read back while the rest is downloaded.
+    pub(super) fn start_checking(&mut self) {
+        self.to_check = self.content.unchecked();
+        self.check_more();
+    }
+
+    fn check_more(&mut self) {
+        while self.checking < CHECKS_AT_ONCE {
+            let Some(piece) = self.to_check.pop() else {
+                return;
+            };
+            self.checking += 1;
+            self.disk.scrub(piece);
+        }
+    }
+
+    fn piece_scrubbed(
+        &mut self,
+        piece: PieceIndex,
+        result: Result<PieceCheck, StoreError>,
+        now: Instant,
+    ) {
+        self.checking -= 1;
+        match result {
+            Ok(PieceCheck::Good) => {}
+            Ok(PieceCheck::Lost) => self.piece_lost(piece, now),
+            Err(error) => return self.fail(&error),
+        }
+        self.check_more();
+    }
+
+    fn piece_checked(&mut self, piece: PieceIndex, check: &PieceCheck, now: Instant) {
+        let waiting = self.unchecked_uploads.remove(&piece).unwrap_or_default();
+        match check {
+            PieceCheck::Good => {
+                for (source, block) in waiting {
+                    self.serve(source, block);
+                }
+            }
+            PieceCheck::Lost => {
+                for (source, block) in waiting {
+                    self.refuse(source, block);
+                }
+                self.piece_lost(piece, now);
+            }
+        }
+    }
+
+    /// Reading failed: nobody is served from here, but what we have is not given up for that.
+    fn check_failed(&mut self, piece: PieceIndex, error: &StoreError, now: Instant) {
+        tracing::error!(content = %self.content.key(), %piece, %error, "piece cannot be read");
+        for (source, block) in self.unchecked_uploads.remove(&piece).unwrap_or_default() {
+            self.tell(source, net::Command::Refuse(block));
+            self.core.handle_served(source, block, now);
+            self.drop_peer(source.0, now);
+        }
+    }
+
+    /// A piece that was had is bad on disk. Content that was complete is mended from its sources.
+    pub(super) fn piece_lost(&mut self, piece: PieceIndex, now: Instant) {
+        tracing::warn!(content = %self.content.key(), %piece, "piece is damaged on disk; fetching it again");
+        let was_complete = self.core.is_complete();
+        self.core.handle_piece_lost(piece, now);
+        if was_complete && self.jobs.is_empty() {
+            self.start_repair(now);
+        }
+    }
+
+    fn handle_served(&mut self, key: u32, block: Block, now: Instant) {
+        let bytes = u64::from(block.len());
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.bytes_out += bytes;
+            peer.rate_out.add(bytes, now);
+            *self.uploaded.of(peer.kind) += bytes;
+            self.shared.totals.add_uploaded(peer.kind, bytes);
+        }
+        self.core.handle_served(SourceId(key), block, now);
+        self.changed = true;
+    }
+}

@@ -1,0 +1,109 @@
+//! What an engine does beside downloads: sync the store, keep the cache within its limits, answer for what is held.
+
+use crate::{cache, shared::Shared};
+use dosvc_piece_store::{CacheLimits, ContentKey};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// How often the cache's age and size limits are looked at.
+const CACHE_INTERVAL: Duration = Duration::from_secs(600);
+/// How soon they are looked at again after something was written.
+const CACHE_INTERVAL_BUSY: Duration = Duration::from_secs(10);
+
+/// Syncs the store when it is due; sleeps for as long as nothing is written.
+pub(crate) async fn sync_store(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            () = shared.dirty.notified() => {}
+        }
+        loop {
+            let store = Arc::clone(&shared.store);
+            let due = tokio::task::spawn_blocking(move || store.sync_due(Instant::now())).await;
+            let next = match due {
+                Ok(Ok(next)) => next,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "state could not be written; trying again");
+                    Some(Instant::now() + Duration::from_secs(5))
+                }
+                Err(_) => return,
+            };
+            let Some(next) = next else { break };
+            tokio::select! {
+                () = shared.cancel.cancelled() => return,
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+        }
+    }
+}
+
+/// Removes what is too old or too much.
+pub(crate) async fn keep_cache(shared: Arc<Shared>) {
+    let mut written = 0;
+    loop {
+        enforce(&shared).await;
+        let now = shared.totals.downloaded().total();
+        let pause = if now == written {
+            CACHE_INTERVAL
+        } else {
+            CACHE_INTERVAL_BUSY
+        };
+        written = now;
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn enforce(shared: &Arc<Shared>) {
+    let settings = shared.settings();
+    let disk = match dosvc_host::disk(&settings.config.state_dir) {
+        Ok(disk) => disk,
+        Err(error) => {
+            tracing::warn!(%error, "free disk space is unknown; cache limits are not enforced");
+            return;
+        }
+    };
+    let limits = CacheLimits {
+        bytes_max: Some(cache::bytes_max(
+            &settings,
+            disk,
+            shared.store.bytes_on_disk(),
+        )),
+        age_max: settings.config.policies.max_cache_age(),
+        keep_free_bytes: dosvc_policy::KEEP_FREE_DEFAULT.part_of(disk.total),
+        now: SystemTime::now(),
+    };
+    let store = Arc::clone(&shared.store);
+    match tokio::task::spawn_blocking(move || store.enforce(limits)).await {
+        Ok(Ok(evicted)) => {
+            for content in evicted {
+                tracing::info!(?content, "evicted from the cache");
+                cache::withdraw(shared, content.key);
+            }
+        }
+        Ok(Err(error)) => tracing::error!(%error, "cache limits cannot be enforced"),
+        Err(_) => {}
+    }
+}
+
+/// Answers for everything that is held and may be shared.
+pub(crate) async fn announce_held(shared: &Arc<Shared>) {
+    let Some(discovery) = shared.discovery() else {
+        return;
+    };
+    let store = Arc::clone(&shared.store);
+    let listed = tokio::task::spawn_blocking(move || store.list()).await;
+    let min_size = shared.settings().config.policies.min_file_size_to_cache();
+    for info in listed.ok().and_then(Result::ok).unwrap_or_default() {
+        if let ContentKey::Hashed(hash) = info.key
+            && info.have_count > 0
+            && info.lengths.content_length() >= min_size
+        {
+            discovery.announce(hash, false);
+        }
+    }
+}

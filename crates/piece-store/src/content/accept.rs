@@ -1,0 +1,176 @@
+//! Bytes that come in: hashed, written in place, then had.
+
+use super::Content;
+use super::Inner;
+use crate::StoreError;
+use dosvc_content::{Block, PieceIndex};
+use std::os::unix::fs::FileExt as _;
+
+/// What became of a piece that was handed to the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accepted {
+    /// The piece is had now.
+    Stored,
+    /// The piece was had before; nothing was written.
+    Duplicate,
+    /// Length or hash is wrong; the piece is not had.
+    BadHash,
+}
+
+/// How often a piece is hashed again because its bytes changed meanwhile.
+pub(super) const HASH_TRIES: usize = 3;
+
+impl Content {
+    /// Takes a whole piece: hashes it in memory, writes it in place and counts it as had. It is durable, and claimed
+    /// on disk, after the next sync. Plain content is taken as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
+    pub fn accept_piece(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Accepted, StoreError> {
+        let inner = &self.inner;
+        if inner.state().have.has(piece) {
+            return Ok(Accepted::Duplicate);
+        }
+        let right = match &inner.hash_file {
+            Some(hash_file) => hash_file.verify(piece, bytes),
+            None => bytes.len() == inner.lengths.len(piece) as usize,
+        };
+        if !right {
+            return Ok(Accepted::BadHash);
+        }
+        let accepted = self.write(piece, 0, bytes, true)?;
+        if accepted == Accepted::Stored {
+            inner.touch();
+            self.mark_dirty(bytes.len() as u64);
+        }
+        Ok(accepted)
+    }
+
+    /// Takes a block of a piece that has several: writes it in place, unverified. The piece counts as had only after
+    /// [`Self::finish_piece`]. A block of a piece that is had is left out.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongLength`] when `bytes` has not the block's length; else as [`Self::accept_piece`].
+    pub fn accept_block(&self, block: Block, bytes: &[u8]) -> Result<(), StoreError> {
+        if bytes.len() != block.len() as usize {
+            return Err(StoreError::WrongLength {
+                got: bytes.len() as u64,
+                want: block.len().into(),
+            });
+        }
+        self.write(block.piece(), block.offset(), bytes, false)
+            .map(drop)
+    }
+
+    /// Reads a piece back whose blocks were all written, and hashes it. Plain content is taken as it is: the caller
+    /// must have written every block; [`Accepted::BadHash`] then means that the blocks were lost.
+    ///
+    /// # Errors
+    /// As [`Self::accept_piece`].
+    pub fn finish_piece(&self, piece: PieceIndex) -> Result<Accepted, StoreError> {
+        let accepted = self.inner.finish(piece)?;
+        if accepted == Accepted::Stored {
+            self.inner.touch();
+            self.mark_dirty(self.inner.lengths.len(piece).into());
+        }
+        Ok(accepted)
+    }
+
+    fn write(
+        &self,
+        piece: PieceIndex,
+        offset: u32,
+        bytes: &[u8],
+        verified: bool,
+    ) -> Result<Accepted, StoreError> {
+        loop {
+            if let Some(accepted) = self.inner.write(piece, offset, bytes, verified)? {
+                return Ok(accepted);
+            }
+            self.mark_dirty(0);
+            self.store.sync_content(&self.inner)?;
+        }
+    }
+}
+
+impl Inner {
+    /// Writes into a missing piece. `verified`: the bytes are the whole piece and its hash is right. `None`: a claim
+    /// must be withdrawn before anything is written.
+    fn write(
+        &self,
+        piece: PieceIndex,
+        offset: u32,
+        bytes: &[u8],
+        verified: bool,
+    ) -> Result<Option<Accepted>, StoreError> {
+        let _turn = self.turn();
+        let file = {
+            let mut state = self.state();
+            // Under the lock of writers: nothing unverified is ever written over a piece that is had.
+            if state.have.has(piece) {
+                return Ok(Some(Accepted::Duplicate));
+            }
+            self.make_private(&mut state)?;
+            if state.withdraw_first {
+                return Ok(None);
+            }
+            state.in_write = true;
+            state.unsynced = true;
+            state.block_writes += 1;
+            let number = state.block_writes;
+            state.partial.insert(piece, number);
+            state.file.clone()
+        };
+        let at = self.lengths.offset(piece) + u64::from(offset);
+        let written = file.write_all_at(bytes, at);
+        let mut state = self.state();
+        state.in_write = false;
+        let stamp = self.check_names(&file);
+        if let Ok(stamp) = &stamp {
+            state.stamp = *stamp;
+        }
+        written.map_err(StoreError::at(&self.data_path()))?;
+        stamp?;
+        if verified {
+            // A sync that began during the write has taken the flag, but not these bytes.
+            state.unsynced = true;
+            self.gain(&mut state, piece);
+        }
+        Ok(Some(Accepted::Stored))
+    }
+
+    fn finish(&self, piece: PieceIndex) -> Result<Accepted, StoreError> {
+        for _ in 0..HASH_TRIES {
+            let (file, epoch, write) = {
+                let mut state = self.state();
+                if state.have.has(piece) {
+                    return Ok(Accepted::Duplicate);
+                }
+                self.refresh(&mut state)?;
+                let write = state.partial.get(&piece).copied();
+                (state.file.clone(), state.epoch, write)
+            };
+            let good = match &self.hash_file {
+                // Blocks that somebody else's change has cost are not in the list any more.
+                None => write.is_some(),
+                Some(hash_file) => self.hashes_right(&file, hash_file, piece)?,
+            };
+            let mut state = self.state();
+            if state.have.has(piece) {
+                return Ok(Accepted::Duplicate);
+            }
+            self.refresh(&mut state)?;
+            if state.epoch != epoch || state.partial.get(&piece).copied() != write {
+                continue;
+            }
+            state.partial.remove(&piece);
+            if !good {
+                return Ok(Accepted::BadHash);
+            }
+            state.unsynced = true;
+            self.gain(&mut state, piece);
+            return Ok(Accepted::Stored);
+        }
+        Ok(Accepted::BadHash)
+    }
+}

@@ -1,0 +1,119 @@
+//! Handing a complete content over, in this process or in another.
+
+use super::{Content, Inner};
+use crate::{DeliverError, Delivered, Method, StoreError, place::Source, stamp::FileStamp};
+use std::{
+    fs::File,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// How a file is handed over. Owner and mode are those of a file that this process makes at the destination.
+pub struct Deliver<'a> {
+    /// Called with the bytes done so far: first of the pieces that must still be checked, then of the file.
+    pub progress: &'a mut dyn FnMut(u64),
+}
+
+impl Deliver<'_> {
+    /// For callers that show no progress: `Deliver { progress: &mut Deliver::quiet() }`.
+    pub fn quiet() -> impl FnMut(u64) {
+        |_| {}
+    }
+}
+
+/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
+const CLOCK_TICK: Duration = Duration::from_millis(20);
+
+impl Content {
+    /// Puts the file at `dest`: checks what was not checked yet, makes the claim durable, then shares storage with
+    /// the cache where that is possible ([`crate::place`]). A later change by the file's owner is noticed before
+    /// anything of it is served.
+    ///
+    /// # Errors
+    /// [`DeliverError`]. After [`DeliverError::Damaged`] the pieces named are not had: fetch them and try again.
+    pub fn deliver(&self, dest: &Path, how: Deliver<'_>) -> Result<Delivered, DeliverError> {
+        let (file, stamp) = self.ready(how.progress)?;
+        // Once the owner has a name for this very file, a write of theirs must give it another mtime.
+        let written = SystemTime::UNIX_EPOCH
+            + Duration::from_nanos(u64::try_from(stamp.mtime_ns).unwrap_or_default());
+        if let Ok(age) = SystemTime::now().duration_since(written)
+            && age < CLOCK_TICK
+        {
+            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
+        }
+        let source = Source {
+            file: &file,
+            len: self.inner.lengths.content_length(),
+            hashes: self.inner.hash_file.as_ref(),
+            checked_as: Some(stamp),
+        };
+        let delivered = source.place(dest, how.progress)?;
+        self.inner.touch();
+        if delivered.method == Method::HardLink {
+            self.inner.note_new_name(&stamp)?;
+            self.mark_dirty(0);
+        }
+        Ok(delivered)
+    }
+
+    /// The complete, checked, durable file, read-only, for another process to call [`crate::place`] with.
+    ///
+    /// # Errors
+    /// As [`Self::deliver`].
+    pub fn open_for_delivery(&self) -> Result<File, DeliverError> {
+        let (_, stamp) = self.ready(&mut |_| {})?;
+        let path = self.inner.data_path();
+        let file = File::open(&path).map_err(StoreError::at(&path))?;
+        let (opened, _) = FileStamp::of(&file).map_err(StoreError::at(&path))?;
+        if !opened.same_bytes(&stamp) {
+            return Err(DeliverError::Changed);
+        }
+        self.inner.touch();
+        Ok(file)
+    }
+
+    /// Sees to it that every piece is had, checked and claimed; returns the file and its stamp as of then.
+    fn ready(&self, progress: &mut dyn FnMut(u64)) -> Result<(Arc<File>, FileStamp), DeliverError> {
+        let missing = {
+            let state = self.inner.state();
+            state.have.piece_count() - state.have.count()
+        };
+        if missing > 0 {
+            return Err(DeliverError::Incomplete { missing });
+        }
+        {
+            let _turn = self.inner.turn();
+            let mut state = self.inner.state();
+            // A file that is too long would be handed over too long.
+            let (now, _) =
+                FileStamp::of(&state.file).map_err(StoreError::at(&self.inner.data_path()))?;
+            if now.size != self.inner.lengths.content_length() {
+                self.inner.make_private(&mut state)?;
+            }
+        }
+        let pieces = self.check_all(progress)?;
+        if !pieces.is_empty() {
+            return Err(DeliverError::Damaged { pieces });
+        }
+        self.store.sync_content(&self.inner)?;
+        let mut state = self.inner.state();
+        let changed = self.inner.refresh(&mut state)?;
+        if changed || !state.checked.is_full() {
+            return Err(DeliverError::Changed);
+        }
+        Ok((state.file.clone(), state.stamp))
+    }
+}
+
+impl Inner {
+    /// The file got a second name from us: its ctime and mode changed, its bytes did not.
+    fn note_new_name(&self, before: &FileStamp) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let now = self.check_names(&state.file)?;
+        if state.stamp == *before && now.same_bytes(before) {
+            state.stamp = now;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! Documents that come from the table: the page of policies and the commented sample of the configuration.
+
+use crate::{Allowed, POLICIES, PolicySpec, Unit};
+
+/// What stands in `docs/policies.md` before the table.
+const INTRODUCTION: &str = "\
+# Policies
+
+Every Delivery Optimization policy, with Windows' name, unit, range and default. They stand in the table
+`[delivery_optimization]` of the configuration; the original name (`DODownloadMode`, in any case of the letters, `DO` may be left out)
+is read as well as the key. `dosvc config --verbose` shows the value of each and who set it.
+
+This page is generated from `crates/policy/src/table.rs`. To write it anew after a change there:
+`DOSVC_UPDATE_FILES=1 cargo test -p dosvc-policy --test documents`.
+
+- GB, MB and KB are powers of 1024. KB/s are 1024 bytes a second.
+- Numbers are whole; anything out of range is refused with the range. A choice is given by its number or its name.
+- Lists are TOML lists or one text with commas.
+- Who wins: default < file < `conf.d` < environment < managed < command.
+- Sources: *CSP* is Microsoft's page policy-csp-deliveryoptimization, *reference* waas-delivery-optimization-reference, *configure*
+  delivery-optimization-configure, each with the month of the text.
+";
+
+/// What stands in `docs/policies.md` after the table.
+const CHOICES: &str = "\
+## Choices
+
+Where Microsoft's pages contradict each other or say nothing, this is what dosvc does.
+
+| Topic | What the pages say | Choice |
+|---|---|---|
+| `group_id` and `group_id_source` both set | 2022: the source wins; 2025: the id wins | the id wins (newest text) |
+| `group_id` that is no GUID | nothing | refused; other text can be a group id through `group_id_source` only |
+| `group_id_source` out of range | \"ignored\" | refused with the range, as every other value |
+| Default of `restrict_peer_selection_by` | Windows 10: none; Windows 11: subnet, or DNS-SD, or one of both by edition | 0, nothing beyond the mode: a Linux host's \"LAN\" is already its own subnets, and a default of 2 would shut out peers wherever multicast is filtered |
+| `restrict_peer_selection_by` in mode 3 | reference: no; configure: yes | it applies: a restriction that is configured must not open up in the widest mode |
+| What the LAN is (mode 1) | peers that share the public IP, as the service sees it | an address in a subnet of one of the machine's interfaces, or loopback to loopback: needs no service and gives nothing to a stranger behind the same NAT |
+| LAN peers in mode 2 | \"LAN first\" | must prove the group as well; their bytes are counted as LAN bytes |
+| Peers found by DNS-SD | peer type LinkLocal | counted as LinkLocal; an address off the link is not believed |
+| A mode for one content | nothing | must be within the device's; Lan is not within Group, since it would open to machines outside the group |
+| Default of `min_background_qos` | 500 KB/s (2022), 2500 KB/s (2024), 20 MB/s (2025) | 20 MB/s = 20480 KB/s (newest text) |
+| Default of `absolute_max_cache_size` | 10 GB (2022), not configured (2025) | not set (newest text) |
+| `absolute_max_cache_size` = 0 | Intune: unlimited, cleaned when the disk runs low | only the free part of the disk limits the cache |
+| \"Available\" space of `max_cache_size` | nothing on the cache's own bytes | free space plus what the cache takes, so that a cache that fills does not shrink its limit |
+| The last part of a disk | cleaned when the disk runs low | the last 10 % of a disk (`cache.keep_free_percent`) are never taken |
+| Lower bound of `min_battery_percentage_allowed_to_upload` | CSP 0, reference 1 | 0 is allowed and means: never on battery |
+| `min_ram_allowed_to_peer` | total (CSP) or available (reference) memory | total; up to an eighth may be missing, so that a machine sold with 4 GB passes with what the kernel leaves of it |
+| `min_disk_size_allowed_to_peer` | capacity (reference) or free space (troubleshooter) | capacity of the disk that the cache lies on |
+| \"10 MB\" below which a content is Simple | unit not said | 10 × 2²⁰ bytes |
+| `min_file_size_to_cache` under 10 MB | recommended for large groups, but the 10 MB rule would undo it | the policy wins: contents from its value on are exchanged, smaller ones are Simple |
+| Contents between 10 MB and `min_file_size_to_cache` | \"take no part in peering\" | effective mode 0 (CdnOnly): hash checks, no peers |
+| Hash checks in mode 99 | none | no hash file is looked for; one that the caller gives is checked all the same |
+| Hours: 0 per cent | nothing | dynamic, as in the other percentage policies |
+| Hours: which clock, past midnight | nothing | local time; `from` is inside, `to` is not; `from` after `to` crosses midnight; equal: the whole day |
+| Fallback delay with several cache hosts | the first server only (older), or per file (2025) | per file (newest text) |
+| Order of `cache_host` | in order, or round robin | in order from the first; the next one after a failure |
+| Scheme and port in `cache_host` | nothing; the Linux agent takes a scheme | both may be given |
+| `cache_host_source` = 0 | not in the CSP's range; the troubleshooter knows it | allowed |
+| Deprecated policies | mapped to nothing that is written down | `max_download_bandwidth` and `percentage_max_download_bandwidth` stand for both their successors while these are not set; `max_upload_bandwidth` still limits uploads to Internet peers |
+| `modify_cache_drive` | variable, drive letter or folder | an absolute folder; `%SYSTEMDRIVE%` is the default, the folder `cache` in the state folder |
+";
+
+/// The page `docs/policies.md`.
+pub fn policies_page() -> String {
+    let mut page = format!(
+        "{INTRODUCTION}\n## The {} policies\n\n{HEADER}",
+        POLICIES.iter().filter(|s| s.deprecated.is_none()).count()
+    );
+    for spec in POLICIES.iter().filter(|s| s.deprecated.is_none()) {
+        page += &row(spec);
+    }
+    page += &format!("\n## Deprecated\n\nRead, obeyed and warned about.\n\n{HEADER}");
+    for spec in POLICIES.iter().filter(|s| s.deprecated.is_some()) {
+        page += &row(spec);
+    }
+    page + "\n" + CHOICES
+}
+
+const HEADER: &str = "\
+| Key | Windows' name | Unit | Allowed | Default | What it does | Source |
+|---|---|---|---|---|---|---|
+";
+
+fn row(spec: &PolicySpec) -> String {
+    let allowed = match spec.allowed {
+        Allowed::Hours => format!("`{}`", Allowed::Hours),
+        other => other.to_string(),
+    };
+    format!(
+        "| `{}` | {} | {} | {allowed} | {} | {} | {} |\n",
+        spec.key,
+        spec.name,
+        spec.unit,
+        spec.default_text(),
+        spec.doc,
+        spec.source
+    )
+}
+
+/// The table `[delivery_optimization]` of the commented sample: every key with what it does, what is allowed and
+/// its default. Keys are commented out, so that the sample configures nothing.
+pub fn sample_table() -> String {
+    let mut text = "[delivery_optimization]\n".to_owned();
+    for spec in POLICIES {
+        text += &format!("\n# {}\n", spec.doc);
+        text += &format!("# {}", spec.name);
+        if spec.unit != Unit::None {
+            text += &format!(", {}", spec.unit);
+        }
+        text += &format!("; allowed: {}", spec.allowed);
+        if spec.deprecated.is_some() {
+            text += "; deprecated";
+        }
+        text += ".\n";
+        text += &match spec.default {
+            Some(number) => format!("#{} = {number}\n", spec.key),
+            None => format!(
+                "#{} = {}    # not set by default\n",
+                spec.key,
+                example(spec)
+            ),
+        };
+    }
+    text
+}
+
+/// A value that is allowed, for a key without default.
+fn example(spec: &PolicySpec) -> String {
+    match spec.allowed {
+        Allowed::Number(min, max) => 60.clamp(min, max).to_string(),
+        Allowed::Choice(choices) => choices.last().map_or(0, |(n, _)| *n).to_string(),
+        Allowed::Flag => "1".to_owned(),
+        Allowed::Guid => "\"00000000-0000-0000-0000-000000000001\"".to_owned(),
+        Allowed::Hosts => "[\"cache.example.com\", \"10.10.1.7\"]".to_owned(),
+        Allowed::Words => "[\"Contoso Tunnel\"]".to_owned(),
+        Allowed::Folder => "\"/srv/dosvc/cache\"".to_owned(),
+        Allowed::Hours => "{ from = 8, to = 17, in = 20, out = 0 }".to_owned(),
+    }
+}

@@ -1,0 +1,74 @@
+use super::*;
+use DownloadMode::{Bypass, CdnOnly, Group, Internet, Lan, Simple};
+
+/// Facts as bits: 1 on the link, 2 discovered, 4 group proven, 8 loopback.
+fn facts(bits: usize) -> RemoteFacts {
+    RemoteFacts {
+        on_link: bits & 1 != 0,
+        link_local_discovered: bits & 2 != 0,
+        group_proven: bits & 4 != 0,
+        loopback: bits & 8 != 0,
+    }
+}
+
+/// Every mode × restriction × combination of facts. A column is the facts' number; `-` outside, `L` LAN, `K` link
+/// local, `G` group, `I` Internet.
+#[test]
+fn scope_of_every_mode_restriction_and_facts() {
+    use PeerRestriction::{LocalDiscovery, None as Nothing, Subnet};
+    const OUTSIDE: &str = "----------------";
+    #[rustfmt::skip]
+    let table = [
+        //                            loopback:       no no no no no no no no yes …
+        //                            group:          no no no no yes…    no       yes
+        //                            discovered:     0  0  1  1
+        //                            on link:        0  1  0  1
+        (Lan,      Nothing,        "-L-K-L-KLLKKLLKK"),
+        (Lan,      Subnet,         "-L-K-L-KLLKKLLKK"),
+        (Lan,      LocalDiscovery, "---K---K--KK--KK"),
+        (Group,    Nothing,        "----GLGK----LLKK"),
+        (Group,    Subnet,         "-----L-K----LLKK"),
+        (Group,    LocalDiscovery, "-------K------KK"),
+        (Internet, Nothing,        "ILIKILIKLLKKLLKK"),
+        (Internet, Subnet,         "-L-K-L-KLLKKLLKK"),
+        (Internet, LocalDiscovery, "---K---K--KK--KK"),
+        (CdnOnly,  Nothing,        OUTSIDE),
+        (CdnOnly,  Subnet,         OUTSIDE),
+        (CdnOnly,  LocalDiscovery, OUTSIDE),
+        (Simple,   Nothing,        OUTSIDE),
+        (Simple,   Subnet,         OUTSIDE),
+        (Simple,   LocalDiscovery, OUTSIDE),
+        (Bypass,   Nothing,        OUTSIDE),
+        (Bypass,   Subnet,         OUTSIDE),
+        (Bypass,   LocalDiscovery, OUTSIDE),
+    ];
+    for (mode, restrict, expected) in table {
+        let found: String = (0..16)
+            .map(|bits| match peer_class(mode, facts(bits), restrict) {
+                None => '-',
+                Some(PeerClass::Lan) => 'L',
+                Some(PeerClass::LinkLocal) => 'K',
+                Some(PeerClass::Group) => 'G',
+                Some(PeerClass::Internet) => 'I',
+            })
+            .collect();
+        assert_eq!(found, expected, "{mode}, restricted by {restrict}");
+    }
+}
+
+/// Scope and permissions come from two places; they must not disagree.
+#[test]
+fn a_class_is_given_only_where_the_mode_permits_it() {
+    for mode in DownloadMode::ALL {
+        let permits = crate::permits(mode);
+        for bits in 0..16 {
+            let permitted = match peer_class(mode, facts(bits), PeerRestriction::None) {
+                None => true,
+                Some(PeerClass::Lan | PeerClass::LinkLocal) => permits.lan,
+                Some(PeerClass::Group) => permits.group,
+                Some(PeerClass::Internet) => permits.internet,
+            };
+            assert!(permitted, "{mode}: {:?}", facts(bits));
+        }
+    }
+}

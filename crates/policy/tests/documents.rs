@@ -1,0 +1,19 @@
+//! The checked-in page of policies is the one that the table gives.
+
+use std::{env, fs, path::Path};
+
+#[test]
+fn policies_page_is_what_the_table_gives() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policies.md");
+    let generated = dosvc_policy::document::policies_page();
+    if env::var_os("DOSVC_UPDATE_FILES").is_some() {
+        fs::create_dir_all(path.parent().expect("it has a folder")).expect("docs can be made");
+        fs::write(&path, &generated).expect("the page can be written");
+    }
+    let checked_in = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        checked_in == generated,
+        "docs/policies.md is not what the table gives; write it anew with \
+         DOSVC_UPDATE_FILES=1 cargo test -p dosvc-policy --test documents"
+    );
+}

@@ -1,0 +1,41 @@
+//! What a swarm is told by its owner.
+
+use crate::Limits;
+use dosvc_content::PeerId;
+use std::time::Duration;
+
+/// Settings of one swarm; all but `self_id` and `seed` may change while it runs.
+#[derive(Clone, Debug)]
+pub struct SwarmConfig {
+    /// Our own id: it seeds this machine's order of pieces and stands in the agreement about HTTP.
+    pub self_id: PeerId,
+    /// Somebody waits for the content.
+    pub foreground: bool,
+    /// No content over HTTP before this much time since the start (the delay policies). Default 0.
+    pub http_delay: Duration,
+    /// While discovery may still find peers, HTTP fetches only a piece or two. Default 500 ms; costs at most this
+    /// much time when there are no peers.
+    pub discovery_grace: Duration,
+    /// When peers give at least this many bytes a second, HTTP is not used for what they have (DOMinBackgroundQos,
+    /// or a foreground target). `None`: no such floor, HTTP helps whenever it is faster than the peers.
+    pub qos_bps: Option<u64>,
+    /// Caps on what others can make grow.
+    pub limits: Limits,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl SwarmConfig {
+    /// The defaults for a machine with this id.
+    pub fn new(self_id: PeerId, seed: u64) -> Self {
+        Self {
+            self_id,
+            foreground: false,
+            http_delay: Duration::ZERO,
+            discovery_grace: Duration::from_millis(500),
+            qos_bps: None,
+            limits: Limits::default(),
+            seed,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Where content comes from, and what is known about each source.
+
+use crate::{FetchId, meter::Meter, picker::Shortlist, rng::key_of};
+use dosvc_content::{Bitfield, Block, PeerId};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    time::{Duration, Instant},
+};
+
+/// Names a source in one swarm. The owner chooses it and does not use it twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SourceId(pub u32);
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "source {}", self.0)
+    }
+}
+
+/// What kind of source it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum SourceKind {
+    /// A peer behind the same NAT.
+    LanPeer,
+    /// A peer found by DNS-SD on the link.
+    LinkLocalPeer,
+    /// A peer of the same group that is not on the LAN.
+    GroupPeer,
+    /// A peer anywhere.
+    InternetPeer,
+    /// A Connected Cache.
+    CacheHost,
+    /// The content's own HTTP server.
+    Origin,
+}
+
+impl SourceKind {
+    /// Speaks the swarm protocol.
+    pub fn is_peer(self) -> bool {
+        !self.is_http()
+    }
+
+    /// Speaks HTTP.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::CacheHost | Self::Origin)
+    }
+}
+
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LanPeer => "LAN peer",
+            Self::LinkLocalPeer => "link-local peer",
+            Self::GroupPeer => "group peer",
+            Self::InternetPeer => "Internet peer",
+            Self::CacheHost => "cache host",
+            Self::Origin => "origin",
+        })
+    }
+}
+
+/// What the owner knows of a source when it adds it.
+#[derive(Clone, Debug)]
+pub struct SourceInfo {
+    /// Its kind.
+    pub kind: SourceKind,
+    /// The id from a peer's handshake.
+    pub peer_id: Option<PeerId>,
+    /// Whether the peer speaks our extension messages.
+    pub extended: bool,
+}
+
+/// How much longer than measured a request may take before somebody else may do better.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+/// The same for HTTP, where a server may first have to fetch the content itself.
+const SILENCE_HTTP: Duration = Duration::from_secs(5);
+/// A peer that still talks is busy rather than gone.
+const SILENCE_BUSY: Duration = Duration::from_secs(10);
+
+/// A block asked of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) block: Block,
+    pub(crate) at: Instant,
+    /// When it began to arrive.
+    pub(crate) begun: Option<Instant>,
+}
+
+/// A run of pieces being fetched over HTTP.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) fetch: FetchId,
+    /// The piece that is arriving.
+    pub(crate) next: u32,
+    /// One past the last piece that is left to it.
+    pub(crate) end: u32,
+    /// One past the last piece that the server was asked for.
+    pub(crate) asked_end: u32,
+    /// The whole content streams by; pieces are taken as they come.
+    pub(crate) stream: bool,
+}
+
+/// A peer's side as a downloader from us.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    pub(crate) interested: bool,
+    pub(crate) unchoked: bool,
+    pub(crate) queue: VecDeque<Block>,
+    /// Bytes served, ever.
+    pub(crate) served: u64,
+    /// Served, and not announced by the peer yet.
+    pub(crate) given: BTreeSet<u32>,
+    /// What it was told that we have; `None`: everything.
+    pub(crate) shown: Option<Bitfield>,
+    /// Shown to it ahead of others, and not begun to be served to anybody.
+    pub(crate) window: BTreeMap<u32, Instant>,
+    pub(crate) last_serve: Option<Instant>,
+    /// The usual time from one block served to it to the next.
+    pub(crate) interval: Option<Duration>,
+}
+
+/// One source.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) info: SourceInfo,
+    /// Rendezvous key of a peer.
+    pub(crate) key: u64,
+    pub(crate) has: Bitfield,
+    /// How many pieces of `has` we don't have.
+    pub(crate) interesting: u32,
+    pub(crate) we_are_interested: bool,
+    pub(crate) choking: bool,
+    /// What it says it is fetching, and since when.
+    pub(crate) fetching: BTreeMap<u32, Instant>,
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) no_ranges: bool,
+    /// Rate while something is asked of it.
+    pub(crate) meter: Meter,
+    /// Pipeline depth grows to this, doubling with each block.
+    pub(crate) ramp: usize,
+    /// Bytes that were reported as progress and are in no whole block yet.
+    pub(crate) partial: u64,
+    /// Requests withdrawn lately; their blocks may still come.
+    pub(crate) withdrawn: VecDeque<Block>,
+    /// The shortest time from a request to the first byte.
+    pub(crate) round_trip: Option<Duration>,
+    /// The usual time between two signs of progress.
+    pub(crate) gap: Option<Duration>,
+    pub(crate) last_progress: Option<Instant>,
+    pub(crate) last_heard: Instant,
+    /// Since when something is asked of it without pause.
+    pub(crate) busy_since: Option<Instant>,
+    pub(crate) demoted_until: Option<Instant>,
+    pub(crate) demotions: u32,
+    /// Out of order until then.
+    pub(crate) down: Option<Down>,
+    pub(crate) strikes: u32,
+    pub(crate) delivered: u64,
+    pub(crate) shortlist: Shortlist,
+    pub(crate) up: Upload,
+}
+
+/// Until when a source is out of order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Down {
+    Until(Instant),
+    ForGood,
+}
+
+impl Source {
+    pub(crate) fn new(info: SourceInfo, piece_count: u32, now: Instant) -> Self {
+        Self {
+            key: info.peer_id.map_or(0, |id| key_of(id.as_bytes())),
+            has: Bitfield::new(piece_count),
+            interesting: 0,
+            we_are_interested: false,
+            choking: info.kind.is_peer(),
+            fetching: BTreeMap::new(),
+            asked: Vec::new(),
+            runs: Vec::new(),
+            no_ranges: false,
+            meter: Meter::new(now),
+            ramp: 2,
+            partial: 0,
+            withdrawn: VecDeque::new(),
+            round_trip: None,
+            gap: None,
+            last_progress: None,
+            last_heard: now,
+            busy_since: None,
+            demoted_until: None,
+            demotions: 0,
+            down: None,
+            strikes: 0,
+            delivered: 0,
+            shortlist: Shortlist::default(),
+            up: Upload::default(),
+            info,
+        }
+    }
+
+    pub(crate) fn is_peer(&self) -> bool {
+        self.info.kind.is_peer()
+    }
+
+    /// A peer that speaks our extensions and still lacks pieces.
+    pub(crate) fn is_partner(&self) -> bool {
+        self.is_peer() && self.info.extended && !self.has.is_full()
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.asked.is_empty() || !self.runs.is_empty()
+    }
+
+    pub(crate) fn is_down(&self, now: Instant) -> bool {
+        match self.down {
+            None => false,
+            Some(Down::ForGood) => true,
+            Some(Down::Until(until)) => now < until,
+        }
+    }
+
+    /// Whether it may be asked for anything now.
+    pub(crate) fn is_usable(&self, now: Instant) -> bool {
+        !self.is_down(now) && !self.choking && self.demoted_until.is_none_or(|until| now >= until)
+    }
+
+    /// Lets the meter's time pass, before anything about the source changes.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        let busy = self.is_busy();
+        self.meter.advance(busy, now);
+    }
+
+    /// Notes whether anything is asked of it, after a change.
+    pub(crate) fn note_busy(&mut self, now: Instant) {
+        if !self.is_busy() {
+            self.busy_since = None;
+            self.last_progress = None;
+        } else if self.busy_since.is_none() {
+            self.busy_since = Some(now);
+        }
+    }
+
+    /// Content is arriving.
+    pub(crate) fn note_progress(&mut self, now: Instant) {
+        if let Some(last) = self.last_progress {
+            let gap = now.saturating_duration_since(last);
+            self.gap = Some(self.gap.map_or(gap, |usual| (usual * 7 + gap) / 8));
+        }
+        self.last_progress = Some(now);
+        self.last_heard = now;
+        self.demoted_until = None;
+    }
+
+    /// When silence becomes suspicious, if anything is asked of it.
+    pub(crate) fn silent_at(&self, now: Instant) -> Option<Instant> {
+        let since = self.last_progress.max(self.busy_since)?;
+        let least = if !self.is_peer() {
+            SILENCE_HTTP
+        } else if now.saturating_duration_since(self.last_heard) < SILENCE {
+            SILENCE_BUSY
+        } else {
+            SILENCE
+        };
+        Some(since + least.max(self.gap.unwrap_or_default() * 4))
+    }
+
+    /// When a source that is out of order or demoted may be tried again.
+    pub(crate) fn back_at(&self) -> Option<Instant> {
+        match self.down {
+            Some(Down::ForGood) => None,
+            Some(Down::Until(until)) => Some(until),
+            None => self.demoted_until,
+        }
+    }
+
+    /// Time until it would have delivered `blocks` blocks of `length` bytes, by its measured rate.
+    pub(crate) fn expected(&self, blocks: usize, length: u32) -> Option<Duration> {
+        let rate = self.meter.rate()?;
+        let bytes = f64::from(length) * blocks as f64;
+        Some(Duration::from_secs_f64((bytes / rate.max(1.0)).min(1e6)))
+    }
+}

@@ -1,0 +1,397 @@
+//! When and what to fetch over HTTP.
+//!
+//! Nobody steers what downloaders ask of an HTTP server, so they agree: for each piece the machines that lack it are
+//! ranked by rendezvous hashing; each machine fetches first where it ranks first, then where it ranks second, and
+//! leaves alone what a neighbour has or is fetching. N machines that start at once so take about one copy in all.
+
+use super::{Swarm, steal::time_left};
+use crate::{
+    Command, FetchId, SourceId, SourceKind,
+    meter::Meter,
+    pieces::Giver,
+    rng::rendezvous,
+    source::{Asked, Run, Source},
+};
+use dosvc_content::{Block, PieceIndex};
+use std::time::{Duration, Instant};
+
+/// Fetches at once when nobody shares the work.
+const RUNS_ALONE: u32 = 4;
+/// Fetches at once among other downloaders.
+const RUNS_SHARED: u32 = 2;
+/// Pieces fetched while peers may still be found.
+const GRACE_PIECES: u32 = 2;
+/// Pieces of one fetch at most.
+const RUN_MAX: u32 = 64;
+/// Pieces of one fetch before a rate is known.
+const RUN_FIRST: u32 = 8;
+/// How long a fetch should last.
+const RUN_TIME: f64 = 1.0;
+/// Peers get this long to come up to speed before HTTP takes over what they have.
+const SETTLE: Duration = Duration::from_secs(1);
+/// HTTP's own rate is measured anew with one piece when it is older than this and peers are slow.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+/// Peers at this share of HTTP's rate are as good as HTTP.
+const GOOD_ENOUGH: f64 = 0.9;
+/// A piece that a peer holds is fetched over HTTP only when that saves more than this.
+const RESCUE_MARGIN: Duration = Duration::from_millis(250);
+/// Pieces that nobody has, looked at for one choice.
+const LOOK_MAX: usize = 2048;
+
+/// State of the HTTP side.
+#[derive(Debug)]
+pub(super) struct HttpPlan {
+    /// Something changed that may allow a fetch.
+    pub(super) due: bool,
+    pub(super) discovery_ended: bool,
+    /// Since when a peer lets us ask.
+    pub(super) peers_since: Option<Instant>,
+    /// Bytes over HTTP by the clock on the wall.
+    pub(super) meter: Meter,
+    grace_pieces: u32,
+    next_fetch: u64,
+    /// When HTTP last fetched anything, for the age of its measured rate.
+    last_used: Option<Instant>,
+}
+
+impl HttpPlan {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            due: true,
+            discovery_ended: false,
+            peers_since: None,
+            meter: Meter::new(now),
+            grace_pieces: 0,
+            next_fetch: 0,
+            last_used: None,
+        }
+    }
+}
+
+impl Swarm {
+    pub(super) fn plan_http(&mut self, now: Instant) {
+        if self.paused || self.is_complete() || now < self.start + self.config.http_delay {
+            return;
+        }
+        let Some(id) = self.http_source(now) else {
+            return;
+        };
+        if self.sources.get(&id).is_some_and(|s| s.no_ranges) {
+            self.stream(id, now);
+            return;
+        }
+        let partners: Vec<u64> = self
+            .sources
+            .values()
+            .filter(|s| s.is_partner())
+            .map(|s| s.key)
+            .collect();
+        let grace = self.in_grace(now);
+        let runs_max = if grace || !partners.is_empty() {
+            RUNS_SHARED
+        } else {
+            RUNS_ALONE
+        };
+        while self.runs(id) < runs_max {
+            if grace && self.http.grace_pieces >= GRACE_PIECES {
+                return;
+            }
+            let run = self.choose_run(id, &partners, grace, now);
+            let Some((first, count)) = run else {
+                return;
+            };
+            self.http.grace_pieces += u32::from(grace);
+            self.start_run(id, first, count, now);
+        }
+    }
+
+    pub(super) fn in_grace(&self, now: Instant) -> bool {
+        !self.http.discovery_ended && now < self.start + self.config.discovery_grace
+    }
+
+    /// Why an idle HTTP source is not used.
+    pub(crate) fn why_no_http(&self, now: Instant) -> &'static str {
+        if now < self.start + self.config.http_delay {
+            "the delay policy holds HTTP back"
+        } else if self.in_grace(now) {
+            "peers may still be found"
+        } else if self.picker.nobodys().is_empty() {
+            "peers have what is missing and are fast enough"
+        } else {
+            "another HTTP source comes first"
+        }
+    }
+
+    fn runs(&self, id: SourceId) -> u32 {
+        self.sources
+            .get(&id)
+            .map_or(0, |s| u32::try_from(s.runs.len()).expect("a few"))
+    }
+
+    /// The cache host when one is in order, else the origin.
+    fn http_source(&self, now: Instant) -> Option<SourceId> {
+        let usable = |kind| {
+            let mut all = self
+                .sources
+                .iter()
+                .filter(move |(_, s)| s.info.kind == kind);
+            all.find(|(_, s)| s.is_usable(now)).map(|(id, _)| *id)
+        };
+        usable(SourceKind::CacheHost).or_else(|| usable(SourceKind::Origin))
+    }
+
+    /// What to fetch next: first and count.
+    fn choose_run(
+        &mut self,
+        id: SourceId,
+        partners: &[u64],
+        grace: bool,
+        now: Instant,
+    ) -> Option<(PieceIndex, u32)> {
+        if !self.picker.nobodys().is_empty() {
+            if grace || !partners.is_empty() {
+                return Some((self.ranked(partners)?, 1));
+            }
+            let longest = self.run_length(id);
+            return self.contiguous(longest, |picker, p| picker.copies(p) == 0);
+        }
+        if grace || !self.peers_too_slow(id, now) {
+            return None;
+        }
+        // Until HTTP has shown what it can give, one piece at a time finds out.
+        let known = self.sources.get(&id)?.meter.rate().is_some();
+        let probing = !known
+            || self
+                .http
+                .last_used
+                .is_none_or(|at| now.saturating_duration_since(at) > PROBE_AFTER);
+        if probing && self.runs(id) > 0 {
+            return None;
+        }
+        if self.pieces.missing().is_empty() {
+            return self.rescue(id, now);
+        }
+        let longest = if probing || !partners.is_empty() {
+            1
+        } else {
+            self.run_length(id)
+        };
+        self.contiguous(longest, |_, _| true)
+    }
+
+    /// Among the pieces that no neighbour has or fetches, the one where we rank best.
+    fn ranked(&mut self, partners: &[u64]) -> Option<PieceIndex> {
+        let start = self.rng.below(self.picker.nobodys().len());
+        let (late, early) = self.picker.nobodys().split_at(start);
+        let mut best: Option<(usize, u32)> = None;
+        for &piece in early.iter().chain(late).take(LOOK_MAX) {
+            let ours = rendezvous(self.self_key, piece);
+            let bar = best.map_or(usize::MAX, |(rank, _)| rank);
+            let before = partners
+                .iter()
+                .filter(|key| rendezvous(**key, piece) > ours)
+                .take(bar)
+                .count();
+            if before < bar {
+                best = Some((before, piece));
+            }
+            if before == 0 {
+                break;
+            }
+        }
+        best.map(|(_, piece)| self.pieces.index(piece))
+    }
+
+    /// Pieces in a row for about a second, fewer towards the end so that all fetches end together.
+    fn run_length(&self, id: SourceId) -> u32 {
+        let rate = self.sources.get(&id).and_then(|s| s.meter.rate());
+        let size = f64::from(self.pieces.lengths().piece_size());
+        #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+        let wish = rate.map_or(RUN_FIRST, |rate| (rate * RUN_TIME / size) as u32);
+        let share = self.pieces.missing().count().div_ceil(2 * RUNS_ALONE);
+        wish.min(share).clamp(1, RUN_MAX)
+    }
+
+    /// The first missing piece that fits, and as many after it as fit.
+    fn contiguous(
+        &self,
+        longest: u32,
+        fits: impl Fn(&crate::Picker, PieceIndex) -> bool,
+    ) -> Option<(PieceIndex, u32)> {
+        let mut missing = self
+            .pieces
+            .missing()
+            .ones()
+            .filter(|p| fits(&self.picker, *p));
+        let first = missing.next()?;
+        let follow = (1..longest)
+            .zip(missing)
+            .take_while(|(i, p)| p.get() == first.get() + i)
+            .count();
+        Some((first, 1 + u32::try_from(follow).expect("at most a run")))
+    }
+
+    /// Whether HTTP may fetch what peers have: they give less than wanted, and less than HTTP would.
+    fn peers_too_slow(&self, id: SourceId, now: Instant) -> bool {
+        let begun = self
+            .http
+            .peers_since
+            .unwrap_or(self.start)
+            .max(self.start + self.config.discovery_grace);
+        if now < begun + SETTLE
+            && self
+                .sources
+                .values()
+                .any(|s| s.is_peer() && s.is_usable(now))
+        {
+            return false;
+        }
+        let peers = self.peer_meter.rate_at(now);
+        if self
+            .config
+            .qos_bps
+            .is_some_and(|wanted| peers >= wanted as f64)
+        {
+            return false;
+        }
+        let shown = self.sources.get(&id).and_then(|s| s.meter.rate());
+        shown.is_none_or(|rate| peers < rate * GOOD_ENOUGH)
+    }
+
+    /// Nothing is left to ask for, but a slow peer holds a piece that HTTP would bring much sooner.
+    fn rescue(&mut self, id: SourceId, now: Instant) -> Option<(PieceIndex, u32)> {
+        let http = self.sources.get(&id)?;
+        let worth = |s: &Source, at: usize, asked: &Asked| {
+            let length = self.pieces.lengths().len(asked.block.piece());
+            let ours = http.expected(1, length)?;
+            let begun = asked.begun.is_some() || (at == 0 && s.partial > 0);
+            let waited = now.saturating_duration_since(asked.at);
+            let theirs = if begun {
+                time_left(s, asked, now)
+            } else {
+                s.expected(at + 1, asked.block.len()).unwrap_or(waited)
+            };
+            let alone = self.pieces.givers(asked.block).len() == 1;
+            (alone && theirs > ours * 2 + RESCUE_MARGIN).then_some((theirs, asked.block, begun))
+        };
+        let peers = self.sources.values().filter(|s| s.is_peer());
+        let slow = peers.flat_map(|s| {
+            s.asked
+                .iter()
+                .enumerate()
+                .filter_map(move |(at, a)| worth(s, at, a))
+        });
+        let (_, block, begun) = slow.max_by_key(|(gain, ..)| *gain)?;
+        let giver = *self.pieces.givers(block).first()?;
+        if begun {
+            self.stats.doubled += 1;
+        } else {
+            self.stats.moved += 1;
+            self.withdraw(giver, block, now);
+        }
+        Some((block.piece(), 1))
+    }
+
+    fn start_run(&mut self, id: SourceId, first: PieceIndex, count: u32, now: Instant) {
+        let fetch = self.new_fetch(now);
+        let giver = Giver::Http(id, fetch);
+        for piece in first.get()..first.get() + count {
+            let piece = self.pieces.index(piece);
+            if self.pieces.missing().has(piece) {
+                self.want(piece, id);
+            }
+            for block in self.pieces.lengths().blocks(piece) {
+                if self.pieces.needs(block) && self.pieces.may_ask(piece, id) {
+                    self.pieces.ask(block, giver);
+                }
+            }
+        }
+        let run = Run {
+            fetch,
+            next: first.get(),
+            end: first.get() + count,
+            asked_end: first.get() + count,
+            stream: false,
+        };
+        self.push_run(id, run, now);
+        self.commands.push_back(Command::Fetch {
+            source: id,
+            fetch,
+            first,
+            count,
+        });
+    }
+
+    /// The whole content in one stream, what we have included: the server knows nothing else.
+    fn stream(&mut self, id: SourceId, now: Instant) {
+        let alone = !self.picker.nobodys().is_empty() || self.peers_too_slow(id, now);
+        let (Some(first), false, true) = (self.pieces.lengths().piece(0), self.runs(id) > 0, alone)
+        else {
+            return;
+        };
+        let fetch = self.new_fetch(now);
+        let count = self.pieces.lengths().piece_count();
+        let run = Run {
+            fetch,
+            next: 0,
+            end: count,
+            asked_end: count,
+            stream: true,
+        };
+        self.push_run(id, run, now);
+        self.commands.push_back(Command::Fetch {
+            source: id,
+            fetch,
+            first,
+            count,
+        });
+    }
+
+    fn new_fetch(&mut self, now: Instant) -> FetchId {
+        self.http.next_fetch += 1;
+        self.http.last_used = Some(now);
+        self.stats.fetches += 1;
+        FetchId(self.http.next_fetch)
+    }
+
+    fn push_run(&mut self, id: SourceId, run: Run, now: Instant) {
+        let s = self.sources.get_mut(&id).expect("a usable source");
+        s.advance(now);
+        s.runs.push(run);
+        s.note_busy(now);
+    }
+
+    /// A block came over HTTP: the run has got that far, and is cut where others took over the rest.
+    pub(super) fn advance_run(&mut self, id: SourceId, block: Block, now: Instant) {
+        let Some(s) = self.sources.get_mut(&id).filter(|s| !s.is_peer()) else {
+            return;
+        };
+        let piece = block.piece().get();
+        let last = block.offset() + block.len() == self.pieces.lengths().len(block.piece());
+        let run = s.runs.iter_mut().find(|r| (r.next..r.end).contains(&piece));
+        let Some(run) = run.filter(|_| last) else {
+            return;
+        };
+        run.next = piece + 1;
+        self.http.last_used = Some(now);
+        let rest = run.next..run.asked_end;
+        let lacking = |p: u32| self.pieces.is_lacking(self.pieces.index(p));
+        let useless = if run.stream {
+            // What it passed by will not come again.
+            !rest.clone().any(lacking)
+        } else {
+            run.next == run.end
+        };
+        if !useless {
+            return;
+        }
+        let (fetch, done) = (run.fetch, rest.is_empty());
+        s.runs.retain(|r| r.fetch != fetch);
+        s.note_busy(now);
+        if !done {
+            self.commands
+                .push_back(Command::CancelFetch { source: id, fetch });
+        }
+        self.http.due = true;
+    }
+}

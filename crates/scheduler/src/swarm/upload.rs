@@ -1,0 +1,312 @@
+//! Whom to serve with what. No tit-for-tat: everybody who is interested may ask, and blocks go out in series, the
+//! rarest first, to whom lacks most.
+
+use super::Swarm;
+use crate::{Command, Refusal, SourceId, source::Source};
+use dosvc_content::{Block, PieceIndex};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// Blocks being sent at once, when receivers keep up.
+const SLOTS: usize = 2;
+/// A block that takes this many times as long as usual no longer holds a slot.
+const LONG: u32 = 2;
+/// How long that is at least; before that, nothing is long.
+const LONG_MIN: Duration = Duration::from_millis(20);
+/// Before anything was served, a block is long after this.
+const LONG_FIRST: Duration = Duration::from_millis(250);
+/// How often unchoke slots move when more want them than there are.
+const ROTATION: Duration = Duration::from_secs(10);
+/// Requests of one peer looked at for one choice.
+const LOOK_MAX: usize = 32;
+
+/// What we are sending.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    active: Vec<(SourceId, Block, Instant)>,
+    /// Sources with something queued.
+    queued: BTreeSet<SourceId>,
+    /// How long a block usually takes.
+    usual: Option<Duration>,
+    /// For each piece, copies that we gave and whose receivers did not announce them yet.
+    given: Vec<u16>,
+    rotate_at: Instant,
+}
+
+impl Uploads {
+    pub(super) fn new(piece_count: u32, now: Instant) -> Self {
+        Self {
+            active: Vec::new(),
+            queued: BTreeSet::new(),
+            usual: None,
+            given: vec![0; piece_count as usize],
+            rotate_at: now + ROTATION,
+        }
+    }
+
+    /// Active blocks that are not taking unusually long.
+    fn fresh(&self, now: Instant) -> usize {
+        let long = self
+            .usual
+            .map_or(LONG_FIRST, |usual| (usual * LONG).max(LONG_MIN));
+        let fresh = |since: &Instant| now.saturating_duration_since(*since) < long;
+        self.active
+            .iter()
+            .filter(|(_, _, since)| fresh(since))
+            .count()
+    }
+}
+
+impl Swarm {
+    /// The peer wants something of us, or no longer.
+    pub fn handle_interested(&mut self, id: SourceId, interested: bool, now: Instant) {
+        let Some(s) = self.sources.get_mut(&id).filter(|s| s.is_peer()) else {
+            return;
+        };
+        s.last_heard = now;
+        s.up.interested = interested;
+        if !interested {
+            s.up.queue.clear();
+            self.uploads.queued.remove(&id);
+        }
+        self.unchoke_next();
+        self.settle(now);
+    }
+
+    /// The peer asks for a block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it is not queued.
+    pub fn handle_request(
+        &mut self,
+        id: SourceId,
+        block: Block,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let max = self.config.limits.queued_requests;
+        let s = self
+            .sources
+            .get_mut(&id)
+            .filter(|s| s.is_peer())
+            .ok_or(Refusal::UnknownSource)?;
+        s.last_heard = now;
+        if !s.up.unchoked {
+            return Err(Refusal::Choked);
+        }
+        if !self.pieces.have().has(block.piece()) {
+            return Err(Refusal::NotHeld);
+        }
+        let sending = |(to, what, _): &(SourceId, Block, Instant)| *to == id && *what == block;
+        if s.up.queue.contains(&block) || self.uploads.active.iter().any(sending) {
+            return Err(Refusal::Repeated);
+        }
+        if s.up.queue.len() >= max {
+            return Err(Refusal::QueueFull { max });
+        }
+        s.up.queue.push_back(block);
+        self.uploads.queued.insert(id);
+        self.note_requested(id, block.piece());
+        self.settle(now);
+        Ok(())
+    }
+
+    /// The peer withdrew a request. One that is being sent goes on.
+    pub fn handle_cancelled(&mut self, id: SourceId, block: Block, now: Instant) {
+        if let Some(s) = self.sources.get_mut(&id) {
+            s.last_heard = now;
+            s.up.queue.retain(|b| *b != block);
+            if s.up.queue.is_empty() {
+                self.uploads.queued.remove(&id);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The block has been sent.
+    pub fn handle_served(&mut self, id: SourceId, block: Block, now: Instant) {
+        let of = |(to, what, _): &(SourceId, Block, Instant)| *to == id && *what == block;
+        if let Some(at) = self.uploads.active.iter().position(of) {
+            let (_, _, since) = self.uploads.active.swap_remove(at);
+            let took = now.saturating_duration_since(since);
+            let usual = self
+                .uploads
+                .usual
+                .map_or(took, |usual| (usual * 3 + took) / 4);
+            self.uploads.usual = Some(usual);
+            self.stats.uploaded += u64::from(block.len());
+            if let Some(s) = self.sources.get_mut(&id) {
+                s.up.served += u64::from(block.len());
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Anything queued or being sent.
+    pub(super) fn is_uploading(&self) -> bool {
+        !self.uploads.active.is_empty() || !self.uploads.queued.is_empty()
+    }
+
+    pub(super) fn serve(&mut self, now: Instant) {
+        while self.uploads.fresh(now) < SLOTS
+            && self.uploads.active.len() < self.config.limits.serving
+        {
+            let Some((id, block)) = self.choose_serve() else {
+                self.steer_spare();
+                return;
+            };
+            let s = self.sources.get_mut(&id).expect("chosen among the sources");
+            s.up.queue.retain(|b| *b != block);
+            if s.up.queue.is_empty() {
+                self.uploads.queued.remove(&id);
+            }
+            if let Some(last) = s.up.last_serve.replace(now) {
+                let gap = now.saturating_duration_since(last);
+                s.up.interval = Some(s.up.interval.map_or(gap, |usual| (usual * 3 + gap) / 4));
+            }
+            if s.up.given.insert(block.piece().get()) {
+                self.uploads.given[block.piece().as_usize()] += 1;
+            }
+            self.uploads.active.push((id, block, now));
+            self.commands
+                .push_back(Command::Serve { source: id, block });
+            self.note_serving(id, block.piece(), now);
+        }
+    }
+
+    /// The rarest block, counting what is on its way from us, to the peer that lacks most; peers that get nothing
+    /// from us just now first.
+    fn choose_serve(&self) -> Option<(SourceId, Block)> {
+        let mut best = None;
+        for &id in &self.uploads.queued {
+            let s = self.sources.get(&id)?;
+            let active = self
+                .uploads
+                .active
+                .iter()
+                .filter(|(to, ..)| *to == id)
+                .count();
+            for (at, &block) in s.up.queue.iter().enumerate().take(LOOK_MAX) {
+                let key = (
+                    active,
+                    self.spread(s, block.piece()),
+                    s.has.count(),
+                    s.up.served,
+                    at,
+                    id,
+                );
+                if best.as_ref().is_none_or(|(least, _)| key < *least) {
+                    best = Some((key, block));
+                }
+            }
+        }
+        best.map(|(key, block)| (key.5, block))
+    }
+
+    /// Copies of the piece outside, those on their way from us included. The rest of a piece that the peer has begun
+    /// to get counts as if nothing of it had been given.
+    fn spread(&self, s: &Source, piece: PieceIndex) -> u32 {
+        let own = u32::from(s.up.given.contains(&piece.get()));
+        self.picker.holders(piece) + u32::from(self.uploads.given[piece.as_usize()]) - own
+    }
+
+    /// The peer has the piece, from us or from others.
+    pub(super) fn note_peer_has(&mut self, id: SourceId, piece: PieceIndex) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        if s.up.given.remove(&piece.get()) {
+            self.uploads.given[piece.as_usize()] -= 1;
+        }
+        s.up.window.remove(&piece.get());
+        if let Some(shown) = &mut s.up.shown {
+            shown.insert(piece);
+        }
+        self.steering.note_spread(piece);
+        self.refill(id);
+    }
+
+    /// The peer is gone: its slots and what was kept for it are free.
+    pub(super) fn drop_uploads(&mut self, id: SourceId) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        for piece in std::mem::take(&mut s.up.given) {
+            self.uploads.given[piece as usize] -= 1;
+        }
+        let window = std::mem::take(&mut s.up.window);
+        s.up.interested = false;
+        s.up.unchoked = false;
+        s.up.queue.clear();
+        self.uploads.queued.remove(&id);
+        self.uploads.active.retain(|(to, ..)| *to != id);
+        self.steering.give_back(window.into_keys());
+        self.unchoke_next();
+    }
+
+    /// Gives free slots to those who wait and were served least.
+    fn unchoke_next(&mut self) {
+        let max = self.config.limits.unchoked;
+        let mut unchoked = self.sources.values().filter(|s| s.up.unchoked).count();
+        loop {
+            let waiting = self
+                .sources
+                .iter()
+                .filter(|(_, s)| s.up.interested && !s.up.unchoked);
+            let Some(id) = waiting.min_by_key(|(_, s)| s.up.served).map(|(id, _)| *id) else {
+                return;
+            };
+            if unchoked >= max {
+                let mut idle = self
+                    .sources
+                    .iter()
+                    .filter(|(_, s)| s.up.unchoked && !s.up.interested);
+                let Some(idle) = idle.next().map(|(id, _)| *id) else {
+                    return;
+                };
+                self.choke(idle);
+                unchoked -= 1;
+            }
+            if let Some(s) = self.sources.get_mut(&id) {
+                s.up.unchoked = true;
+            }
+            unchoked += 1;
+            self.commands.push_back(Command::Unchoke { source: id });
+        }
+    }
+
+    fn choke(&mut self, id: SourceId) {
+        if let Some(s) = self.sources.get_mut(&id) {
+            s.up.unchoked = false;
+            s.up.queue.clear();
+            self.uploads.queued.remove(&id);
+            self.commands.push_back(Command::Choke { source: id });
+        }
+    }
+
+    /// When more want slots than there are, those served most make room.
+    pub(super) fn rotate(&mut self, now: Instant) {
+        if now < self.uploads.rotate_at {
+            return;
+        }
+        self.uploads.rotate_at = now + ROTATION;
+        let waiting = self
+            .sources
+            .values()
+            .filter(|s| s.up.interested && !s.up.unchoked)
+            .count();
+        let share = waiting.min(self.config.limits.unchoked.div_ceil(2));
+        let mut holding: Vec<(u64, SourceId)> = self
+            .sources
+            .iter()
+            .filter(|(_, s)| s.up.unchoked)
+            .map(|(id, s)| (s.up.served, *id))
+            .collect();
+        holding.sort_unstable();
+        for (_, id) in holding.into_iter().rev().take(share) {
+            self.choke(id);
+        }
+        self.unchoke_next();
+    }
+}

@@ -1,0 +1,344 @@
+//! The one table of keys that are no policies. The parser, the sample and the reload come from it.
+
+use super::{Config, LogFormat, SWARM_PORT};
+use dosvc_policy::{POLICIES, Percent, Policy, RawValue, nearest};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+/// The table of the policies.
+pub(crate) const POLICY_TABLE: &str = "delivery_optimization";
+
+/// Tables of the configuration, in the order of the sample, with what each is about.
+pub(crate) const TABLES: &[(&str, &str)] = &[
+    (POLICY_TABLE, "The Delivery Optimization policies."),
+    ("daemon", "The daemon itself."),
+    ("discovery", "How peers are found."),
+    ("cache", "The cache, beside its policies above."),
+    ("transfers", "How much is done at once."),
+];
+
+/// Caps of the configuration's own lists.
+const LISTEN_ADDRESSES_MAX: usize = 16;
+const PEERS_MAX: usize = 4096;
+/// The longest path of a Unix socket on Linux, without its NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// One key that is no policy.
+pub(crate) struct KeySpec {
+    /// Table and key.
+    pub(crate) path: &'static str,
+    /// The default as it stands in a file; `None`: not set, and `example` is one that could stand there.
+    pub(crate) default: Option<&'static str>,
+    /// A value that is allowed, for keys that are not set by default.
+    pub(crate) example: &'static str,
+    /// What is allowed, in words.
+    pub(crate) allowed: &'static str,
+    /// What it does, in one line.
+    pub(crate) doc: &'static str,
+    /// Whether a change needs a restart of the daemon.
+    pub(crate) restart: bool,
+    /// Reads a value into the configuration; `None`: not allowed, and nothing is changed.
+    pub(crate) set: fn(&mut Config, &RawValue) -> Option<()>,
+    /// The value in effect as it would stand in a file.
+    pub(crate) show: fn(&Config) -> String,
+}
+
+/// Every key that is no policy.
+pub(crate) const KEYS: &[KeySpec] = &[
+    KeySpec {
+        path: "daemon.state_dir",
+        default: Some("\"/var/lib/dosvc\""),
+        example: "",
+        allowed: "an absolute folder",
+        doc: "Cache, state and peer id lie here. Without root: $XDG_DATA_HOME/dosvc; under systemd: $STATE_DIRECTORY.",
+        restart: true,
+        set: |config, raw| {
+            config.daemon.state_dir = absolute_path(raw, usize::MAX)?;
+            Some(())
+        },
+        show: |config| quoted(config.daemon.state_dir.display()),
+    },
+    KeySpec {
+        path: "daemon.listen",
+        default: Some("[\"[::]:7680\", \"0.0.0.0:7680\"]"),
+        example: "",
+        allowed: "up to 16 IP addresses with port",
+        doc: "Addresses for peers (TCP); port 0 takes a free one. No port is opened in modes without peers.",
+        restart: true,
+        set: |config, raw| {
+            config.daemon.listen = addresses(raw, None, LISTEN_ADDRESSES_MAX)?;
+            Some(())
+        },
+        show: |config| list(&config.daemon.listen),
+    },
+    KeySpec {
+        path: "daemon.api_socket",
+        default: Some("\"/run/dosvc/api.sock\""),
+        example: "",
+        allowed: "an absolute path of at most 107 bytes",
+        doc: "The Unix socket of the local API. Without root: $XDG_RUNTIME_DIR/dosvc/api.sock; under systemd: in $RUNTIME_DIRECTORY.",
+        restart: true,
+        set: |config, raw| {
+            config.daemon.api_socket = absolute_path(raw, SOCKET_PATH_BYTES_MAX)?;
+            Some(())
+        },
+        show: |config| quoted(config.daemon.api_socket.display()),
+    },
+    KeySpec {
+        path: "daemon.api_group",
+        default: None,
+        example: "\"dosvc\"",
+        allowed: "the name of a group",
+        doc: "The group whose members may use the local API, beside the owner.",
+        restart: true,
+        set: |config, raw| {
+            config.daemon.api_group = Some(group_name(raw)?);
+            Some(())
+        },
+        show: |config| quoted(config.daemon.api_group.as_deref().unwrap_or_default()),
+    },
+    KeySpec {
+        path: "daemon.log_format",
+        default: Some("\"text\""),
+        example: "",
+        allowed: "text, json",
+        doc: "How log lines look.",
+        restart: true,
+        set: |config, raw| {
+            config.daemon.log_format = match raw.text()?.trim() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return None,
+            };
+            Some(())
+        },
+        show: |config| match config.daemon.log_format {
+            LogFormat::Text => quoted("text"),
+            LogFormat::Json => quoted("json"),
+        },
+    },
+    KeySpec {
+        path: "daemon.log_level",
+        default: Some("\"info\""),
+        example: "",
+        allowed: "off, error, warn, info, debug or trace, also for parts of the program: \"info,dosvc_wire=debug\"",
+        doc: "What is logged.",
+        restart: false,
+        set: |config, raw| {
+            config.daemon.log_level = log_level(raw)?;
+            Some(())
+        },
+        show: |config| quoted(&config.daemon.log_level),
+    },
+    KeySpec {
+        path: "discovery.dns_sd",
+        default: Some("true"),
+        example: "",
+        allowed: "true, false",
+        doc: "Announce contents and look for their holders by DNS-SD over multicast DNS, in modes with peers.",
+        restart: true,
+        set: |config, raw| {
+            config.discovery.dns_sd = raw.flag()?;
+            Some(())
+        },
+        show: |config| config.discovery.dns_sd.to_string(),
+    },
+    KeySpec {
+        path: "discovery.peers",
+        default: Some("[]"),
+        example: "",
+        allowed: "up to 4096 IP addresses, with port or for port 7680",
+        doc: "Peers to try for every content, beside those that are found.",
+        restart: false,
+        set: |config, raw| {
+            config.discovery.peers = addresses(raw, Some(SWARM_PORT), PEERS_MAX)?;
+            Some(())
+        },
+        show: |config| list(&config.discovery.peers),
+    },
+    KeySpec {
+        path: "cache.keep_free_percent",
+        default: Some("10"),
+        example: "",
+        allowed: "0 to 99",
+        doc: "The part of the disk's capacity that is never taken.",
+        restart: false,
+        set: |config, raw| {
+            config.cache.keep_free = Percent::new(raw.number(0, 99)?)?;
+            Some(())
+        },
+        show: |config| config.cache.keep_free.get().to_string(),
+    },
+    KeySpec {
+        path: "transfers.max_active_foreground",
+        default: Some("16"),
+        example: "",
+        allowed: "1 to 1000",
+        doc: "The most foreground downloads that run at once; others wait.",
+        restart: false,
+        set: |config, raw| {
+            config.transfers.max_active_foreground = count(raw, 1, 1000)?;
+            Some(())
+        },
+        show: |config| config.transfers.max_active_foreground.to_string(),
+    },
+    KeySpec {
+        path: "transfers.max_active_background",
+        default: Some("8"),
+        example: "",
+        allowed: "1 to 1000",
+        doc: "The most background downloads that run at once; others wait.",
+        restart: false,
+        set: |config, raw| {
+            config.transfers.max_active_background = count(raw, 1, 1000)?;
+            Some(())
+        },
+        show: |config| config.transfers.max_active_background.to_string(),
+    },
+    KeySpec {
+        path: "transfers.hash_threads",
+        default: Some("0"),
+        example: "",
+        allowed: "0 to 256",
+        doc: "Threads that hash pieces; 0: one for each processor.",
+        restart: true,
+        set: |config, raw| {
+            config.transfers.hash_threads = Some(count(raw, 0, 256)?).filter(|n| *n > 0);
+            Some(())
+        },
+        show: |config| config.transfers.hash_threads.unwrap_or(0).to_string(),
+    },
+];
+
+/// Anything that can be set.
+#[derive(Clone, Copy)]
+pub(crate) enum Setting {
+    /// A policy.
+    Policy(Policy),
+    /// Any other key.
+    Key(&'static KeySpec),
+}
+
+impl Setting {
+    /// The setting with this key in this table; policies in any of their spellings.
+    pub(crate) fn find(table: &str, key: &str) -> Option<Self> {
+        if table == POLICY_TABLE {
+            return Policy::find(key).map(Self::Policy);
+        }
+        KEYS.iter()
+            .find(|spec| spec.path.split_once('.') == Some((table, key)))
+            .map(Self::Key)
+    }
+
+    /// Table and key.
+    pub(crate) fn path(self) -> String {
+        match self {
+            Self::Policy(policy) => format!("{POLICY_TABLE}.{}", policy.spec().key),
+            Self::Key(spec) => spec.path.to_owned(),
+        }
+    }
+}
+
+/// The keys of a table; for policies, the original spelling too.
+fn keys_of(table: &str) -> Vec<&'static str> {
+    if table == POLICY_TABLE {
+        return POLICIES.iter().flat_map(|s| [s.key, s.name]).collect();
+    }
+    KEYS.iter()
+        .filter_map(|spec| spec.path.split_once('.'))
+        .filter(|(of, _)| *of == table)
+        .map(|(_, key)| key)
+        .collect()
+}
+
+/// The key that may have been meant by an unknown one: the nearest of the same table, or else, with its table, the
+/// same key or a near one in another.
+pub(crate) fn meant(table: &str, key: &str) -> Option<String> {
+    let elsewhere = || {
+        let mut near = TABLES
+            .iter()
+            .filter_map(|(other, _)| Some(format!("{other}.{}", nearest(key, keys_of(other))?)));
+        near.next()
+    };
+    nearest(key, keys_of(table))
+        .map(str::to_owned)
+        .or_else(|| table_of(key))
+        .or_else(elsewhere)
+}
+
+/// The path of a key that is given without its table.
+fn table_of(key: &str) -> Option<String> {
+    TABLES
+        .iter()
+        .find_map(|(table, _)| Some(Setting::find(table, key)?.path()))
+}
+
+/// The table that may have been meant by an unknown one, or the table that a key without one belongs to.
+pub(crate) fn table_meant(name: &str) -> Option<String> {
+    let near = || nearest(name, TABLES.iter().map(|(table, _)| *table));
+    table_of(name).or_else(|| Some(format!("[{}]", near()?)))
+}
+
+fn absolute_path(raw: &RawValue, bytes_max: usize) -> Option<PathBuf> {
+    let text = raw.text()?;
+    let path = PathBuf::from(text);
+    (path.is_absolute() && text.len() <= bytes_max && !text.chars().any(char::is_control))
+        .then_some(path)
+}
+
+/// Addresses, with this port where none is given; without one, each must have its own.
+fn addresses(raw: &RawValue, port: Option<u16>, count_max: usize) -> Option<Vec<SocketAddr>> {
+    let texts = raw.texts()?;
+    if texts.len() > count_max {
+        return None;
+    }
+    texts
+        .into_iter()
+        .map(|text| {
+            text.parse::<SocketAddr>().ok().or_else(|| {
+                let ip = text
+                    .strip_prefix('[')
+                    .and_then(|rest| rest.strip_suffix(']'))
+                    .unwrap_or(text);
+                Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, port?))
+            })
+        })
+        .collect()
+}
+
+fn group_name(raw: &RawValue) -> Option<String> {
+    let name = raw.text()?.trim();
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-@\\$".contains(c);
+    ((1..=256).contains(&name.len()) && name.chars().all(good)).then(|| name.to_owned())
+}
+
+fn log_level(raw: &RawValue) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let text = raw.text()?.trim();
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let is_target = |word: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || "_:-".contains(c);
+        !word.is_empty() && word.chars().all(good)
+    };
+    let good = text.split(',').all(|part| match part.split_once('=') {
+        Some((target, level)) => is_target(target.trim()) && is_level(level.trim()),
+        None => is_level(part.trim()),
+    });
+    good.then(|| text.to_owned())
+}
+
+fn count(raw: &RawValue, min: u64, max: u64) -> Option<usize> {
+    usize::try_from(raw.number(min, max)?).ok()
+}
+
+/// As it stands in a TOML file.
+fn quoted(text: impl ToString) -> String {
+    format!("{:?}", text.to_string())
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let items: Vec<String> = addresses.iter().map(quoted).collect();
+    format!("[{}]", items.join(", "))
+}
