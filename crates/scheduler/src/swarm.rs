@@ -43,6 +43,7 @@ pub struct Swarm {
     /// Bytes from peers by the clock on the wall.
     peer_meter: Meter,
     next_tick: Instant,
+    last_from: Option<SourceId>, last_now: Instant,
     stats: Stats,
 }
 
@@ -72,7 +73,7 @@ impl Swarm {
             ready: BTreeSet::new(),
             tell: BTreeMap::new(),
             peer_meter: Meter::new(now),
-            next_tick: now,
+            next_tick: now, last_from: None, last_now: now,
             stats: Stats::default(),
         }
     }
@@ -482,7 +483,7 @@ impl Swarm {
     }
 
     /// Decides all that the last fact made possible.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, now: Instant) { self.last_now = now;
         self.fill_ready(now);
         if std::mem::take(&mut self.http.due) {
             self.plan_http(now);

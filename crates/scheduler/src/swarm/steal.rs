@@ -159,10 +159,10 @@ impl Swarm {
                 .prefers(t, s, block.piece())
                 .then(|| loot(Duration::ZERO));
         };
-        if theirs > mine * 2 {
+        if theirs > mine * crate::rng::knob("GAIN",2) as u32 {
             return Some(loot(theirs - mine));
         }
-        let fair = mine <= theirs * 2 && self.prefers(t, s, block.piece());
+        let fair = crate::rng::knob("FAIR",1)>0 && mine <= theirs * 2 && self.prefers(t, s, block.piece());
         fair.then(|| loot(Duration::ZERO))
     }
 

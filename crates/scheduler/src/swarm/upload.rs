@@ -5,18 +5,18 @@ use super::Swarm;
 use crate::{Command, Refusal, SourceId, source::Source};
 use dosvc_content::{Block, PieceIndex};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
-/// Blocks being sent at once, when receivers keep up.
-const SLOTS: usize = 2;
-/// A block that takes this many times as long as usual no longer holds a slot.
-const LONG: u32 = 2;
-/// How long that is at least; before that, nothing is long.
-const LONG_MIN: Duration = Duration::from_millis(20);
-/// Before anything was served, a block is long after this.
-const LONG_FIRST: Duration = Duration::from_millis(250);
+/// Blocks being sent at once when one at a time would leave gaps between them.
+const SLOTS_FAST: usize = 2;
+/// A block that takes less than this leaves no time to name the next one.
+const FAST: Duration = Duration::from_millis(5);
+/// Before anything was served, a second block goes out after this.
+const FIRST: Duration = Duration::from_millis(250);
+/// Served blocks over which the pace is measured.
+const PACE_OVER: usize = 8;
 /// How often unchoke slots move when more want them than there are.
 const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
@@ -25,11 +25,17 @@ const LOOK_MAX: usize = 32;
 /// What we are sending.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    active: Vec<(SourceId, Block, Instant)>,
+    active: Vec<(SourceId, Block)>,
     /// Sources with something queued.
     queued: BTreeSet<SourceId>,
-    /// How long a block usually takes.
-    usual: Option<Duration>,
+    /// When the last blocks were served, the moment first when the uplink was idle before.
+    recent: VecDeque<Instant>,
+    /// The shortest mean time from one served block to the next: what the uplink can do. Forgets slowly.
+    pace: Option<Duration>,
+    /// The last block begun or served.
+    last_event: Instant,
+    /// The last event was a block served: its slot is free.
+    just_served: bool,
     /// For each piece, copies that we gave and whose receivers did not announce them yet.
     given: Vec<u16>,
     rotate_at: Instant,
@@ -40,22 +46,73 @@ impl Uploads {
         Self {
             active: Vec::new(),
             queued: BTreeSet::new(),
-            usual: None,
+            recent: VecDeque::new(),
+            pace: None,
+            last_event: now,
+            just_served: false,
             given: vec![0; piece_count as usize],
             rotate_at: now + ROTATION,
         }
     }
 
-    /// Active blocks that are not taking unusually long.
-    fn fresh(&self, now: Instant) -> usize {
-        let long = self
-            .usual
-            .map_or(LONG_FIRST, |usual| (usual * LONG).max(LONG_MIN));
-        let fresh = |since: &Instant| now.saturating_duration_since(*since) < long;
-        self.active
-            .iter()
-            .filter(|(_, _, since)| fresh(since))
-            .count()
+    fn begin(&mut self, id: SourceId, block: Block, now: Instant) {
+        if self.active.is_empty() {
+            self.recent.clear();
+            self.recent.push_back(now);
+        }
+        self.active.push((id, block));
+        self.last_event = now;
+        self.just_served = false;
+    }
+
+    /// True when the block was being sent.
+    fn end(&mut self, id: SourceId, block: Block, now: Instant) -> bool {
+        let Some(at) = self.active.iter().position(|a| *a == (id, block)) else {
+            return false;
+        };
+        self.active.swap_remove(at);
+        self.recent.push_back(now);
+        self.last_event = now;
+        self.just_served = true;
+        if self.recent.len() > PACE_OVER + 1 {
+            self.recent.pop_front();
+        }
+        if let Some(mean) = self.mean() {
+            let slower = |pace: Duration| pace + pace / 50;
+            self.pace = Some(self.pace.map_or(mean, |pace| mean.min(slower(pace))));
+        }
+        true
+    }
+
+    /// Recent mean time from one served block to the next.
+    fn mean(&self) -> Option<Duration> {
+        let (first, last) = (self.recent.front()?, self.recent.back()?);
+        let served = u32::try_from(self.recent.len() - 1).expect("a few");
+        (served > 0).then(|| last.saturating_duration_since(*first) / served)
+    }
+
+    /// When one more block may begin. Blocks go out one after the other, so that the first receiver can pass its block
+    /// on while the next one gets its own; another joins in only when the uplink is not used fully, because the
+    /// receivers of those that are being sent are slow.
+    fn next_at(&self, max: usize) -> Option<Instant> {
+        let Some(pace) = self.pace else {
+            return Some(self.last_event + if self.active.is_empty() { Duration::ZERO } else { FIRST });
+        };
+        let always = if pace < FAST { SLOTS_FAST } else { 1 };
+        if self.active.len() >= max {
+            return None;
+        }
+        if self.active.len() < always {
+            return Some(self.last_event);
+        }
+        let limited = self.active.len() < crate::rng::knob("BASE", 1) as usize || self.mean().is_some_and(|mean| mean > pace * crate::rng::knob("KEEP", 110) as u32 / 100);
+        let wait = if limited && self.just_served { Duration::ZERO } else { pace * crate::rng::knob("OPEN", 120) as u32 / 100 };
+        Some(self.last_event + wait)
+    }
+
+    /// When a block that is queued may begin.
+    pub(super) fn due_at(&self, max: usize) -> Option<Instant> {
+        if self.queued.is_empty() { None } else { self.next_at(max) }
     }
 }
 
@@ -98,8 +155,7 @@ impl Swarm {
         if !self.pieces.have().has(block.piece()) {
             return Err(Refusal::NotHeld);
         }
-        let sending = |(to, what, _): &(SourceId, Block, Instant)| *to == id && *what == block;
-        if s.up.queue.contains(&block) || self.uploads.active.iter().any(sending) {
+        if s.up.queue.contains(&block) || self.uploads.active.contains(&(id, block)) {
             return Err(Refusal::Repeated);
         }
         if s.up.queue.len() >= max {
@@ -126,15 +182,7 @@ impl Swarm {
 
     /// The block has been sent.
     pub fn handle_served(&mut self, id: SourceId, block: Block, now: Instant) {
-        let of = |(to, what, _): &(SourceId, Block, Instant)| *to == id && *what == block;
-        if let Some(at) = self.uploads.active.iter().position(of) {
-            let (_, _, since) = self.uploads.active.swap_remove(at);
-            let took = now.saturating_duration_since(since);
-            let usual = self
-                .uploads
-                .usual
-                .map_or(took, |usual| (usual * 3 + took) / 4);
-            self.uploads.usual = Some(usual);
+        if self.uploads.end(id, block, now) {
             self.stats.uploaded += u64::from(block.len());
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
@@ -149,9 +197,8 @@ impl Swarm {
     }
 
     pub(super) fn serve(&mut self, now: Instant) {
-        while self.uploads.fresh(now) < SLOTS
-            && self.uploads.active.len() < self.config.limits.serving
-        {
+        let max = self.config.limits.serving;
+        while self.uploads.next_at(max).is_some_and(|at| at <= now) {
             let Some((id, block)) = self.choose_serve() else {
                 self.steer_spare();
                 return;
@@ -168,7 +215,7 @@ impl Swarm {
             if s.up.given.insert(block.piece().get()) {
                 self.uploads.given[block.piece().as_usize()] += 1;
             }
-            self.uploads.active.push((id, block, now));
+            self.uploads.begin(id, block, now);
             self.commands
                 .push_back(Command::Serve { source: id, block });
             self.note_serving(id, block.piece(), now);
