@@ -47,9 +47,3 @@ impl Rng {
         }
     }
 }
-pub(crate) fn knob(name: &str, or: u64) -> u64 {
-    use std::sync::{OnceLock, Mutex};
-    use std::collections::HashMap;
-    static M: OnceLock<Mutex<HashMap<String, u64>>> = OnceLock::new();
-    *M.get_or_init(Default::default).lock().unwrap().entry(name.to_owned()).or_insert_with(|| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or))
-}

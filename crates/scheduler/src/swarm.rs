@@ -43,7 +43,6 @@ pub struct Swarm {
     /// Bytes from peers by the clock on the wall.
     peer_meter: Meter,
     next_tick: Instant,
-    last_from: Option<SourceId>, last_now: Instant,
     stats: Stats,
 }
 
@@ -73,7 +72,7 @@ impl Swarm {
             ready: BTreeSet::new(),
             tell: BTreeMap::new(),
             peer_meter: Meter::new(now),
-            next_tick: now, last_from: None, last_now: now,
+            next_tick: now,
             stats: Stats::default(),
         }
     }
@@ -401,6 +400,7 @@ impl Swarm {
         for id in ids {
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.queue.retain(|b| b.piece() != piece);
+                self.uploads.note_queue(id, s);
                 s.interesting += u32::from(s.has.has(piece));
                 self.update_interest(id);
             }
@@ -462,6 +462,11 @@ impl Swarm {
                     "{id}: {asked:?} unknown to the piece"
                 );
             }
+            assert_eq!(
+                self.uploads.is_queued(id),
+                !s.up.queue.is_empty(),
+                "{id}: queue"
+            );
             for block in &s.up.queue {
                 assert!(
                     self.pieces.have().has(block.piece()),
@@ -483,7 +488,7 @@ impl Swarm {
     }
 
     /// Decides all that the last fact made possible.
-    fn settle(&mut self, now: Instant) { self.last_now = now;
+    fn settle(&mut self, now: Instant) {
         self.fill_ready(now);
         if std::mem::take(&mut self.http.due) {
             self.plan_http(now);

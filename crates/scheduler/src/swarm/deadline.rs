@@ -19,7 +19,10 @@ const CLAIM_MAX: Duration = Duration::from_secs(15);
 impl Swarm {
     /// To be called when [`Self::poll_timeout`] says so; earlier or more often does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if now < self.next_tick { self.settle(now); return; }
+        if now < self.next_tick {
+            self.settle(now);
+            return;
+        }
         self.next_tick = now + TICK;
         let ids: Vec<SourceId> = self.sources.keys().copied().collect();
         for id in ids {

@@ -22,21 +22,16 @@ const WITHDRAWN_MAX: usize = 64;
 
 impl Swarm {
     pub(super) fn fill_ready(&mut self, now: Instant) {
-        if self.last_from.is_some_and(|id| self.ready.remove(&id)) { let id = self.last_from.unwrap(); self.fill(id, now); }
-        let mut ids: Vec<SourceId> = std::mem::take(&mut self.ready).into_iter().collect();
-        if crate::rng::knob("SHUF",1) > 0 { self.rng.shuffle(&mut ids); }
-        for id in ids {
+        while let Some(id) = self.ready.pop_first() {
             self.fill(id, now);
         }
-        if !self.ready.is_empty() { let v: Vec<SourceId> = std::mem::take(&mut self.ready).into_iter().collect(); for id in v { self.fill(id, now); } }
-        self.ready.clear();
     }
 
     /// How many blocks may be in flight from this peer.
     fn depth(&self, s: &Source) -> usize {
         let length = self.pieces.lengths().piece_size().min(BLOCK_LENGTH_MAX);
-        let dm = crate::rng::knob("DEPTH",2) as usize; let Some(rate) = s.meter.rate() else {
-            return dm;
+        let Some(rate) = s.meter.rate() else {
+            return DEPTH_MIN;
         };
         if f64::from(length) / rate > SLOW_BLOCK.as_secs_f64() {
             return 1;
@@ -46,7 +41,7 @@ impl Swarm {
         let target = (rate * wait.as_secs_f64() / f64::from(length)).ceil() as usize + 1;
         target
             .min(s.ramp)
-            .clamp(dm, self.config.limits.requests_in_flight)
+            .clamp(DEPTH_MIN, self.config.limits.requests_in_flight)
     }
 
     fn fill(&mut self, id: SourceId, now: Instant) {
@@ -59,8 +54,6 @@ impl Swarm {
                 return;
             }
             let idle = s.asked.is_empty();
-            let total: usize = self.sources.values().map(|s| s.asked.len()).sum();
-            if total >= crate::rng::knob("TOTAL", 1000) as usize { return; }
             if let Some(block) = self.next_block(id) {
                 self.request(id, block, now);
             } else if !(idle && self.steal(id, now)) {
@@ -195,7 +188,7 @@ impl Swarm {
         let (giver, expected) = Self::giver_of(s, id, block, now);
         s.note_busy(now);
         self.note_rate(id, fresh, now);
-        self.ready.insert(id); self.last_from = Some(id); if crate::rng::knob("TOTAL", 1000) < 1000 { self.wake_peers(); }
+        self.ready.insert(id);
         if !expected {
             return BlockUse::Duplicate;
         }

@@ -159,11 +159,10 @@ impl Swarm {
                 .prefers(t, s, block.piece())
                 .then(|| loot(Duration::ZERO));
         };
-        if theirs > mine * crate::rng::knob("GAIN",2) as u32 {
+        if theirs > mine * 2 {
             return Some(loot(theirs - mine));
         }
-        let fair = crate::rng::knob("FAIR",1)>0 && mine <= theirs * 2 && self.prefers(t, s, block.piece());
-        fair.then(|| loot(Duration::ZERO))
+        None
     }
 
     /// A block that is arriving from `s` so slowly that a second copy would be here well before.

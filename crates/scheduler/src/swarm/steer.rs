@@ -94,7 +94,7 @@ impl Swarm {
                     pieces.remove(hidden);
                 }
             }
-            let first: Vec<PieceIndex> = (0..crate::rng::knob("WINDOW",2))
+            let first: Vec<PieceIndex> = (0..WINDOW)
                 .filter_map(|_| self.steering.next(&self.pieces, &Bitfield::new(0)))
                 .collect();
             let Some(s) = self.sources.get_mut(&id) else {
@@ -121,7 +121,7 @@ impl Swarm {
         let pace =
             s.up.interval
                 .map_or(0, |every| AHEAD.as_micros() / every.as_micros().max(1));
-        let want = crate::rng::knob("WINDOW",2) as usize + usize::try_from(pace).unwrap_or(WINDOW_MAX);
+        let want = WINDOW + usize::try_from(pace).unwrap_or(WINDOW_MAX);
         while s.up.window.len() < want.min(WINDOW_MAX) {
             let Some(piece) = self.steering.next(&self.pieces, &s.has) else {
                 return;

@@ -9,12 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Blocks being sent at once when one at a time would leave gaps between them.
-const SLOTS_FAST: usize = 2;
-/// A block that takes less than this leaves no time to name the next one.
-const FAST: Duration = Duration::from_millis(5);
-/// Before anything was served, a second block goes out after this.
-const FIRST: Duration = Duration::from_millis(250);
+/// Blocks being sent at once, when receivers keep up.
+const SLOTS: usize = 3;
+const SLOTS_U32: u32 = 3;
+/// Before the uplink's pace is known, a block no longer holds a slot after this.
+const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
 const PACE_OVER: usize = 8;
 /// How often unchoke slots move when more want them than there are.
@@ -22,10 +21,24 @@ const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
 const LOOK_MAX: usize = 32;
 
+/// A block being sent.
+#[derive(Debug)]
+struct Active {
+    to: SourceId,
+    block: Block,
+    since: Instant,
+}
+
+impl Active {
+    fn is(&self, to: SourceId, block: Block) -> bool {
+        self.to == to && self.block == block
+    }
+}
+
 /// What we are sending.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    active: Vec<(SourceId, Block)>,
+    active: Vec<Active>,
     /// Sources with something queued.
     queued: BTreeSet<SourceId>,
     /// When the last blocks were served, the moment first when the uplink was idle before.
@@ -34,8 +47,6 @@ pub(super) struct Uploads {
     pace: Option<Duration>,
     /// The last block begun or served.
     last_event: Instant,
-    /// The last event was a block served: its slot is free.
-    just_served: bool,
     /// For each piece, copies that we gave and whose receivers did not announce them yet.
     given: Vec<u16>,
     rotate_at: Instant,
@@ -49,7 +60,6 @@ impl Uploads {
             recent: VecDeque::new(),
             pace: None,
             last_event: now,
-            just_served: false,
             given: vec![0; piece_count as usize],
             rotate_at: now + ROTATION,
         }
@@ -60,20 +70,22 @@ impl Uploads {
             self.recent.clear();
             self.recent.push_back(now);
         }
-        self.active.push((id, block));
+        self.active.push(Active {
+            to: id,
+            block,
+            since: now,
+        });
         self.last_event = now;
-        self.just_served = false;
     }
 
     /// True when the block was being sent.
     fn end(&mut self, id: SourceId, block: Block, now: Instant) -> bool {
-        let Some(at) = self.active.iter().position(|a| *a == (id, block)) else {
+        let Some(at) = self.active.iter().position(|a| a.is(id, block)) else {
             return false;
         };
         self.active.swap_remove(at);
         self.recent.push_back(now);
         self.last_event = now;
-        self.just_served = true;
         if self.recent.len() > PACE_OVER + 1 {
             self.recent.pop_front();
         }
@@ -91,28 +103,42 @@ impl Uploads {
         (served > 0).then(|| last.saturating_duration_since(*first) / served)
     }
 
-    /// When one more block may begin. Blocks go out one after the other, so that the first receiver can pass its block
-    /// on while the next one gets its own; another joins in only when the uplink is not used fully, because the
-    /// receivers of those that are being sent are slow.
+    /// When one more block may begin. Blocks go out few at a time, so that the first receiver can pass its block on
+    /// while the next one gets its own; more join in only while those that are being sent take longer than their share
+    /// of the uplink explains, because their receivers are slow.
     fn next_at(&self, max: usize) -> Option<Instant> {
-        let Some(pace) = self.pace else {
-            return Some(self.last_event + if self.active.is_empty() { Duration::ZERO } else { FIRST });
-        };
-        let always = if pace < FAST { SLOTS_FAST } else { 1 };
+        if self.active.len() < SLOTS {
+            return Some(self.last_event);
+        }
         if self.active.len() >= max {
             return None;
         }
-        if self.active.len() < always {
-            return Some(self.last_event);
+        let pace = self.pace.map(|pace| pace * SLOTS_U32);
+        let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
+        let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
+        ends.sort_unstable();
+        // Then fewer than `SLOTS` of them are not long yet.
+        Some(ends[ends.len() - SLOTS])
+    }
+
+    /// Whether the source has something queued changed.
+    pub(super) fn note_queue(&mut self, id: SourceId, s: &Source) {
+        if s.up.queue.is_empty() {
+            self.queued.remove(&id);
         }
-        let limited = self.active.len() < crate::rng::knob("BASE", 1) as usize || self.mean().is_some_and(|mean| mean > pace * crate::rng::knob("KEEP", 110) as u32 / 100);
-        let wait = if limited && self.just_served { Duration::ZERO } else { pace * crate::rng::knob("OPEN", 120) as u32 / 100 };
-        Some(self.last_event + wait)
+    }
+
+    pub(super) fn is_queued(&self, id: SourceId) -> bool {
+        self.queued.contains(&id)
     }
 
     /// When a block that is queued may begin.
     pub(super) fn due_at(&self, max: usize) -> Option<Instant> {
-        if self.queued.is_empty() { None } else { self.next_at(max) }
+        if self.queued.is_empty() {
+            None
+        } else {
+            self.next_at(max)
+        }
     }
 }
 
@@ -155,7 +181,7 @@ impl Swarm {
         if !self.pieces.have().has(block.piece()) {
             return Err(Refusal::NotHeld);
         }
-        if s.up.queue.contains(&block) || self.uploads.active.contains(&(id, block)) {
+        if s.up.queue.contains(&block) || self.uploads.active.iter().any(|a| a.is(id, block)) {
             return Err(Refusal::Repeated);
         }
         if s.up.queue.len() >= max {
@@ -173,9 +199,7 @@ impl Swarm {
         if let Some(s) = self.sources.get_mut(&id) {
             s.last_heard = now;
             s.up.queue.retain(|b| *b != block);
-            if s.up.queue.is_empty() {
-                self.uploads.queued.remove(&id);
-            }
+            self.uploads.note_queue(id, s);
         }
         self.settle(now);
     }
@@ -205,9 +229,7 @@ impl Swarm {
             };
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
-            if s.up.queue.is_empty() {
-                self.uploads.queued.remove(&id);
-            }
+            self.uploads.note_queue(id, s);
             if let Some(last) = s.up.last_serve.replace(now) {
                 let gap = now.saturating_duration_since(last);
                 s.up.interval = Some(s.up.interval.map_or(gap, |usual| (usual * 3 + gap) / 4));
@@ -228,12 +250,7 @@ impl Swarm {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
-            let active = self
-                .uploads
-                .active
-                .iter()
-                .filter(|(to, ..)| *to == id)
-                .count();
+            let active = self.uploads.active.iter().filter(|a| a.to == id).count();
             for (at, &block) in s.up.queue.iter().enumerate().take(LOOK_MAX) {
                 let key = (
                     active,
@@ -287,7 +304,7 @@ impl Swarm {
         s.up.unchoked = false;
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
-        self.uploads.active.retain(|(to, ..)| *to != id);
+        self.uploads.active.retain(|a| a.to != id);
         self.steering.give_back(window.into_keys());
         self.unchoke_next();
     }
