@@ -10,8 +10,7 @@ use std::{
 };
 
 /// Blocks being sent at once, when receivers keep up.
-const SLOTS: usize = 3;
-const SLOTS_U32: u32 = 3;
+const SLOTS: u32 = 3;
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
@@ -107,18 +106,19 @@ impl Uploads {
     /// while the next one gets its own; more join in only while those that are being sent take longer than their share
     /// of the uplink explains, because their receivers are slow.
     fn next_at(&self, max: usize) -> Option<Instant> {
-        if self.active.len() < SLOTS {
+        let slots = SLOTS as usize;
+        if self.active.len() < slots {
             return Some(self.last_event);
         }
         if self.active.len() >= max {
             return None;
         }
-        let pace = self.pace.map(|pace| pace * SLOTS_U32);
+        let pace = self.pace.map(|pace| pace * SLOTS);
         let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
         let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
         ends.sort_unstable();
-        // Then fewer than `SLOTS` of them are not long yet.
-        Some(ends[ends.len() - SLOTS])
+        // Then fewer than `slots` of them are not long yet.
+        Some(ends[ends.len() - slots])
     }
 
     /// Whether the source has something queued changed.
