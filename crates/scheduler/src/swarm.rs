@@ -160,6 +160,8 @@ impl Swarm {
                 self.picker.add_holder(piece, false);
             }
         }
+        s.up.queue.retain(|b| !pieces.has(b.piece()));
+        self.uploads.note_queue(id, s);
         s.has = pieces;
         self.steering.note_bitfield(&s.has);
         self.update_interest(id);

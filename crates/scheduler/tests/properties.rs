@@ -157,11 +157,16 @@ impl World {
                 if self.has[&id.0].is_empty() {
                     self.has
                         .insert(id.0, has.ones().map(PieceIndex::get).collect());
+                    self.queued
+                        .retain(|(s, k)| *s != id.0 || !has.has(k.piece()));
                     self.swarm.handle_bitfield(id, has, self.now);
                 }
             }
             3 if known && peer => {
-                self.has.get_mut(&id.0).expect("known").insert(piece.get());
+                if self.has.get_mut(&id.0).expect("known").insert(piece.get()) {
+                    self.queued
+                        .retain(|(s, k)| *s != id.0 || k.piece() != piece);
+                }
                 self.swarm.handle_have(id, piece, self.now);
             }
             4 if known && peer && b.is_multiple_of(4) => {
@@ -226,12 +231,6 @@ impl World {
         self.obey();
         self.queued
             .retain(|(_, k)| self.swarm.have().has(k.piece()));
-        self.queued.retain(|(s, k)| {
-            !self
-                .has
-                .get(s)
-                .is_some_and(|h| h.contains(&k.piece().get()))
-        });
     }
 
     fn add(&mut self, id: SourceId) {

@@ -284,6 +284,9 @@ impl Swarm {
             self.uploads.given[piece.as_usize()] -= 1;
         }
         s.up.window.remove(&piece.get());
+        // Its Cancel may still be on the way.
+        s.up.queue.retain(|b| b.piece() != piece);
+        self.uploads.note_queue(id, s);
         if let Some(shown) = &mut s.up.shown {
             shown.insert(piece);
         }
