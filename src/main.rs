@@ -140,7 +140,7 @@ fn small_runtime() -> io::Result<Runtime> {
 /// [`Usage`] with every error in it, one a line.
 pub(crate) fn load_config(global: &Global) -> anyhow::Result<Config> {
     let options = LoadOptions::from_process(global.config.clone(), Vec::new());
-    Config::load(options).map_err(|errors| Usage(errors.to_string()).into())
+    Config::load(options).map_err(|errors| Usage(format!("bad configuration\n{errors}")).into())
 }
 
 /// The daemon's client, by `--socket`, `DOSVC_SOCKET` or the configuration.
