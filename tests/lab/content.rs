@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// The piece size of every published hash file.
@@ -60,6 +61,15 @@ impl Content {
         })
     }
 
+    /// As [`Self::random`], but with no hash file where a client looks for it.
+    pub(crate) fn without_hash_file(seed: u64, bytes: u64) -> Self {
+        let published = Self::random(seed, bytes);
+        let name = format!("plain-{seed}-{bytes}.bin");
+        let path = folder().join(&name);
+        let _copied_before = fs::hard_link(published.path(), &path);
+        Self { name, ..published }
+    }
+
     /// The real file that the environment names, or random bytes.
     pub(crate) fn real_or_random(seed: u64, quick_mib: u64) -> Self {
         let Some(source) = std::env::var_os("DOSVC_LAB_FILE") else {
@@ -84,6 +94,9 @@ impl Content {
         piece_bytes: u64,
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> Self {
+        // Tests run side by side and may want the same content.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let path = folder().join(name);
         let hash_file_path = folder().join(format!("{name}.phf"));
         let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == bytes)

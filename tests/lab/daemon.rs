@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -52,15 +52,13 @@ impl Daemon {
     /// Starts the daemon and waits until it answers. `policies` are lines of the table `[delivery_optimization]`;
     /// none of them means the defaults.
     pub(crate) fn start(node: &Node, policies: &str) -> Self {
-        let dir = node.dir().join("dosvc");
-        fs::create_dir_all(&dir).expect("the node's folder can be written");
-        let config = dir.join("dosvc.toml");
+        Self::start_with(node, "", &format!("[delivery_optimization]\n{policies}"))
+    }
+
+    /// As [`Self::start`]; `daemon` are further lines of the table `[daemon]`, `tables` are the other tables.
+    pub(crate) fn start_with(node: &Node, daemon: &str, tables: &str) -> Self {
+        let config = write_config(node, daemon, tables);
         let socket = node.socket_dir().join("api");
-        let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {socket:?}\n\n[delivery_optimization]\n{policies}\n",
-            dir.join("state")
-        );
-        fs::write(&config, text).expect("the node's folder can be written");
         Self {
             process: launch(node, &config, &socket),
             node: node.clone(),
@@ -74,11 +72,6 @@ impl Daemon {
         self.process.kill();
     }
 
-    /// Asks it to end, as a service manager does.
-    pub(crate) fn stop(&mut self) {
-        self.process.stop();
-    }
-
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
         self.process = launch(&self.node, &self.config, &self.socket);
@@ -90,6 +83,15 @@ impl Daemon {
 
     pub(crate) fn node(&self) -> &Node {
         &self.node
+    }
+
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Asks it to end and says how it did.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        self.process.stop()
     }
 
     /// What it has logged so far.
@@ -169,9 +171,26 @@ impl Daemon {
     }
 }
 
-fn launch(node: &Node, config: &Path, socket: &Path) -> Process {
+/// Writes a machine's configuration: state and socket in its own folder, and whatever else is given.
+pub(crate) fn write_config(node: &Node, daemon: &str, tables: &str) -> PathBuf {
+    let (config, state) = (node.dir().join("dosvc.toml"), node.dir().join("state"));
+    let socket = node.socket_dir().join("api");
+    let text =
+        format!("[daemon]\nstate_dir = {state:?}\napi_socket = {socket:?}\n{daemon}\n\n{tables}\n");
+    fs::write(&config, text).expect("the node's folder can be written");
+    config
+}
+
+/// The program on a machine, with the machine's configuration.
+pub(crate) fn dosvc(node: &Node, config: &Path) -> Command {
     let mut command = node.command(DOSVC);
-    command.arg("run").arg("--config").arg(config);
+    command.arg("--config").arg(config);
+    command
+}
+
+fn launch(node: &Node, config: &Path, socket: &Path) -> Process {
+    let mut command = dosvc(node, config);
+    command.arg("run");
     let number = (0..)
         .find(|n| !node.dir().join(format!("dosvc.{n}.log")).exists())
         .expect("there is a next number");

@@ -38,7 +38,7 @@ fn ten_large_contents_held_cost_little_memory_and_no_time() {
         .for_each(|content| daemon.wait_until_shared(content));
     let after_downloads = resident_kib(daemon.pid());
 
-    daemon.stop();
+    daemon.end();
     daemon.restart();
     contents
         .iter()

@@ -1,11 +1,11 @@
-//! The privileged end-to-end suite: machines of their own addresses, made of network namespaces on one bridge, a real
-//! nginx as the origin, and the real `dosvc` binary.
+//! The end-to-end suite, with the real `dosvc` binary. The tests in `loopback` run everywhere. The others are privileged:
+//! machines of their own addresses, made of network namespaces on one bridge, and a real nginx as the origin.
 //!
 //! ```text
 //! cargo test --release --test lab -- --ignored --test-threads=1        (as root)
 //! ```
 //!
-//! Needed beside Rust: iproute2, nginx, curl, tcpdump, and Node.js with `npm ci` done in `tests/dissect`. Nothing is
+//! Needed for these beside Rust: iproute2, nginx, curl, tcpdump, and Node.js with `npm ci` done in `tests/dissect`. Nothing is
 //! changed outside the namespaces, and only processes that were started here are ended.
 //!
 //! | variable | meaning |
@@ -21,6 +21,7 @@ mod content;
 mod daemon;
 mod namespace;
 mod nginx;
+mod origin;
 mod peer;
 mod process;
 
@@ -28,6 +29,7 @@ mod crash;
 mod harness;
 mod hostile;
 mod idle;
+mod loopback;
 mod outage;
 mod scope;
 mod sharing;

@@ -30,10 +30,11 @@ pub(crate) struct Lab {
     sockets: tempfile::TempDir,
 }
 
-/// One machine.
+/// One machine, or this one.
 #[derive(Clone)]
 pub(crate) struct Node {
-    namespace: String,
+    /// `None`: this machine, without a network of its own.
+    namespace: Option<String>,
     ip: IpAddr,
     ipv6: Ipv6Addr,
     dir: PathBuf,
@@ -96,7 +97,7 @@ impl Lab {
         for i in 0..n {
             let node = lab.node(&format!("n{i}"), address(i), ipv6(i));
             lab.nodes.push(node.clone());
-            lab.add_namespace(&node.namespace);
+            lab.add_namespace(node.namespace());
             lab.plug(i, &node, rate);
         }
         lab.set_neighbours();
@@ -113,7 +114,7 @@ impl Lab {
         fs::create_dir_all(&dir).expect("the lab's folder can be written");
         fs::create_dir_all(&socket_dir).expect("the lab's folder can be written");
         Node {
-            namespace: format!("{}-{name}", self.name),
+            namespace: Some(format!("{}-{name}", self.name)),
             ip,
             ipv6,
             dir,
@@ -142,7 +143,7 @@ impl Lab {
 
     fn plug(&self, i: u8, node: &Node, rate: Option<&str>) {
         let hub = self.hub();
-        let ns = &node.namespace;
+        let ns = node.namespace();
         let mac = mac(i);
         ip(
             &hub,
@@ -169,7 +170,7 @@ impl Lab {
             );
         }
         if let Some(rate) = rate {
-            for (namespace, device) in [(ns, "eth0".to_owned()), (&hub, format!("p{i}"))] {
+            for (namespace, device) in [(ns, "eth0".to_owned()), (hub.as_str(), format!("p{i}"))] {
                 run(Command::new("tc")
                     .args([
                         "-n", namespace, "qdisc", "replace", "dev", &device, "root", "tbf",
@@ -200,7 +201,7 @@ impl Lab {
                 })
                 .collect();
             ip(
-                &node.namespace,
+                node.namespace(),
                 &commands.iter().map(String::as_str).collect::<Vec<_>>(),
             );
         }
@@ -224,7 +225,7 @@ impl Lab {
         let hub = self.hub();
         let node = self.node("out", Ipv4Addr::new(10, 88, 0, 2).into(), OUTSIDER_IPV6);
         self.outsider = Some(node.clone());
-        let ns = &node.namespace;
+        let ns = node.namespace();
         self.add_namespace(ns);
         ip(
             &hub,
@@ -270,7 +271,7 @@ impl Drop for Lab {
             .nodes
             .iter()
             .chain(&self.outsider)
-            .map(|node| node.namespace.clone());
+            .map(|node| node.namespace().to_owned());
         for namespace in nodes.chain([self.hub()]) {
             let _removed = Command::new("ip")
                 .args(["netns", "del", &namespace])
@@ -286,6 +287,26 @@ impl Drop for Lab {
 }
 
 impl Node {
+    /// This machine: loopback, no root needed, and every port must be chosen by the kernel.
+    pub(crate) fn here(dir: &Path) -> Self {
+        let (dir, socket_dir) = (dir.to_owned(), dir.join("socket"));
+        fs::create_dir_all(&socket_dir).expect("the folder can be written");
+        let (ip, ipv6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST);
+        Self {
+            namespace: None,
+            ip,
+            ipv6,
+            dir,
+            socket_dir,
+        }
+    }
+
+    fn namespace(&self) -> &str {
+        self.namespace
+            .as_deref()
+            .expect("machines of a lab have one")
+    }
+
     /// The machine's address.
     pub(crate) fn ip(&self) -> IpAddr {
         self.ip
@@ -311,10 +332,14 @@ impl Node {
 
     /// A command that runs on this machine, with no proxy from the environment.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.namespace])
-            .arg(program);
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         for proxy in [
             "http_proxy",
             "https_proxy",
@@ -330,7 +355,7 @@ impl Node {
 
     /// Runs a closure on this machine: sockets that it opens belong to the machine's network.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        enter(&self.namespace, work)
+        enter(self.namespace(), work)
     }
 
     /// Bytes that crossed the machine's link since the lab was made.

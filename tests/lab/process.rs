@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -48,26 +48,28 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Asks it to end (SIGTERM) and waits until it has.
-    pub(crate) fn stop(&mut self) {
+    /// Asks it to end (SIGTERM), waits until it has and says how it did.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while self.is_running() && Instant::now() < deadline {
             thread::sleep(POLL_INTERVAL);
         }
-        self.kill();
+        self.kill()
     }
 
     /// Ends it at once (SIGKILL): it gets no chance to save anything.
-    pub(crate) fn kill(&mut self) {
-        if self.is_running() {
-            self.signal(Signal::KILL);
-        }
-        let _ended_before = self.child.wait();
+    pub(crate) fn kill(&mut self) -> ExitStatus {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("a child can be waited for")
     }
 
-    fn signal(&self, signal: Signal) {
-        let _already_gone = kill_process(Pid::from_child(&self.child), signal);
+    /// Sends a signal, if it still runs.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        if self.is_running() {
+            kill_process(Pid::from_child(&self.child), signal)
+                .expect("a child can be sent signals");
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Driver {
     mdns_port: u16,
     open: BTreeMap<LinkId, Open>,
     refreshed: Option<Instant>,
+    /// There is no interface to work on, and that has been said.
+    alone: bool,
     tasks: TaskTracker,
     token: CancellationToken,
 }
@@ -59,6 +61,7 @@ impl Driver {
             mdns_port,
             open: BTreeMap::new(),
             refreshed: None,
+            alone: false,
             tasks,
             token,
         }
@@ -78,9 +81,6 @@ impl Driver {
                 () = self.token.cancelled() => break,
             }
         }
-        self.close();
-        self.shared.ended.store(true, Ordering::Release);
-        self.shared.found.notify_waiters();
     }
 
     /// Sends what is due; when there is something to do next.
@@ -144,14 +144,20 @@ impl Driver {
                 // The rest of a link may change without its socket.
                 Some(open)
                     if open.link.interface.name == link.interface.name
-                        && open.link.own_v4() == link.own_v4() =>
+                        && (link.id.v6 || open.link.own_v4() == link.own_v4()) =>
                 {
                     open.link = link;
                 }
                 _ => self.open_link(link),
             }
         }
-        let links = self.open.values().map(|open| open.link.clone()).collect();
+        let links: Vec<Link> = self.open.values().map(|open| open.link.clone()).collect();
+        if links.is_empty() && !self.alone {
+            tracing::warn!(
+                "no interface for multicast DNS: peers on the link are not found until there is one"
+            );
+        }
+        self.alone = links.is_empty();
         self.shared.core().set_links(now, links);
     }
 
@@ -213,6 +219,14 @@ impl Driver {
         self.open.clear();
         self.refreshed = None;
         self.shared.core().set_links(Instant::now(), Vec::new());
+    }
+}
+
+impl Drop for Driver {
+    /// However the driver ends, nobody waits for answers any more.
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.found.notify_waiters();
     }
 }
 

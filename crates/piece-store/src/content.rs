@@ -199,6 +199,12 @@ impl Inner {
         self.key
     }
 
+    /// Whether the database still claims pieces that were found to be gone when the content was opened.
+    pub(crate) fn claims_too_much(&self) -> bool {
+        let state = self.state();
+        state.withdraw_first || state.durable_bytes != state.record.progress.bytes_have
+    }
+
     pub(crate) fn info(&self, in_use: bool) -> ContentInfo {
         let state = self.state();
         let mut record = state.record.clone();
@@ -234,9 +240,13 @@ impl Inner {
             };
             (state.file.clone(), change, unsynced)
         };
-        if unsynced && let Err(e) = rustix::fs::fdatasync(&*file) {
-            self.withdraw_unsynced();
-            return Err(StoreError::io(&self.data_path(), e.into()));
+        if unsynced {
+            rustix::fs::fdatasync(&*file).map_err(|e| {
+                self.withdraw_unsynced();
+                StoreError::io(&self.data_path(), e.into())
+            })?;
+            #[cfg(test)]
+            crate::store::tests::note_data_sync(&self.data_path());
         }
         Ok(change)
     }
@@ -274,7 +284,8 @@ impl Inner {
         )
     }
 
-    fn withdraw_unsynced(&self) {
+    /// The pieces since the last commit are not had any more.
+    pub(crate) fn withdraw_unsynced(&self) {
         let mut state = self.state();
         let doubtful: Vec<_> = state
             .have

@@ -83,7 +83,6 @@ pub(crate) fn for_each_piece<T: Send, E: Send>(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use dosvc_content::PieceLengths;

@@ -108,7 +108,6 @@ fn hex(bytes: &[u8; 32]) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -24,7 +24,7 @@ use std::{
 /// Begins the name of a content's folder that is being deleted.
 pub(crate) const REMOVED_PREFIX: &str = ".removed-";
 const HASHES_MAGIC: [u8; 8] = *b"DOPHASH\x01";
-const HASHES_HEADER_BYTES: u64 = 20;
+const HASHES_HEADER_BYTES: usize = 20;
 
 /// Paths inside one state folder.
 #[derive(Clone, Debug)]
@@ -159,7 +159,7 @@ pub(crate) fn read_hashes(
     };
     let mut file = File::open(&path).map_err(StoreError::at(&path))?;
     let size = file.metadata().map_err(StoreError::at(&path))?.len();
-    let mut header = [0; HASHES_HEADER_BYTES as usize];
+    let mut header = [0; HASHES_HEADER_BYTES];
     file.read_exact(&mut header)
         .map_err(|_| corrupt("shorter than its header"))?;
     let (magic, rest) = header.split_at(8);
@@ -173,7 +173,7 @@ pub(crate) fn read_hashes(
         PieceLengths::new(length, piece_size.into()).map_err(|e| corrupt(&e.to_string()))?;
     // Before anything is allocated: the file is as long as its header says.
     let hashes_bytes = u64::from(lengths.piece_count()) * 32;
-    if size != HASHES_HEADER_BYTES + hashes_bytes {
+    if size != HASHES_HEADER_BYTES as u64 + hashes_bytes {
         return Err(corrupt("its length does not fit its header"));
     }
     let mut raw = Vec::new();
@@ -193,7 +193,6 @@ pub(crate) fn read_hashes(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -31,6 +31,13 @@ pub(crate) struct Change {
     pub(crate) have: Bitfield,
 }
 
+/// All records of the database.
+pub(crate) struct Records {
+    pub(crate) good: Vec<(ContentKey, Record)>,
+    /// Keys whose records do not read.
+    pub(crate) unreadable: Vec<Vec<u8>>,
+}
+
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -69,11 +76,11 @@ impl Ledger {
         &self.path
     }
 
-    /// All records, and the keys of those that do not read.
-    pub(crate) fn records(&self) -> Result<(Vec<(ContentKey, Record)>, Vec<Vec<u8>>), StoreError> {
+    /// Reads all records.
+    pub(crate) fn records(&self) -> Result<Records, StoreError> {
         self.with(|database| {
             let table = database.begin_read()?.open_table(RECORDS)?;
-            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            let (mut good, mut unreadable) = (Vec::new(), Vec::new());
             for entry in table.iter()? {
                 let (key, value) = entry?;
                 match (
@@ -83,10 +90,10 @@ impl Ledger {
                     (Some(key), Ok(record)) if record.lengths().is_some() => {
                         good.push((key, record));
                     }
-                    _ => bad.push(key.value().to_vec()),
+                    _ => unreadable.push(key.value().to_vec()),
                 }
             }
-            Ok((good, bad))
+            Ok(Records { good, unreadable })
         })
     }
 

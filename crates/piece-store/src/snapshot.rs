@@ -187,5 +187,4 @@ pub(crate) fn from_ms(ms: u64) -> SystemTime {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

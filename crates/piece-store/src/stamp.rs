@@ -1,7 +1,6 @@
 //! What a file looks like from outside, to notice that somebody changed it.
 
-use rustix::fs::Stat;
-use std::{fs::File, io};
+use std::{fs::File, io, os::unix::fs::MetadataExt as _};
 
 /// Identity, size and times of a file. Two equal stamps mean that nobody wrote to the file in between, as far as the
 /// file system's clock can tell.
@@ -19,25 +18,16 @@ pub(crate) struct FileStamp {
 impl FileStamp {
     /// The file's stamp now, and how many names it has.
     pub(crate) fn of(file: &File) -> io::Result<(Self, u64)> {
-        let stat = rustix::fs::fstat(file)?;
-        Ok((Self::from_stat(&stat), u64::from(stat.st_nlink)))
-    }
-
-    // The fields' types differ between architectures.
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::useless_conversion,
-        clippy::cast_possible_wrap
-    )]
-    pub(crate) fn from_stat(stat: &Stat) -> Self {
+        let stat = file.metadata()?;
         let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
-        Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            size: stat.st_size as u64,
-            mtime_ns: ns(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            ctime_ns: ns(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-        }
+        let stamp = Self {
+            device: stat.dev(),
+            inode: stat.ino(),
+            size: stat.size(),
+            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
+            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
+        };
+        Ok((stamp, stat.nlink()))
     }
 
     /// The same file with the same bytes, though its names, owner or mode may have changed.

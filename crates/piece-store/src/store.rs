@@ -217,7 +217,7 @@ impl Store {
     /// # Errors
     /// What the disk says.
     pub fn list(&self) -> Result<Vec<ContentInfo>, StoreError> {
-        let (records, _) = self.ledger.records()?;
+        let records = self.ledger.records()?.good;
         let open = self.lock_open();
         let used = lock(&self.used);
         let info = |(key, mut record): (ContentKey, Record)| {
@@ -328,6 +328,9 @@ impl Store {
             have,
             store_bytes: self.bytes.clone(),
         })?);
+        if inner.claims_too_much() {
+            self.mark_dirty(&inner, 0);
+        }
         let content = Arc::new(Content::new(inner.clone(), self.clone()));
         open.retain(|_, slot| slot.inner.strong_count() > 0);
         open.insert(
@@ -514,5 +517,4 @@ fn merged(mut known: Vec<String>, more: Vec<String>) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests;
+pub(crate) mod tests;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 const MIB: u64 = 1 << 20;
+const BLOCK_LEN: usize = 1 << 20;
 /// Blocks asked for at once.
 const PIPELINE: usize = 16;
 
@@ -85,7 +86,7 @@ fn params(lengths: PieceLengths) -> (DriveParams, mpsc::Receiver<(u32, Event)>) 
         key: 0,
         lengths: Some(lengths),
         limits: Limits::default(),
-        pool: BlockPool::new(MIB as usize, 32),
+        pool: BlockPool::new(BLOCK_LEN, 32),
         down: Arc::new(Unlimited),
         up: Arc::new(Unlimited),
         events,

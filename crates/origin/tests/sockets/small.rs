@@ -83,3 +83,18 @@ async fn anything_but_a_plain_200_is_refused() {
         "{gone}"
     );
 }
+
+#[tokio::test]
+async fn every_request_can_be_spawned() {
+    let server = Server::start(|request| match request.header("range") {
+        Some(_) => Reply::range(request, &content(10), &[]),
+        None => Reply::whole(&content(10), &[]),
+    })
+    .await;
+    let (client, url) = (client(), server.url("/file"));
+    let origin = client.open(vec![url.clone()], None);
+    let probe = tokio::spawn(async move { origin.probe().await.map(|facts| facts.total) });
+    let small = tokio::spawn(async move { client.fetch_small(&url, 10).await.map(|s| s.bytes) });
+    assert_eq!(probe.await.unwrap().unwrap(), 10);
+    assert_eq!(small.await.unwrap().unwrap(), content(10));
+}

@@ -2,7 +2,7 @@
 
 use super::Content;
 use super::Inner;
-use crate::{StoreError, hashing};
+use crate::StoreError;
 use dosvc_content::{Block, PieceIndex};
 use std::os::unix::fs::FileExt as _;
 
@@ -63,7 +63,7 @@ impl Content {
     }
 
     /// Reads a piece back whose blocks were all written, and hashes it. Plain content is taken as it is: the caller
-    /// must have written every block.
+    /// must have written every block; [`Accepted::BadHash`] then means that the blocks were lost.
     ///
     /// # Errors
     /// As [`Self::accept_piece`].
@@ -151,13 +151,9 @@ impl Inner {
                 (state.file.clone(), state.epoch, write)
             };
             let good = match &self.hash_file {
-                None => true,
-                Some(hash_file) => {
-                    let (at, len) = (self.lengths.offset(piece), self.lengths.len(piece));
-                    let hash = hashing::hash_range(&file, at, len)
-                        .map_err(StoreError::at(&self.data_path()))?;
-                    hash == Some(hash_file.piece_hash(piece))
-                }
+                // Blocks that somebody else's change has cost are not in the list any more.
+                None => write.is_some(),
+                Some(hash_file) => self.hashes_right(&file, hash_file, piece)?,
             };
             let mut state = self.state();
             if state.have.has(piece) {

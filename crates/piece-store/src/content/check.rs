@@ -2,7 +2,7 @@
 
 use super::{Content, Inner, accept::HASH_TRIES};
 use crate::{ServeError, StoreError, hashing, snapshot};
-use dosvc_content::{Block, PieceIndex};
+use dosvc_content::{Block, PieceIndex, PiecesHashFile};
 use rustix::{
     fs::{Advice, SeekFrom},
     io::Errno,
@@ -267,7 +267,11 @@ impl Inner {
             }
             (state.file.clone(), state.epoch)
         };
-        let good = self.hashes_right(&file, piece)?;
+        let good = match &self.hash_file {
+            Some(hash_file) => self.hashes_right(&file, hash_file, piece)?,
+            // There is nothing to compare with; a change by somebody else has shown above.
+            None => true,
+        };
         let mut state = self.state();
         self.refresh(&mut state)?;
         Ok(if !state.have.has(piece) {
@@ -285,13 +289,16 @@ impl Inner {
 
     /// Hashes a piece that is missing; true when its bytes are there after all.
     pub(super) fn look_for(&self, piece: PieceIndex) -> Result<bool, StoreError> {
+        let Some(hash_file) = &self.hash_file else {
+            return Ok(false);
+        };
         let (file, epoch, write) = {
             let mut state = self.state();
             self.refresh(&mut state)?;
             let write = state.partial.get(&piece).copied();
             (state.file.clone(), state.epoch, write)
         };
-        if !self.hashes_right(&file, piece)? {
+        if !self.hashes_right(&file, hash_file, piece)? {
             return Ok(false);
         }
         let mut state = self.state();
@@ -306,11 +313,13 @@ impl Inner {
         Ok(true)
     }
 
-    /// Whether the piece's bytes in the file have the right hash; plain content has none to compare with.
-    fn hashes_right(&self, file: &File, piece: PieceIndex) -> Result<bool, StoreError> {
-        let Some(hash_file) = &self.hash_file else {
-            return Ok(true);
-        };
+    /// Whether the piece's bytes in the file have the right hash.
+    pub(super) fn hashes_right(
+        &self,
+        file: &File,
+        hash_file: &PiecesHashFile,
+        piece: PieceIndex,
+    ) -> Result<bool, StoreError> {
         let hash = hashing::hash_range(file, self.lengths.offset(piece), self.lengths.len(piece))
             .map_err(StoreError::at(&self.data_path()))?;
         Ok(hash == Some(hash_file.piece_hash(piece)))

@@ -83,11 +83,12 @@ impl Inner {
         state.stamp = now;
         state.epoch += 1;
         state.checked = Bitfield::new(self.lengths.piece_count());
-        if self.hash_file.is_none() && !state.have.is_empty() {
+        if self.hash_file.is_none() {
+            state.partial.clear();
+            state.withdraw_first |= !state.have.is_empty();
             for piece in state.have.clone().ones() {
                 self.lose(state, piece);
             }
-            state.withdraw_first = true;
         }
         Ok(true)
     }
@@ -137,6 +138,8 @@ impl Inner {
         state.stamp = stamp;
         state.epoch += 1;
         state.checked = Bitfield::new(self.lengths.piece_count());
+        // Blocks of unfinished pieces were not copied.
+        state.partial.clear();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Slot, Store, lock};
 use crate::{
-    CacheLimits, Candidate, ContentKey, Evicted, StoreError,
+    CacheLimits, Candidate, ContentKey, EvictReason, Evicted, StoreError,
     layout::{self, REMOVED_PREFIX},
     plan_eviction,
 };
@@ -49,13 +49,17 @@ impl Store {
             })
             .collect();
         let mut evicted = plan_eviction(&candidates, &limits, free_bytes);
-        evicted.retain(|gone| match self.remove(&gone.key, true) {
+        // Only a content's own expiry overrides its pin.
+        let removed = |gone: &Evicted| self.remove(&gone.key, gone.reason == EvictReason::Expired);
+        evicted.retain(|gone| match removed(gone) {
             Ok(()) => {
                 info!(key = %gone.key, bytes = gone.bytes, reason = ?gone.reason, "evicted");
                 true
             }
-            // Somebody began to use it or removed it just now.
-            Err(StoreError::InUse { .. } | StoreError::Unknown { .. }) => false,
+            // Somebody began to use it, pinned it or removed it just now.
+            Err(
+                StoreError::InUse { .. } | StoreError::Pinned { .. } | StoreError::Unknown { .. },
+            ) => false,
             Err(e) => {
                 warn!(key = %gone.key, error = %e, "cannot be evicted");
                 false

@@ -18,12 +18,13 @@ use tracing::{info, warn};
 
 /// Returns the bytes that all records together have.
 pub(super) fn reconcile(layout: &Layout, ledger: &Ledger) -> Result<u64, StoreError> {
-    let (records, unreadable) = ledger.records()?;
+    let records = ledger.records()?;
     let mut known: HashMap<ContentKey, u64> = records
+        .good
         .iter()
         .map(|(key, record)| (*key, record.progress.bytes_have))
         .collect();
-    let mut forget = unreadable;
+    let mut forget = records.unreadable;
     if !forget.is_empty() {
         warn!(
             records = forget.len(),
@@ -43,23 +44,27 @@ pub(super) fn reconcile(layout: &Layout, ledger: &Ledger) -> Result<u64, StoreEr
     for key in found.into_iter().filter(|key| !known.contains_key(key)) {
         let dir = layout.content(&key);
         let hashes = match key {
-            ContentKey::Hashed(_) => layout::read_hashes(&dir, &key).ok(),
-            ContentKey::Plain(_) => None,
+            ContentKey::Hashed(_) => layout::read_hashes(&dir, &key).map(Some),
+            ContentKey::Plain(_) => Ok(None),
         };
-        if let Some(hashes) = hashes {
-            info!(%key, "took in a content that the state database does not know");
-            let unknown = AddInfo {
-                urls: Vec::new(),
-                content_id: None,
-                now: SystemTime::now(),
-            };
-            adopted.push((
-                key,
-                super::new_record(hashes.lengths(), Vec::new(), unknown),
-            ));
-        } else {
-            info!(%key, "cleared the leftover of a content that was never added");
-            fs::remove_dir_all(&dir).map_err(StoreError::at(&dir))?;
+        match hashes {
+            Ok(Some(hashes)) => {
+                info!(%key, "took in a content that the state database does not know");
+                let unknown = AddInfo {
+                    urls: Vec::new(),
+                    content_id: None,
+                    now: SystemTime::now(),
+                };
+                adopted.push((
+                    key,
+                    super::new_record(hashes.lengths(), Vec::new(), unknown),
+                ));
+            }
+            Ok(None) | Err(StoreError::Corrupt { .. } | StoreError::Vanished { .. }) => {
+                info!(%key, "cleared the leftover of a content that was never added");
+                fs::remove_dir_all(&dir).map_err(StoreError::at(&dir))?;
+            }
+            Err(e) => warn!(%key, error = %e, "a folder in the cache cannot be read: left alone"),
         }
     }
     if !forget.is_empty() {

@@ -334,9 +334,11 @@ fn a_kill_in_the_middle_leaves_no_half_file() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(running.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
         let rounds = usize::try_from(1 + random.below(2)).unwrap();
+        // The pipe stays open until the child is gone: it must not end by itself.
         let seen = lines
+            .by_ref()
             .map_while(Result::ok)
             .filter(|l| l == "round")
             .take(rounds)
@@ -346,6 +348,7 @@ fn a_kill_in_the_middle_leaves_no_half_file() {
         std::thread::sleep(std::time::Duration::from_millis(random.below(30)));
         running.kill().unwrap();
         running.wait().unwrap();
+        drop(lines);
         for name in names(out.path()) {
             assert_eq!(
                 fs::read(out.path().join(&name)).unwrap(),

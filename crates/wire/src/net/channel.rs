@@ -41,7 +41,7 @@ pub enum Command {
     Extension(Extension),
     /// The content's dimensions are known now.
     Lengths(PieceLengths),
-    /// End the connection at once.
+    /// End the connection at once; what the kernel still holds may be lost.
     Close,
 }
 
@@ -66,7 +66,8 @@ pub enum Event {
     Bitfield(Bitfield),
     /// The peer has this piece too.
     Have(PieceIndex),
-    /// All requests sent so far are void, unless their [`Event::Progress`] has begun.
+    /// All requests are void. One that was commanded before this event was taken may still have been sent
+    /// after a following [`Event::Unchoked`], and its block then comes.
     Choked,
     /// The peer answers requests.
     Unchoked,
@@ -76,8 +77,8 @@ pub enum Event {
     Requested(Block),
     /// The peer withdrew its request.
     Cancelled(Block),
-    /// A part of a block arrived; for a large or slow block only. What no `Progress` told is
-    /// implied by [`Event::Received`].
+    /// A part of a block arrived: about every 128 KiB, or every 100 ms of a slow one. What no `Progress` told
+    /// is implied by [`Event::Received`].
     Progress {
         /// The block.
         block: Block,

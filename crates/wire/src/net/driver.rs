@@ -84,7 +84,8 @@ pub async fn drive<T: Transport>(
         reason = driver.write_loop(write) => reason,
         reason = driver.read_loop(read) => reason,
     };
-    tracing::debug!(key = driver.params.key, %reason, "connection ended");
+    let stats = driver.state().connection.stats();
+    tracing::debug!(key = driver.params.key, %reason, ?stats, "connection ended");
     driver.deliver_rest(reason.clone()).await;
     reason
 }

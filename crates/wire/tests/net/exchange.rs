@@ -431,3 +431,60 @@ async fn impossible_commands_are_refused() {
         assert!(matches!(driven.closed().await, CloseReason::BadCommand(_)));
     }
 }
+
+/// A kind of connection that files cannot be sent to directly, as a QUIC stream will be.
+struct Copying(tokio::net::TcpStream);
+struct CopyingWrite(tokio::net::tcp::OwnedWriteHalf);
+
+impl Transport for Copying {
+    type Read = tokio::net::tcp::OwnedReadHalf;
+    type Write = CopyingWrite;
+
+    fn into_halves(self) -> (Self::Read, CopyingWrite) {
+        let (read, write) = self.0.into_split();
+        (read, CopyingWrite(write))
+    }
+}
+
+impl WriteHalf for CopyingWrite {
+    async fn write(&mut self, bytes: &[u8], _more: bool) -> std::io::Result<usize> {
+        tokio::io::AsyncWriteExt::write(&mut self.0, bytes).await
+    }
+}
+
+#[tokio::test]
+async fn a_file_goes_also_over_what_it_must_be_copied_to() {
+    let (a, b) = streams().await;
+    let (mut driven, mut raw) = (Driven::new(Copying(a), Options::default()), Raw(b));
+    driven.send(Command::Unchoke);
+    assert_eq!(raw.header().await, Header::Unchoke);
+    let bytes = content(MIB as usize);
+    let file = file_of(&bytes);
+    for asked in [block(0, 0, MIB), block(0, 77, 700_000), block(1, 0, 9)] {
+        raw.send(&Message::Request(asked.into())).await;
+        assert!(matches!(driven.next().await, Event::Requested(_)));
+        let body = Body::File {
+            file: Arc::clone(&file),
+            offset: small_content().block_offset(asked),
+        };
+        driven.send(Command::Serve { block: asked, body });
+        assert_eq!(raw.header().await, Header::Piece(asked.into()));
+        if asked.piece().get() == 0 {
+            let from = asked.offset() as usize;
+            let got = raw.payload(asked.len() as usize).await;
+            assert!(got == bytes[from..from + got.len()]);
+            assert!(matches!(driven.next().await, Event::Served { .. }));
+        }
+    }
+    let asked = block(1, 0, 9);
+    let error = std::io::ErrorKind::UnexpectedEof;
+    let reason = driven.closed().await;
+    assert_eq!(
+        reason,
+        CloseReason::Body {
+            block: asked,
+            error
+        },
+        "past the file's end"
+    );
+}

@@ -94,7 +94,7 @@ pub(crate) struct Driven {
 }
 
 impl Driven {
-    pub(crate) fn new(stream: TcpStream, options: Options) -> Self {
+    pub(crate) fn new(stream: impl Transport, options: Options) -> Self {
         let (commands, receiver) = command_channel();
         let (sender, events) = mpsc::channel(options.events_max);
         let params = DriveParams {

@@ -35,6 +35,24 @@ impl Driver {
             }
         }
     }
+
+    /// Waits for something of our own; the peer's silence does not count meanwhile.
+    async fn hold_receive<T>(&self, wait: impl Future<Output = T>) -> T {
+        let hold = |held| {
+            let mut state = self.state();
+            state.connection.hold_receive(Instant::now(), held);
+        };
+        hold(true);
+        let value = wait.await;
+        hold(false);
+        value
+    }
+
+    async fn wait_for_room(&self) {
+        while self.state().outbox.len() >= OUTBOX_MAX {
+            self.hold_receive(self.outbox_room.notified()).await;
+        }
+    }
 }
 
 struct Reader<'a, R> {
@@ -65,7 +83,7 @@ impl<R: ReadHalf> Reader<'_, R> {
             }
             Payload::Extension(len) => self.read_extension(len).await?,
         }
-        self.wait_for_room().await;
+        self.driver.wait_for_room().await;
         Ok(())
     }
 
@@ -117,7 +135,10 @@ impl<R: ReadHalf> Reader<'_, R> {
 
     async fn read_block(&mut self, block: Block) -> Result<(), CloseReason> {
         let len = block.len() as usize;
-        let mut data = self.held(self.driver.params.pool.acquire(len)).await;
+        let mut data = self
+            .driver
+            .hold_receive(self.driver.params.pool.acquire(len))
+            .await;
         let mut progress = Progress::new(block);
         let ready = self.take_inbox(len);
         let mut filled = ready.len();
@@ -168,7 +189,9 @@ impl<R: ReadHalf> Reader<'_, R> {
     async fn draw(&mut self, wanted: usize) -> usize {
         if self.credit == 0 {
             let slice = THROTTLE_SLICE.min(u32::try_from(wanted).unwrap_or(u32::MAX));
-            self.held(self.driver.params.down.take(slice)).await;
+            self.driver
+                .hold_receive(self.driver.params.down.take(slice))
+                .await;
             self.credit = slice;
         }
         wanted.min(self.credit as usize)
@@ -184,14 +207,14 @@ impl<R: ReadHalf> Reader<'_, R> {
     async fn drain(&mut self, len: u32, is_block: bool) -> Result<(), CloseReason> {
         let mut rest = len as usize;
         rest -= self.take_inbox(rest).len();
-        let mut waste = [0; 4096];
         while rest > 0 {
-            let mut max = rest.min(waste.len());
+            // Nothing is left in the inbox, so what is dropped can go there.
+            let mut max = rest.min(INBOX_LEN);
             let limited = is_block && !self.driver.params.down.is_unlimited();
             if limited {
                 max = max.min(self.draw(rest).await);
             }
-            let n = self.half.read(&mut waste[..max], &mut []).await;
+            let n = self.half.read(&mut self.inbox[..max], &mut []).await;
             let n = self.arrived(n)?;
             if limited {
                 self.spend(n);
@@ -230,24 +253,6 @@ impl<R: ReadHalf> Reader<'_, R> {
         self.driver
             .with(|state| state.connection.handle_extension(&payload))?;
         Ok(())
-    }
-
-    async fn wait_for_room(&self) {
-        while self.driver.state().outbox.len() >= OUTBOX_MAX {
-            self.held(self.driver.outbox_room.notified()).await;
-        }
-    }
-
-    /// Waits for something of our own; the peer's silence does not count meanwhile.
-    async fn held<T>(&self, wait: impl Future<Output = T>) -> T {
-        let hold = |held| {
-            let mut state = self.driver.state();
-            state.connection.hold_receive(Instant::now(), held);
-        };
-        hold(true);
-        let value = wait.await;
-        hold(false);
-        value
     }
 }
 

@@ -28,6 +28,18 @@ impl Driver {
             }
         }
     }
+
+    /// Waits for something of our own; that nothing goes out is not the peer's fault meanwhile.
+    async fn hold_send<T>(&self, wait: impl Future<Output = T>) -> T {
+        let hold = |held| {
+            let mut state = self.state();
+            state.connection.hold_send(Instant::now(), held);
+        };
+        hold(true);
+        let value = wait.await;
+        hold(false);
+        value
+    }
 }
 
 struct Writer<'a, W> {
@@ -128,22 +140,12 @@ impl<W: WriteHalf> Writer<'_, W> {
         }
         if self.credit == 0 {
             let slice = THROTTLE_SLICE.min(wanted);
-            self.held(self.driver.params.up.take(slice)).await;
+            self.driver
+                .hold_send(self.driver.params.up.take(slice))
+                .await;
             self.credit = slice;
         }
         wanted.min(self.credit)
-    }
-
-    /// Waits for something of our own; that nothing goes out is not the peer's fault meanwhile.
-    async fn held<T>(&self, wait: impl Future<Output = T>) -> T {
-        let hold = |held| {
-            let mut state = self.driver.state();
-            state.connection.hold_send(Instant::now(), held);
-        };
-        hold(true);
-        let value = wait.await;
-        hold(false);
-        value
     }
 }
 
