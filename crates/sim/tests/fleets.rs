@@ -26,6 +26,7 @@ fn one_seed_and_sixteen_leeches_finish_near_the_bound() {
     over_seeds(
         || Scenario::seed_and_leeches(128, 16, 200),
         |o| {
+            // Six seeds reach 1.21 to 1.26; this guards what is reached, the aim is 1.15.
             assert!(o.ratio() <= 1.28, "{o}");
             assert!(o.seed_copies <= 1.2, "{o}");
         },

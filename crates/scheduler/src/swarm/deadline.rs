@@ -60,7 +60,8 @@ impl Swarm {
         let soon = starts
             .into_iter()
             .chain(back)
-            .filter(|at| *at >= self.next_tick)
+            .filter(|at| *at + TICK > self.next_tick)
+            .map(|at| at.max(self.next_tick))
             .min();
         let claims = self
             .sources
