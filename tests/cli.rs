@@ -1,5 +1,7 @@
 //! The command as people and scripts meet it: what it prints, what it leaves behind, how it exits.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use serde_json::Value;
 use std::{
     fs::{self, File},
