@@ -6,14 +6,18 @@ use std::{net::SocketAddr, path::PathBuf};
 
 const AFTER_HELP: &str = "\
 Examples:
-  dosvc demo                                        see it work: an origin, a seed and four peers on this machine
-  dosvc run                                         the daemon, with defaults: LAN peers, TCP port 7680
-  dosvc get https://example.org/image.iso -o image.iso
-  dosvc publish image.iso                           write image.iso.phf, to be put beside image.iso on the server
-  dosvc status                                      what the daemon is doing
+  dosvc demo                    see it work: an origin, a seed and four peers
+  dosvc run                     the daemon, with defaults: LAN peers, TCP port 7680
+  dosvc get https://example.org/image.iso
+  dosvc publish image.iso       write image.iso.phf, to lie beside image.iso on a server
+  dosvc status                  what the daemon is doing
 
-Environment: DOSVC_SOCKET (the daemon's socket), DOSVC_LOG (log level), NO_COLOR; every key of the configuration as
-DOSVC_TABLE__KEY.
+Environment:
+  DOSVC_SOCKET                  the daemon's socket
+  DOSVC_LOG                     log level: error, warn, info, debug, trace
+  DOSVC_TABLE__KEY              any key of the configuration, such as DOSVC_DAEMON__LISTEN
+  NO_COLOR                      no colour
+
 Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 130 interrupted.";
 
 /// An open Delivery Optimization service: content from peers, caches and the origin at once, every piece verified.
@@ -69,7 +73,7 @@ pub(crate) enum Command {
 Examples:
   dosvc run
   dosvc run --config ./dosvc.toml
-  dosvc run --check            read and check the configuration, print every error, exit 0 or 64
+  dosvc run --check            only check the configuration, exit 0 or 64
   DOSVC_LOG=debug dosvc run")]
 pub(crate) struct RunArgs {
     /// Only check the configuration: all errors at once, exit 0 or 64.
@@ -89,14 +93,14 @@ pub(crate) struct RunArgs {
 Where the hash file comes from, and how far it counts:
   --hash-of-hashes    the anchor of trust; the hash file may then come from anywhere
   --hash-file         this file or URL counts
-  neither             URL.phf or URL/pieceshash beside the content: as trustworthy as the server itself
+  neither             URL.phf or URL/pieceshash: as trustworthy as the server itself
   none found          plain HTTP, not shared with peers; you are told
 
 Examples:
   dosvc get https://example.org/image.iso -o image.iso
   dosvc get https://a.example/i.iso https://b.example/i.iso -o i.iso --foreground
-  dosvc get https://example.org/i.iso -o i.iso --hash-of-hashes bLR+YkW147Gf10YSrQ6lgW3AC9E1aDesK3TaSr0DHJA=
-  dosvc get --hash-file i.iso.phf --peer 192.0.2.7:7680 -o i.iso        from peers alone
+  dosvc get https://example.org/i.iso --hash-of-hashes bLR+YkW147Gf10YSrQ6lgW3AC9E1aDesK3TaSr0DHJA=
+  dosvc get --hash-file i.iso.phf --peer 192.0.2.7:7680 -o i.iso     from peers alone
 
 Ctrl-C leaves a resumable state: the same command goes on. A second Ctrl-C stops at once.")]
 pub(crate) struct GetArgs {
@@ -140,7 +144,7 @@ over a channel you trust, and nothing on the way can change the content.
 
 Examples:
   dosvc publish image.iso
-  dosvc publish image.iso --url https://example.org/image.iso --seed      and hand it to this machine's daemon
+  dosvc publish image.iso --url https://example.org/image.iso --seed
   dosvc publish image.iso --piece-size 4MB --out /srv/www/image.iso.phf")]
 pub(crate) struct PublishArgs {
     /// The file to publish.
@@ -279,7 +283,7 @@ pub(crate) struct ModeArgs {
 #[command(after_help = "\
 Examples:
   dosvc config --verbose
-  dosvc config --sample > dosvc.toml        every key with what it does, what is allowed and its default")]
+  dosvc config --sample > dosvc.toml        every key, explained")]
 pub(crate) struct ConfigArgs {
     /// Print a configuration file to start from instead: every key, explained.
     #[arg(long, conflicts_with_all = ["verbose", "json"])]

@@ -128,18 +128,29 @@ async fn fetch(
             _ = terminate.recv() => {}
         }
     };
-    let status = tokio::select! {
-        status = watch(service, request, &mut id, progress) => status?,
+    let done = async {
+        let status = watch(service, request, &mut id, progress).await?;
+        progress.waiting("placing the file");
+        place(service, status, destination).await
+    };
+    tokio::select! {
+        summary = done => summary,
         () = interrupted => {
-            progress.finish();
             tokio::spawn(async move {
                 interrupt.recv().await;
                 std::process::exit(Interrupted::EXIT_CODE.into());
             });
-            return Err(leave(service, id).await);
+            Err(leave(service, id).await)
         }
-    };
-    progress.waiting("placing the file");
+    }
+}
+
+/// Puts a complete download's file at its destination.
+async fn place(
+    service: &Service,
+    status: JobStatus,
+    destination: &Destination,
+) -> anyhow::Result<Summary> {
     let (file, length) = service.take_file(status.id).await?;
     let path = destination.path().to_owned();
     // The file was verified whole before it was given out, and cannot be changed by anyone but the cache's owner.
@@ -148,7 +159,8 @@ async fn fetch(
     })
     .await
     .context("place the file")??;
-    service.release(status.id).await?;
+    // The file is there: a daemon that keeps the download in its list a little longer is no failure.
+    let _ = service.release(status.id).await;
     Ok(Summary {
         status,
         path: destination.path().to_owned(),
@@ -193,15 +205,11 @@ async fn watch(
     }
 }
 
-/// Leaves a state that the same command goes on with.
+/// Leaves a state that the same command goes on with. A download that cannot be paused is over, or its daemon is; what
+/// was fetched is in the cache either way.
 async fn leave(service: &Service, id: JobId) -> anyhow::Error {
-    match service.pause(id).await {
-        Ok(()) => {
-            Interrupted("interrupted; the same command goes on where this one stopped".into())
-                .into()
-        }
-        Err(error) => error.context("interrupted, and the download could not be paused"),
-    }
+    let _ = service.pause(id).await;
+    Interrupted("interrupted; the same command goes on where this one stopped".into()).into()
 }
 
 #[cfg(test)]

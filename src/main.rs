@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<SaidAlready>() => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("dosvc: {error:#}");
+            eprintln!("dosvc: {}", text_of(&error));
             if error.is::<Usage>() {
                 Usage::EXIT_CODE.into()
             } else if error.is::<Interrupted>() {
@@ -74,6 +74,20 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// An error and its causes, without those that the text before them has quoted already.
+pub(crate) fn text_of(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            cause
+        } else if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -140,7 +154,7 @@ fn small_runtime() -> io::Result<Runtime> {
 /// [`Usage`] with every error in it, one a line.
 pub(crate) fn load_config(global: &Global) -> anyhow::Result<Config> {
     let options = LoadOptions::from_process(global.config.clone(), Vec::new());
-    Config::load(options).map_err(|errors| Usage(errors.to_string()).into())
+    Config::load(options).map_err(|errors| Usage(format!("bad configuration\n{errors}")).into())
 }
 
 /// The daemon's client, by `--socket`, `DOSVC_SOCKET` or the configuration.
@@ -150,4 +164,18 @@ pub(crate) fn client(global: &Global) -> anyhow::Result<client::Client> {
         None => load_config(global)?.daemon.api_socket,
     };
     Ok(client::Client::new(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = || io::Error::other("disk full");
+        let plain = anyhow::Error::new(cause()).context("write x");
+        assert_eq!(text_of(&plain), "write x: disk full");
+        let quoted = anyhow::Error::new(cause()).context("x: disk full");
+        assert_eq!(text_of(&quoted), "x: disk full");
+    }
 }

@@ -58,9 +58,8 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
     };
     let bar = bytes_bar("hashing", metadata.len());
     let hashes = dosvc_piece_store::hash_file_of(&file, piece_size, threads(), &mut |done| {
-        bar.set_position(done)
-    })
-    .with_context(|| format!("hash {}", file.display()))?;
+        bar.set_position(done);
+    })?;
     bar.finish_and_clear();
     let out = out.unwrap_or_else(|| beside(&file));
     write_whole(&out, &hashes.to_json())

@@ -11,7 +11,7 @@ use crate::{
     control::Control,
     load_config,
     local::{self, Engine},
-    show,
+    show, text_of,
 };
 use anyhow::Context as _;
 use std::{
@@ -199,7 +199,7 @@ async fn reload(global: &Global, control: &Control<Engine>) {
             }
         }
         Err(error) => {
-            for line in format!("{error:#}").lines() {
+            for line in text_of(&error).lines() {
                 tracing::error!("{line}");
             }
             tracing::error!("configuration not reloaded: the old one stays in force");

@@ -46,11 +46,8 @@ pub(crate) async fn cache(global: &Global, args: CacheArgs) -> anyhow::Result<()
                 Some(beginning) => Some(whole_id(&client, &beginning).await?),
                 None => None,
             };
-            let files = client.delete(file_id.as_deref(), include_pinned).await?;
-            show::line(format!(
-                "{files} file{} deleted",
-                if files == 1 { "" } else { "s" }
-            ))?;
+            let deleted = client.delete(file_id.as_deref(), include_pinned).await?;
+            show::line(format!("{} deleted", files(deleted)))?;
         }
     }
     Ok(())
@@ -103,11 +100,16 @@ fn cache_text(entries: &[CacheEntry]) -> String {
     }
     let bytes: u64 = entries.iter().map(|entry| entry.file_size_in_cache).sum();
     format!(
-        "{}\n{} files, {}",
+        "{}\n{}, {}",
         table.trim_fmt(),
-        entries.len(),
+        files(entries.len() as u64),
         format_bytes(bytes)
     )
+}
+
+/// `1 file`, `2 files`
+fn files(count: u64) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
 }
 
 /// `in 2 d 4 h`

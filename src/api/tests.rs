@@ -323,7 +323,7 @@ async fn the_mode_is_set_and_shown() {
         .iter()
         .find(|setting| setting.name.ends_with("download_mode"))
         .unwrap();
-    assert!(mode.value.as_deref() == Some("1"), "{mode:?}");
+    assert!(mode.value.as_deref() == Some("1 (Lan)"), "{mode:?}");
 }
 
 #[tokio::test]

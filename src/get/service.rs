@@ -5,6 +5,7 @@ use crate::{
     client::{Client, ClientError},
     config::Config,
     local::{self, Engine},
+    run::log,
 };
 use anyhow::Context as _;
 use dosvc_content::HResult;
@@ -44,28 +45,20 @@ impl Service {
             .clone()
             .unwrap_or_else(|| config.daemon.api_socket.clone());
         let client = Client::new(socket);
-        match client.status().await {
+        let reason = match client.status().await {
             Ok(_) => return Ok(Self::Daemon(client)),
             // A socket that was named is meant.
-            Err(error @ ClientError::NoDaemon(_)) if global.socket.is_some() => {
-                return Err(error.into());
+            Err(ClientError::NoDaemon(_)) if global.socket.is_none() => "no daemon runs".to_owned(),
+            Err(ClientError::Denied(socket)) => {
+                format!("the daemon at {} is not yours to use", socket.display())
             }
-            Err(ClientError::NoDaemon(_)) => {}
-            Err(ClientError::Denied(socket)) if !quiet => {
-                eprintln!(
-                    "dosvc: the daemon at {} is not yours to use",
-                    socket.display()
-                );
-            }
-            Err(ClientError::Denied(_)) => {}
             Err(error) => return Err(error.into()),
-        }
+        };
         if !quiet {
-            eprintln!(
-                "dosvc: no daemon to ask; downloading in this process, state in {}",
-                config.daemon.state_dir.display()
-            );
+            let state_dir = config.daemon.state_dir.display();
+            eprintln!("dosvc: {reason}; downloading in this process, state in {state_dir}");
         }
+        log::start_if_asked(&config.daemon, global.no_color)?;
         let engine = in_process(config).await?;
         Ok(Self::InProcess(engine))
     }

@@ -27,22 +27,11 @@ impl Summary {
             placed,
         } = self;
         let fetched = status.downloaded.total();
-        let mut table = show::table(&["source", "bytes", "share"], &[1, 2]);
-        for (_, name, bytes) in show::kinds(&status.downloaded) {
-            table.add_row([
-                name.to_owned(),
-                format_bytes(bytes),
-                format!("{:.1}%", show::percent(bytes, fetched)),
-            ]);
-        }
-        let time = show::duration(Duration::from_millis(status.duration_ms));
-        let average = show::average_rate(fetched, status.duration_ms)
-            .map(|rate| format!(", {} on average", show::rate(rate)))
-            .unwrap_or_default();
-        let mut lines = vec![
-            table.trim_fmt(),
-            format!("{} in {time}{average}", format_bytes(fetched)),
-        ];
+        let mut lines = if fetched > 0 {
+            source_lines(status)
+        } else {
+            vec!["nothing had to be downloaded".into()]
+        };
         if status.bytes_from_cache > 0 {
             lines.push(format!(
                 "{} were in the cache already",
@@ -63,6 +52,27 @@ impl Summary {
         lines.push(format!("{}: {checked}; {placed}", path.display()));
         lines.join("\n")
     }
+}
+
+/// Bytes by source, and how fast they came.
+fn source_lines(status: &JobStatus) -> Vec<String> {
+    let fetched = status.downloaded.total();
+    let mut table = show::table(&["source", "bytes", "share"], &[1, 2]);
+    for (_, name, bytes) in show::kinds(&status.downloaded) {
+        table.add_row([
+            name.to_owned(),
+            format_bytes(bytes),
+            format!("{:.1}%", show::percent(bytes, fetched)),
+        ]);
+    }
+    let time = show::duration(Duration::from_millis(status.duration_ms));
+    let average = show::average_rate(fetched, status.duration_ms)
+        .map(|rate| format!(", {} on average", show::rate(rate)))
+        .unwrap_or_default();
+    vec![
+        table.trim_fmt(),
+        format!("{} in {time}{average}", format_bytes(fetched)),
+    ]
 }
 
 /// How a file came to its destination, as a phrase.

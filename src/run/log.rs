@@ -49,6 +49,20 @@ pub(crate) fn start(daemon: &DaemonConfig, no_color: bool) -> anyhow::Result<()>
         .map_err(|_| anyhow::anyhow!("the log was started twice"))
 }
 
+/// Starts the log of a command that has none by itself, when the environment asks for one.
+pub(crate) fn start_if_asked(daemon: &DaemonConfig, no_color: bool) -> anyhow::Result<()> {
+    match level_of_environment() {
+        Some(_) => start(daemon, no_color),
+        None => Ok(()),
+    }
+}
+
+fn level_of_environment() -> Option<String> {
+    std::env::var(LEVEL_VARIABLE)
+        .ok()
+        .filter(|level| !level.is_empty())
+}
+
 /// Takes a reloaded level over.
 pub(crate) fn set_level(daemon: &DaemonConfig) {
     let changed = filter(daemon).map(|filter| LEVEL.get().map(|handle| handle.reload(filter)));
@@ -60,9 +74,7 @@ pub(crate) fn set_level(daemon: &DaemonConfig) {
 }
 
 fn filter(daemon: &DaemonConfig) -> anyhow::Result<EnvFilter> {
-    let from_environment = std::env::var(LEVEL_VARIABLE)
-        .ok()
-        .filter(|level| !level.is_empty());
+    let from_environment = level_of_environment();
     let level = from_environment.as_deref().unwrap_or(&daemon.log_level);
     EnvFilter::builder().parse(level).map_err(|error| {
         Usage(format!(

@@ -210,7 +210,11 @@ pub(super) fn table_text(records: &[FileRecord]) -> String {
             } else {
                 String::new()
             },
-            format!("{:.1}%", record.percent_peer_caching),
+            if record.total_bytes_downloaded > 0 {
+                format!("{:.1}%", record.percent_peer_caching)
+            } else {
+                String::new()
+            },
             format_bytes(sent),
             if record.rate_bps > 0 {
                 show::rate(record.rate_bps)

@@ -106,7 +106,6 @@ sha256_value!(PieceHash);
 sha256_value!(HashOfHashes);
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

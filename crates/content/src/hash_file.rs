@@ -278,7 +278,6 @@ impl<'de> Deserialize<'de> for RawPieces {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -32,7 +32,7 @@ pub use command::{BanReason, BlockUse, Command, DisconnectReason, FetchEnd, Fetc
 pub use config::SwarmConfig;
 pub use explain::{SourceReport, SourceState, Waiting};
 pub use limits::Limits;
-pub use picker::Picker;
+pub use picker::{Picker, Shortlist};
 pub use source::{SourceId, SourceInfo, SourceKind};
 pub use stats::{KindBytes, Stats};
 pub use swarm::Swarm;

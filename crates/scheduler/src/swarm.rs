@@ -160,6 +160,8 @@ impl Swarm {
                 self.picker.add_holder(piece, false);
             }
         }
+        s.up.queue.retain(|b| !pieces.has(b.piece()));
+        self.uploads.note_queue(id, s);
         s.has = pieces;
         self.steering.note_bitfield(&s.has);
         self.update_interest(id);
@@ -400,6 +402,7 @@ impl Swarm {
         for id in ids {
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.queue.retain(|b| b.piece() != piece);
+                self.uploads.note_queue(id, s);
                 s.interesting += u32::from(s.has.has(piece));
                 self.update_interest(id);
             }
@@ -461,6 +464,11 @@ impl Swarm {
                     "{id}: {asked:?} unknown to the piece"
                 );
             }
+            assert_eq!(
+                self.uploads.is_queued(id),
+                !s.up.queue.is_empty(),
+                "{id}: queue"
+            );
             for block in &s.up.queue {
                 assert!(
                     self.pieces.have().has(block.piece()),

@@ -26,6 +26,9 @@ fn transmit(bytes: u32, rate: u64) -> Nanos {
     u64::from(bytes) * 1_000_000_000 / rate.max(1)
 }
 
+/// A receiver's queue is kept at about this length: beyond it a transfer has one cell in flight, as TCP backs off.
+const QUEUE_MAX: Nanos = 50_000_000;
+
 /// What a transfer carries.
 #[derive(Clone, Debug)]
 pub(crate) enum Load {
@@ -53,7 +56,6 @@ struct Port {
     link: Link,
     sending: bool,
     turn: VecDeque<u64>,
-    down_free: Nanos,
     sent: u64,
 }
 
@@ -79,6 +81,8 @@ pub(crate) enum Cell {
 #[derive(Debug)]
 pub(crate) struct Network {
     ports: Vec<Port>,
+    /// When each downlink has delivered what stands in its queue.
+    down_free: Vec<Nanos>,
     flows: HashMap<u64, Flow>,
     next: u64,
     pub(crate) schedule: Vec<(Nanos, Cell)>,
@@ -90,11 +94,12 @@ impl Network {
             link,
             sending: false,
             turn: VecDeque::new(),
-            down_free: 0,
             sent: 0,
         };
+        let ports: Vec<Port> = links.map(port).collect();
         Self {
-            ports: links.map(port).collect(),
+            down_free: vec![0; ports.len()],
+            ports,
             flows: HashMap::new(),
             next: 0,
             schedule: Vec::new(),
@@ -166,7 +171,9 @@ impl Network {
                 continue;
             };
             flow.queued = false;
-            if flow.in_flight >= WINDOW || flow.unsent == 0 {
+            let backlog = self.down_free[flow.to].saturating_sub(now);
+            let room = if backlog > QUEUE_MAX { 1 } else { WINDOW };
+            if flow.in_flight >= room || flow.unsent == 0 {
                 continue;
             }
             let bytes = u32::try_from(flow.unsent.min(u64::from(CELL))).expect("at most a cell");
@@ -225,10 +232,9 @@ impl Network {
     }
 
     pub(crate) fn arrived(&mut self, flow: u64, to: Node, bytes: u32, now: Nanos) {
-        let port = &mut self.ports[to];
-        port.down_free = port.down_free.max(now) + transmit(bytes, port.link.down);
-        self.schedule
-            .push((port.down_free, Cell::Delivered { flow, bytes }));
+        let free = &mut self.down_free[to];
+        *free = (*free).max(now) + transmit(bytes, self.ports[to].link.down);
+        self.schedule.push((*free, Cell::Delivered { flow, bytes }));
     }
 
     /// Sends the acknowledgement for a delivered cell.

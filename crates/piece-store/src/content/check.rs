@@ -177,7 +177,11 @@ impl Content {
     /// [`Self::check_piece`] is due for before the whole content can be vouched for.
     pub fn unchecked(&self) -> Vec<PieceIndex> {
         let state = self.inner.state();
-        state.have.ones().filter(|p| !state.checked.has(*p)).collect()
+        state
+            .have
+            .ones()
+            .filter(|p| !state.checked.has(*p))
+            .collect()
     }
 
     /// Finds pieces again that were written but not claimed when the process was killed: hashes, on several threads,

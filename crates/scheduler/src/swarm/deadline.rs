@@ -19,6 +19,10 @@ const CLAIM_MAX: Duration = Duration::from_secs(15);
 impl Swarm {
     /// To be called when [`Self::poll_timeout`] says so; earlier or more often does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.next_tick {
+            self.settle(now);
+            return;
+        }
         self.next_tick = now + TICK;
         let ids: Vec<SourceId> = self.sources.keys().copied().collect();
         for id in ids {
@@ -37,7 +41,8 @@ impl Swarm {
         }
         let downloading = !self.paused && self.sources.values().any(Source::is_busy);
         if downloading || self.is_uploading() {
-            return Some(self.next_tick);
+            let serve = self.uploads.due_at(self.config.limits.serving);
+            return Some(serve.map_or(self.next_tick, |at| at.min(self.next_tick)));
         }
         // What was shown and is not asked for is shown to others some time.
         let steering = self.sources.values().any(|s| !s.up.window.is_empty());
@@ -55,7 +60,8 @@ impl Swarm {
         let soon = starts
             .into_iter()
             .chain(back)
-            .filter(|at| *at >= self.next_tick)
+            .filter(|at| *at + TICK > self.next_tick)
+            .map(|at| at.max(self.next_tick))
             .min();
         let claims = self
             .sources

@@ -162,8 +162,7 @@ impl Swarm {
         if theirs > mine * 2 {
             return Some(loot(theirs - mine));
         }
-        let fair = mine <= theirs * 2 && self.prefers(t, s, block.piece());
-        fair.then(|| loot(Duration::ZERO))
+        None
     }
 
     /// A block that is arriving from `s` so slowly that a second copy would be here well before.

@@ -5,31 +5,47 @@ use super::Swarm;
 use crate::{Command, Refusal, SourceId, source::Source};
 use dosvc_content::{Block, PieceIndex};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 /// Blocks being sent at once, when receivers keep up.
-const SLOTS: usize = 2;
-/// A block that takes this many times as long as usual no longer holds a slot.
-const LONG: u32 = 2;
-/// How long that is at least; before that, nothing is long.
-const LONG_MIN: Duration = Duration::from_millis(20);
-/// Before anything was served, a block is long after this.
+const SLOTS: u32 = 3;
+/// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
+/// Served blocks over which the pace is measured.
+const PACE_OVER: usize = 8;
 /// How often unchoke slots move when more want them than there are.
 const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
 const LOOK_MAX: usize = 32;
 
+/// A block being sent.
+#[derive(Debug)]
+struct Active {
+    to: SourceId,
+    block: Block,
+    since: Instant,
+}
+
+impl Active {
+    fn is(&self, to: SourceId, block: Block) -> bool {
+        self.to == to && self.block == block
+    }
+}
+
 /// What we are sending.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    active: Vec<(SourceId, Block, Instant)>,
+    active: Vec<Active>,
     /// Sources with something queued.
     queued: BTreeSet<SourceId>,
-    /// How long a block usually takes.
-    usual: Option<Duration>,
+    /// When the last blocks were served, the moment first when the uplink was idle before.
+    recent: VecDeque<Instant>,
+    /// The shortest mean time from one served block to the next: what the uplink can do. Forgets slowly.
+    pace: Option<Duration>,
+    /// The last block begun or served.
+    last_event: Instant,
     /// For each piece, copies that we gave and whose receivers did not announce them yet.
     given: Vec<u16>,
     rotate_at: Instant,
@@ -40,22 +56,89 @@ impl Uploads {
         Self {
             active: Vec::new(),
             queued: BTreeSet::new(),
-            usual: None,
+            recent: VecDeque::new(),
+            pace: None,
+            last_event: now,
             given: vec![0; piece_count as usize],
             rotate_at: now + ROTATION,
         }
     }
 
-    /// Active blocks that are not taking unusually long.
-    fn fresh(&self, now: Instant) -> usize {
-        let long = self
-            .usual
-            .map_or(LONG_FIRST, |usual| (usual * LONG).max(LONG_MIN));
-        let fresh = |since: &Instant| now.saturating_duration_since(*since) < long;
-        self.active
-            .iter()
-            .filter(|(_, _, since)| fresh(since))
-            .count()
+    fn begin(&mut self, id: SourceId, block: Block, now: Instant) {
+        if self.active.is_empty() {
+            self.recent.clear();
+            self.recent.push_back(now);
+        }
+        self.active.push(Active {
+            to: id,
+            block,
+            since: now,
+        });
+        self.last_event = now;
+    }
+
+    /// True when the block was being sent.
+    fn end(&mut self, id: SourceId, block: Block, now: Instant) -> bool {
+        let Some(at) = self.active.iter().position(|a| a.is(id, block)) else {
+            return false;
+        };
+        self.active.swap_remove(at);
+        self.recent.push_back(now);
+        self.last_event = now;
+        if self.recent.len() > PACE_OVER + 1 {
+            self.recent.pop_front();
+        }
+        if let Some(mean) = self.mean() {
+            let slower = |pace: Duration| pace + pace / 50;
+            self.pace = Some(self.pace.map_or(mean, |pace| mean.min(slower(pace))));
+        }
+        true
+    }
+
+    /// Recent mean time from one served block to the next.
+    fn mean(&self) -> Option<Duration> {
+        let (first, last) = (self.recent.front()?, self.recent.back()?);
+        let served = u32::try_from(self.recent.len() - 1).expect("a few");
+        (served > 0).then(|| last.saturating_duration_since(*first) / served)
+    }
+
+    /// When one more block may begin. Blocks go out few at a time, so that the first receiver can pass its block on
+    /// while the next one gets its own; more join in only while those that are being sent take longer than their share
+    /// of the uplink explains, because their receivers are slow.
+    fn next_at(&self, max: usize) -> Option<Instant> {
+        let slots = SLOTS as usize;
+        if self.active.len() < slots {
+            return Some(self.last_event);
+        }
+        if self.active.len() >= max {
+            return None;
+        }
+        let pace = self.pace.map(|pace| pace * SLOTS);
+        let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
+        let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
+        ends.sort_unstable();
+        // Then fewer than `slots` of them are not long yet.
+        Some(ends[ends.len() - slots])
+    }
+
+    /// Whether the source has something queued changed.
+    pub(super) fn note_queue(&mut self, id: SourceId, s: &Source) {
+        if s.up.queue.is_empty() {
+            self.queued.remove(&id);
+        }
+    }
+
+    pub(super) fn is_queued(&self, id: SourceId) -> bool {
+        self.queued.contains(&id)
+    }
+
+    /// When a block that is queued may begin.
+    pub(super) fn due_at(&self, max: usize) -> Option<Instant> {
+        if self.queued.is_empty() {
+            None
+        } else {
+            self.next_at(max)
+        }
     }
 }
 
@@ -98,8 +181,7 @@ impl Swarm {
         if !self.pieces.have().has(block.piece()) {
             return Err(Refusal::NotHeld);
         }
-        let sending = |(to, what, _): &(SourceId, Block, Instant)| *to == id && *what == block;
-        if s.up.queue.contains(&block) || self.uploads.active.iter().any(sending) {
+        if s.up.queue.contains(&block) || self.uploads.active.iter().any(|a| a.is(id, block)) {
             return Err(Refusal::Repeated);
         }
         if s.up.queue.len() >= max {
@@ -117,24 +199,14 @@ impl Swarm {
         if let Some(s) = self.sources.get_mut(&id) {
             s.last_heard = now;
             s.up.queue.retain(|b| *b != block);
-            if s.up.queue.is_empty() {
-                self.uploads.queued.remove(&id);
-            }
+            self.uploads.note_queue(id, s);
         }
         self.settle(now);
     }
 
     /// The block has been sent.
     pub fn handle_served(&mut self, id: SourceId, block: Block, now: Instant) {
-        let of = |(to, what, _): &(SourceId, Block, Instant)| *to == id && *what == block;
-        if let Some(at) = self.uploads.active.iter().position(of) {
-            let (_, _, since) = self.uploads.active.swap_remove(at);
-            let took = now.saturating_duration_since(since);
-            let usual = self
-                .uploads
-                .usual
-                .map_or(took, |usual| (usual * 3 + took) / 4);
-            self.uploads.usual = Some(usual);
+        if self.uploads.end(id, block, now) {
             self.stats.uploaded += u64::from(block.len());
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
@@ -149,18 +221,15 @@ impl Swarm {
     }
 
     pub(super) fn serve(&mut self, now: Instant) {
-        while self.uploads.fresh(now) < SLOTS
-            && self.uploads.active.len() < self.config.limits.serving
-        {
+        let max = self.config.limits.serving;
+        while self.uploads.next_at(max).is_some_and(|at| at <= now) {
             let Some((id, block)) = self.choose_serve() else {
                 self.steer_spare();
                 return;
             };
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
-            if s.up.queue.is_empty() {
-                self.uploads.queued.remove(&id);
-            }
+            self.uploads.note_queue(id, s);
             if let Some(last) = s.up.last_serve.replace(now) {
                 let gap = now.saturating_duration_since(last);
                 s.up.interval = Some(s.up.interval.map_or(gap, |usual| (usual * 3 + gap) / 4));
@@ -168,7 +237,7 @@ impl Swarm {
             if s.up.given.insert(block.piece().get()) {
                 self.uploads.given[block.piece().as_usize()] += 1;
             }
-            self.uploads.active.push((id, block, now));
+            self.uploads.begin(id, block, now);
             self.commands
                 .push_back(Command::Serve { source: id, block });
             self.note_serving(id, block.piece(), now);
@@ -181,12 +250,7 @@ impl Swarm {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
-            let active = self
-                .uploads
-                .active
-                .iter()
-                .filter(|(to, ..)| *to == id)
-                .count();
+            let active = self.uploads.active.iter().filter(|a| a.to == id).count();
             for (at, &block) in s.up.queue.iter().enumerate().take(LOOK_MAX) {
                 let key = (
                     active,
@@ -220,6 +284,9 @@ impl Swarm {
             self.uploads.given[piece.as_usize()] -= 1;
         }
         s.up.window.remove(&piece.get());
+        // Its Cancel may still be on the way.
+        s.up.queue.retain(|b| b.piece() != piece);
+        self.uploads.note_queue(id, s);
         if let Some(shown) = &mut s.up.shown {
             shown.insert(piece);
         }
@@ -240,7 +307,7 @@ impl Swarm {
         s.up.unchoked = false;
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
-        self.uploads.active.retain(|(to, ..)| *to != id);
+        self.uploads.active.retain(|a| a.to != id);
         self.steering.give_back(window.into_keys());
         self.unchoke_next();
     }

@@ -1,0 +1,408 @@
+//! The command as people and scripts meet it: what it prints, what it leaves behind, how it exits.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder with a configuration that touches nothing outside of it.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n",
+            folder.path().join("state"),
+            folder.path().join("api.sock"),
+        );
+        fs::write(folder.path().join("dosvc.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command in this folder, with its configuration and nothing of this machine's.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dosvc"));
+        command
+            .current_dir(self.folder.path())
+            .env_clear()
+            .args(arguments)
+            .arg("--config")
+            .arg(self.path("dosvc.toml"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn start(&self, arguments: &[&str]) -> Running {
+        let log = self.path(&format!("{}.log", arguments[0]));
+        let stderr = File::create(&log).unwrap();
+        let child = self
+            .command(arguments)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Running { child, log }
+    }
+
+    /// A daemon that answers.
+    fn daemon(&self) -> Running {
+        let daemon = self.start(&["run"]);
+        wait_until("the daemon answers", || {
+            self.run(&["status"]).status.success()
+        });
+        daemon
+    }
+
+    fn file(&self, name: &str, bytes: usize) -> Vec<u8> {
+        let content: Vec<u8> = (0..=250).cycle().take(bytes).collect();
+        fs::write(self.path(name), &content).unwrap();
+        content
+    }
+}
+
+/// A process that is killed when the test ends, and what it writes to standard error.
+struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Exit code and standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut code = None;
+        wait_until("the process ends", || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        (code.unwrap().code(), self.log())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}{}", stdout(output), stderr(output)))
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn bad_usage_exits_with_64_and_help_with_0() {
+    let place = Place::new();
+    for arguments in [
+        &["fly"][..],
+        &["get"],
+        &["get", "http://h/"],
+        &["mode", "7"],
+        &["publish", "x", "--piece-size", "3MB"],
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(code(&output), 64, "{arguments:?}: {}", stderr(&output));
+    }
+    for arguments in [&["--help"][..], &["get", "--help"], &["--version"]] {
+        assert_eq!(code(&place.run(arguments)), 0, "{arguments:?}");
+    }
+}
+
+#[test]
+fn check_names_every_mistake_at_once_and_exits_with_64() {
+    let place = Place::new();
+    assert_eq!(code(&place.run(&["run", "--check"])), 0);
+    fs::write(
+        place.path("dosvc.toml"),
+        "[daemon]\nlisten = 7\nno_such_key = 1\n[discovery]\ndns_sd = 3\n",
+    )
+    .unwrap();
+    let output = place.run(&["run", "--check"]);
+    assert_eq!(code(&output), 64);
+    let text = stderr(&output);
+    for place in ["dosvc.toml:2:", "dosvc.toml:3:", "dosvc.toml:5:"] {
+        assert!(text.contains(place), "{text}");
+    }
+    assert_eq!(code(&place.run(&["run"])), 64);
+}
+
+#[test]
+fn sample_configuration_is_right() {
+    let place = Place::new();
+    let sample = place.run(&["config", "--sample"]);
+    fs::write(place.path("dosvc.toml"), sample.stdout).unwrap();
+    let output = place.run(&["run", "--check"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+}
+
+#[test]
+fn published_file_verifies_until_a_byte_of_it_changes() {
+    let place = Place::new();
+    let mut content = place.file("f.bin", 300_000);
+    let published = json(&place.run(&["publish", "f.bin", "--piece-size", "64KB", "--json"]));
+    assert_eq!(
+        (
+            published["pieces"].as_u64(),
+            published["file_size"].as_u64()
+        ),
+        (Some(5), Some(300_000))
+    );
+    let hash = published["hash_of_hashes"].as_str().unwrap();
+    assert_eq!(
+        code(&place.run(&["verify", "f.bin", "--hash-of-hashes", hash])),
+        0
+    );
+
+    content[200_000] ^= 1;
+    fs::write(place.path("f.bin"), &content).unwrap();
+    let output = place.run(&["verify", "f.bin"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stdout(&output).contains("piece 3 (bytes 196608 to 262143)"),
+        "{}",
+        stdout(&output)
+    );
+    assert_eq!(
+        json(&place.run(&["verify", "f.bin", "--json"]))["bad_pieces"],
+        serde_json::json!([3])
+    );
+
+    content.truncate(1000);
+    fs::write(place.path("f.bin"), &content).unwrap();
+    let output = place.run(&["verify", "f.bin"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stdout(&output).contains("has 1000 bytes where 300000 are expected"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+#[test]
+fn without_a_daemon_the_commands_that_need_one_say_so() {
+    let place = Place::new();
+    for arguments in [
+        &["status"][..],
+        &["cache", "list"],
+        &["mode"],
+        &["pause", "1"],
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        assert!(
+            stderr(&output).contains("no daemon answers"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(code(&place.run(&["config"])), 0);
+}
+
+#[test]
+fn destination_is_checked_before_anything_else() {
+    let place = Place::new();
+    let output = place.run(&["get", "http://127.0.0.1:9/x", "-o", "no/such/folder/x"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("does not exist"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!place.path("state").exists(), "nothing was started");
+}
+
+#[test]
+fn daemon_guards_its_socket_serves_and_drains() {
+    let place = Place::new();
+    let daemon = place.daemon();
+    assert_eq!(mode(&place.path("api.sock")), 0o600);
+    let second = place.run(&["run"]);
+    assert_eq!(code(&second), 1);
+    assert!(
+        stderr(&second).contains("in use by another dosvc"),
+        "{}",
+        stderr(&second)
+    );
+
+    let content = place.file("f.bin", 3_000_000);
+    let seeded = json(&place.run(&["publish", "f.bin", "--seed", "--json"]));
+    assert_eq!(seeded["seeded"]["file_size"], 3_000_000);
+    // From the cache alone: no address was given.
+    let output = place.run(&["get", "--hash-file", "f.bin.phf", "-o", "out.bin", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let last = stdout(&output).lines().last().map(str::to_owned).unwrap();
+    let last: Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(
+        (&last["state"], &last["bytes_done"]),
+        (&"complete".into(), &3_000_000.into())
+    );
+    assert!(fs::read(place.path("out.bin")).unwrap() == content);
+    assert_eq!(mode(&place.path("out.bin")), mode(&place.path("f.bin")));
+
+    let status = json(&place.run(&["status", "--json", "--peer-info"]));
+    assert_eq!(status["Files"][0]["Status"], "Caching");
+    let file_id = status["Files"][0]["FileId"].as_str().unwrap().to_owned();
+    assert_eq!(code(&place.run(&["cache", "pin", &file_id[..10]])), 0);
+    let refused = place.run(&["cache", "delete", &file_id]);
+    assert_eq!(code(&refused), 1);
+    assert!(
+        stderr(&refused).contains("0x80D06819"),
+        "{}",
+        stderr(&refused)
+    );
+    assert_eq!(
+        code(&place.run(&["cache", "delete", &file_id, "--include-pinned"])),
+        0
+    );
+    assert_eq!(
+        json(&place.run(&["cache", "list", "--json"])),
+        serde_json::json!([])
+    );
+
+    assert_eq!(
+        json(&place.run(&["mode", "0", "--json"]))["Name"],
+        "CdnOnly"
+    );
+    daemon.signal("TERM");
+    let (code, log) = daemon.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!place.path("api.sock").exists(), "{log}");
+}
+
+#[test]
+fn reload_takes_a_right_configuration_and_refuses_a_faulty_one() {
+    let place = Place::new();
+    let daemon = place.daemon();
+    let right = fs::read_to_string(place.path("dosvc.toml")).unwrap();
+    let mode =
+        || json(&place.run(&["mode", "--json", "--socket", "api.sock"]))["DownloadMode"].clone();
+    fs::write(
+        place.path("dosvc.toml"),
+        format!("{right}[delivery_optimization]\ndownload_mode = 0\n"),
+    )
+    .unwrap();
+    daemon.signal("HUP");
+    wait_until("the new mode is in force", || mode() == 0);
+    fs::write(
+        place.path("dosvc.toml"),
+        format!("{right}[delivery_optimization]\ndownload_mode = 7\n"),
+    )
+    .unwrap();
+    daemon.signal("HUP");
+    wait_until("the faulty one is refused", || {
+        daemon.log().contains("the old one stays in force")
+    });
+    assert_eq!(mode(), 0);
+}
+
+#[test]
+fn ctrl_c_leaves_no_file_under_the_final_name_and_exits_with_130() {
+    let place = Place::new();
+    for with_daemon in [false, true] {
+        let daemon = with_daemon.then(|| place.daemon());
+        // A server that takes requests and never answers.
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x.bin", server.local_addr().unwrap());
+        let get = place.start(&["get", &url, "-o", "x.bin"]);
+        let (_connection, _) = server.accept().unwrap();
+        get.signal("INT");
+        let (code, text) = get.end();
+        assert_eq!(code, Some(130), "{text}");
+        assert!(text.contains("the same command goes on"), "{text}");
+        assert!(!place.path("x.bin").exists());
+        drop(daemon);
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_is_no_error() {
+    let place = Place::new();
+    let mut command = place.command(&["config", "--sample"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn demo_moves_a_file_to_every_peer_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_dosvc"))
+        .args(["demo", "--size", "4MB", "--peers", "2", "--json"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let outcome = json(&output);
+    assert_eq!(
+        (
+            &outcome["verified"],
+            outcome["peers"].as_array().map(Vec::len)
+        ),
+        (&true.into(), Some(2))
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
