@@ -99,6 +99,10 @@ impl Swarm {
             for id in ids {
                 self.give_up_all(id, true, now);
             }
+        } else {
+            // A download begins here: the time that peers have before HTTP counts from now.
+            self.start = now;
+            self.http.discovery_ended = false;
         }
         self.wake_all(now);
     }
