@@ -103,6 +103,8 @@ impl Swarm {
             // A download begins here: the time that peers have before HTTP counts from now.
             self.start = now;
             self.http.discovery_ended = false;
+            let company = self.sources.values().any(Source::is_peer);
+            self.http.company_since = company.then_some(now);
         }
         self.wake_all(now);
     }
@@ -125,6 +127,7 @@ impl Swarm {
         let count = self.pieces.lengths().piece_count();
         self.sources.insert(id, Source::new(info, count, now));
         if peer {
+            self.http.company_since.get_or_insert(now);
             self.show_bitfield(id);
             self.tell_everything(id);
         }
