@@ -484,7 +484,7 @@ fn child_delivers() {
     let sample = Sample::new(12, 24 << 20, 1 << 20);
     let store = open(&dir.join("state"));
     let content = sample.fill(&store);
-    let dest = std::path::PathBuf::from(std::env::var_os("DOSVC_STORE_OUT").unwrap()).join("file");
+    let dest = PathBuf::from(std::env::var_os("DOSVC_STORE_OUT").unwrap()).join("file");
     loop {
         println!("\nround");
         deliver(&content, &dest).unwrap();
@@ -516,7 +516,7 @@ fn a_kill_in_the_middle_leaves_no_half_file() {
             .count();
         assert_eq!(seen, rounds, "the child ended by itself");
         // Anywhere within a round; which of its steps does not matter, all of them must be safe.
-        std::thread::sleep(std::time::Duration::from_millis(random.below(30)));
+        std::thread::sleep(Duration::from_millis(random.below(30)));
         running.kill().unwrap();
         running.wait().unwrap();
         drop(lines);
