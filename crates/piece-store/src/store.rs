@@ -17,6 +17,7 @@ use crate::{
     snapshot::{Progress, Record, to_ms},
 };
 use dosvc_content::{HashOfHashes, PieceLengths, PiecesHashFile};
+pub use import::{LocalFile, Sharing};
 use rustix::{
     fs::{FlockOperation, OFlags},
     io::Errno,
