@@ -81,7 +81,6 @@ impl Swarm {
     pub(super) fn want(&mut self, piece: PieceIndex, id: SourceId) {
         self.pieces.want(piece, id);
         self.picker.set_candidate(piece, false);
-        self.note_tell(piece, true);
     }
 
     pub(super) fn request(&mut self, id: SourceId, block: Block, now: Instant) {
