@@ -10,6 +10,8 @@ use std::{fs, thread, time::Duration};
 
 const CONTENTS: u64 = 10;
 const RESIDENT_KIB_MAX: u64 = 30 << 10;
+/// Work that downloads and a start leave behind may take a while; it has to come to an end.
+const SETTLE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(20);
 /// Clock ticks of 10 ms in that time: a thousandth of a processor.
 const TICKS_MAX: u64 = 2;
@@ -36,6 +38,7 @@ fn ten_large_contents_held_cost_little_memory_and_no_time() {
     contents
         .iter()
         .for_each(|content| daemon.wait_until_shared(content));
+    thread::sleep(SETTLE);
     let after_downloads = resident_kib(daemon.pid());
 
     daemon.end();
@@ -43,8 +46,7 @@ fn ten_large_contents_held_cost_little_memory_and_no_time() {
     contents
         .iter()
         .for_each(|content| daemon.wait_until_shared(content));
-    // Work that a start brings with it may take a while; it has to come to an end.
-    thread::sleep(Duration::from_secs(10));
+    thread::sleep(SETTLE);
     let before = ticks(daemon.pid());
     thread::sleep(IDLE);
     let ticks = ticks(daemon.pid()) - before;

@@ -1,7 +1,7 @@
 //! Machines that share: what the second and third take from the first, and eight that start at once.
 
 use crate::{
-    capture::{Capture, Dissection},
+    capture::Capture,
     content::{self, Content},
     daemon::{Daemon, GetResult},
     harness::curl,
@@ -104,7 +104,11 @@ fn eight_machines_at_once_need_about_one_copy_and_a_quarter_of_the_time() {
                 .expect("eight")
         })
     };
-    let (results, sent_by_origin, _) = all_at_once(MACHINES, &content, false);
+    let swarm = Swarm::new(MACHINES);
+    let before = swarm.lab.at(0).traffic().sent;
+    let results = swarm.get(&swarm.daemons, &content);
+    // From the link's counter: headers count, too.
+    let sent_by_origin = swarm.lab.at(0).traffic().sent - before;
     let slowest = results
         .iter()
         .map(|result| result.elapsed)
@@ -129,8 +133,12 @@ fn eight_machines_at_once_need_about_one_copy_and_a_quarter_of_the_time() {
 #[ignore = "needs root and network namespaces"]
 fn traffic_of_machines_that_share_is_read_whole_by_wireshark() {
     let content = Content::random(3, 64 * MIB);
-    let (_, _, dissection) = all_at_once(4, &content, true);
-    let dissection = dissection.expect("it was captured");
+    let swarm = Swarm::new(5);
+    let capture = Capture::start(swarm.lab.at(1), "swarm", "tcp port 7680");
+    let (early, late) = swarm.daemons.split_at(4);
+    swarm.get(early, &content);
+    swarm.get(late, &content);
+    let dissection = capture.dissect();
     println!(
         "{} connections, {} segments: {:?}",
         dissection.connections, dissection.segments, dissection.messages
@@ -162,35 +170,48 @@ fn traffic_of_machines_that_share_is_read_whole_by_wireshark() {
     }
 }
 
-/// Machines on shaped links that start a download in the same moment: their results, the bytes that left the origin's
-/// link, headers included, and what a capture of the first machine's traffic shows.
-fn all_at_once(
-    machines: u8,
-    content: &Content,
-    captured: bool,
-) -> (Vec<GetResult>, u64, Option<Dissection>) {
-    let lab = Lab::new(machines + 1, Some("200mbit"));
-    let nginx = Nginx::start(lab.at(0), &content::folder());
-    let url = nginx.url(&content.name);
-    let daemons: Vec<Daemon> = lab.nodes()[1..]
-        .iter()
-        .map(|node| Daemon::start(node, ""))
-        .collect();
-    let capture = captured.then(|| Capture::start(lab.at(1), "swarm", "tcp port 7680"));
-    let before = lab.at(0).traffic().sent;
-    let results = thread::scope(|scope| {
+/// An origin and machines on links of 200 Mbit/s, each with its daemon. The network is dropped last.
+struct Swarm {
+    daemons: Vec<Daemon>,
+    nginx: Nginx,
+    lab: Lab,
+}
+
+impl Swarm {
+    fn new(machines: u8) -> Self {
+        let lab = Lab::new(machines + 1, Some("200mbit"));
+        let nginx = Nginx::start(lab.at(0), &content::folder());
+        let daemons = lab.nodes()[1..]
+            .iter()
+            .map(|node| Daemon::start(node, ""))
+            .collect();
+        Self {
+            daemons,
+            nginx,
+            lab,
+        }
+    }
+
+    /// All of these download the content, and begin in the same moment.
+    fn get(&self, daemons: &[Daemon], content: &Content) -> Vec<GetResult> {
+        let url = self.nginx.url(&content.name);
         let gets: Vec<_> = daemons
             .iter()
-            .map(|daemon| scope.spawn(|| daemon.start_get(&url, &[]).finish()))
+            .map(|daemon| daemon.start_get(&url, &[]))
             .collect();
-        gets.into_iter()
-            .map(|get| get.join().expect("the download succeeds"))
-            .collect::<Vec<_>>()
-    });
-    let sent = lab.at(0).traffic().sent - before;
-    for result in &results {
-        content.assert_same(&result.output);
+        // Each in a thread of its own, so that each time ends when its download does.
+        let results: Vec<_> = thread::scope(|scope| {
+            let ends: Vec<_> = gets
+                .into_iter()
+                .map(|get| scope.spawn(|| get.finish()))
+                .collect();
+            ends.into_iter()
+                .map(|end| end.join().expect("the download succeeds"))
+                .collect()
+        });
+        results
+            .iter()
+            .for_each(|result| content.assert_same(&result.output));
+        results
     }
-    let dissection = capture.map(Capture::dissect);
-    (results, sent, dissection)
 }

@@ -102,6 +102,12 @@ impl Swarm {
             for id in ids {
                 self.give_up_all(id, true, now);
             }
+        } else {
+            // A download begins here: the time that peers have before HTTP counts from now.
+            self.start = now;
+            self.http.discovery_ended = false;
+            let company = self.sources.values().any(Source::is_peer);
+            self.http.company_since = company.then_some(now);
         }
         self.wake_all(now);
     }
@@ -124,6 +130,7 @@ impl Swarm {
         let count = self.pieces.lengths().piece_count();
         self.sources.insert(id, Source::new(info, count, now));
         if peer {
+            self.http.company_since.get_or_insert(now);
             self.show_bitfield(id);
             self.tell_everything(id);
         }
