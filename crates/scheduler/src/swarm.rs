@@ -35,6 +35,9 @@ pub struct Swarm {
     commands: VecDeque<Command>,
     /// Sources that may have room for requests.
     ready: BTreeSet<SourceId>,
+    /// Peers that found nothing to ask for when they were last looked at, or may not be asked: what falls free is
+    /// offered to them. Peers with a full pipeline come back by themselves when a block of theirs ends.
+    hungry: BTreeSet<SourceId>,
     /// What extended peers are to be told about our fetching.
     tell: BTreeMap<u32, bool>,
     /// Pieces that they know, or are about to be told, to be on their way to us.
@@ -72,6 +75,7 @@ impl Swarm {
             sources: BTreeMap::new(),
             commands: VecDeque::new(),
             ready: BTreeSet::new(),
+            hungry: BTreeSet::new(),
             tell: BTreeMap::new(),
             told: BTreeSet::new(),
             peer_meter: Meter::new(now),
@@ -534,13 +538,9 @@ impl Swarm {
         self.settle(now);
     }
 
+    /// Something fell free that another peer may deliver.
     fn wake_peers(&mut self) {
-        self.ready.extend(
-            self.sources
-                .iter()
-                .filter(|(_, s)| s.is_peer())
-                .map(|(id, _)| *id),
-        );
+        self.ready.append(&mut self.hungry);
     }
 
     fn note_rate(&mut self, id: SourceId, bytes: u32, now: Instant) {
@@ -708,6 +708,7 @@ impl Swarm {
         self.drop_uploads(id);
         self.sources.remove(&id);
         self.ready.remove(&id);
+        self.hungry.remove(&id);
         self.wake_peers();
         self.http.due = true;
     }
