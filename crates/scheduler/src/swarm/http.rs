@@ -314,6 +314,7 @@ impl Swarm {
             if self.pieces.missing().has(piece) {
                 self.want(piece, id);
             }
+            self.note_tell(piece, true);
             for block in self.pieces.lengths().blocks(piece) {
                 if self.pieces.needs(block) && self.pieces.may_ask(piece, id) {
                     self.pieces.ask(block, giver);
