@@ -15,6 +15,7 @@
 //!
 //! Entry types: [`Store`], [`Content`], [`plan_eviction`], [`place`], [`hash_file_of`], [`verify_file`].
 
+mod checks;
 mod content;
 mod error;
 mod evict;
