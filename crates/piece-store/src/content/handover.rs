@@ -1,13 +1,10 @@
 //! Handing a complete content over, in this process or in another.
 
 use super::{Content, Inner};
-use crate::{DeliverError, Delivered, Method, StoreError, place::Source, stamp::FileStamp};
-use std::{
-    fs::File,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
+use crate::{
+    DeliverError, Delivered, Durability, Method, StoreError, place::Source, stamp::FileStamp,
 };
+use std::{fs::File, path::Path, sync::Arc};
 
 /// How a file is handed over. Owner and mode are those of a file that this process makes at the destination.
 pub struct Deliver<'a> {
@@ -22,9 +19,6 @@ impl Deliver<'_> {
     }
 }
 
-/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
-const CLOCK_TICK: Duration = Duration::from_millis(20);
-
 impl Content {
     /// Puts the file at `dest`: checks what was not checked yet, makes the claim durable, then shares storage with
     /// the cache where that is possible ([`crate::place`]). A later change by the file's owner is noticed before
@@ -34,21 +28,14 @@ impl Content {
     /// [`DeliverError`]. After [`DeliverError::Damaged`] the pieces named are not had: fetch them and try again.
     pub fn deliver(&self, dest: &Path, how: Deliver<'_>) -> Result<Delivered, DeliverError> {
         let (file, stamp) = self.ready(how.progress)?;
-        // Once the owner has a name for this very file, a write of theirs must give it another mtime.
-        let written = SystemTime::UNIX_EPOCH
-            + Duration::from_nanos(u64::try_from(stamp.mtime_ns).unwrap_or_default());
-        if let Ok(age) = SystemTime::now().duration_since(written)
-            && age < CLOCK_TICK
-        {
-            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
-        }
+        self.store.sync_content(&self.inner)?;
         let source = Source {
             file: &file,
             len: self.inner.lengths.content_length(),
             hashes: self.inner.hash_file.as_ref(),
             checked_as: Some(stamp),
         };
-        let delivered = source.place(dest, how.progress)?;
+        let delivered = source.place(dest, Durability::Now, how.progress)?;
         self.inner.touch();
         if delivered.method == Method::HardLink {
             self.inner.note_new_name(&stamp)?;
@@ -57,7 +44,8 @@ impl Content {
         Ok(delivered)
     }
 
-    /// The complete, checked, durable file, read-only, for another process to call [`crate::place`] with.
+    /// The complete, checked file, read-only, for another process to call [`crate::place`] with. Whether the bytes are
+    /// durable yet is for the caller to see to; the store claims them after its next sync, as ever.
     ///
     /// # Errors
     /// As [`Self::deliver`].
@@ -73,7 +61,7 @@ impl Content {
         Ok(file)
     }
 
-    /// Sees to it that every piece is had, checked and claimed; returns the file and its stamp as of then.
+    /// Sees to it that every piece is had and checked; returns the file and its stamp as of then.
     fn ready(&self, progress: &mut dyn FnMut(u64)) -> Result<(Arc<File>, FileStamp), DeliverError> {
         let missing = {
             let state = self.inner.state();
@@ -96,13 +84,15 @@ impl Content {
         if !pieces.is_empty() {
             return Err(DeliverError::Damaged { pieces });
         }
-        self.store.sync_content(&self.inner)?;
         let mut state = self.inner.state();
         let changed = self.inner.refresh(&mut state)?;
         if changed || !state.checked.is_full() {
             return Err(DeliverError::Changed);
         }
-        Ok((state.file.clone(), state.stamp))
+        let (file, stamp) = (state.file.clone(), state.stamp);
+        drop(state);
+        stamp.wait_until_past();
+        Ok((file, stamp))
     }
 }
 

@@ -302,10 +302,7 @@ fn content_in_use_stays_and_removed_content_is_gone() {
     ));
     assert_eq!(store.list().unwrap(), []);
     assert_eq!(store.bytes_on_disk(), 0);
-    assert_eq!(
-        std::fs::read_dir(dir.path().join("cache")).unwrap().count(),
-        0
-    );
+    assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 0);
     // Removed while its pieces were not synced: a sync does not bring the claim back.
     store.sync_all().unwrap();
     let again = sample.add(&store);
@@ -453,7 +450,7 @@ fn the_folder_is_private() {
         dir.join("cache"),
         dir.join("cache").join(key.to_string()),
     ] {
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{}", path.display());
     }
 }
