@@ -11,6 +11,7 @@ mod sync;
 use crate::{
     AddInfo, Content, ContentInfo, ContentKey, OpenError, PlainKey, StoreError,
     content::{Inner, Parts},
+    hashing,
     layout::{self, Layout},
     ledger::Ledger,
     limits::{CONTENT_ID_BYTES_MAX, PIN_MAX, URL_BYTES_MAX, URLS_MAX, VALIDATOR_BYTES_MAX},
@@ -47,6 +48,8 @@ pub struct StoreConfig {
     pub sync_bytes: u64,
     /// Sync this long after the first piece that is not synced. Default 1 s.
     pub sync_interval: Duration,
+    /// Threads that one call hashes on, where it has many pieces to hash. Default: one for each processor.
+    pub hash_threads: usize,
 }
 
 impl StoreConfig {
@@ -56,6 +59,7 @@ impl StoreConfig {
             dir: dir.into(),
             sync_bytes: 64 << 20,
             sync_interval: Duration::from_secs(1),
+            hash_threads: hashing::threads_default(),
         }
     }
 }
@@ -272,6 +276,10 @@ impl Store {
             return Err(StoreError::TooFarAhead);
         }
         self.update(key, |record| record.expires_ms = expires.map(to_ms))
+    }
+
+    pub(crate) fn hash_threads(&self) -> usize {
+        self.config.hash_threads
     }
 
     /// Bytes of all pieces that are had.
