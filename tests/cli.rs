@@ -341,7 +341,7 @@ fn log_and_socket_are_as_configured() {
     let text = fs::read_to_string(&path).unwrap();
     let own_group = fs::metadata(&path).unwrap().gid();
     let more = format!(
-        "log_format = \"json\"\nlog_level = \"warn,dosvc=debug\"\napi_group = \"{own_group}\"\n"
+        "log_format = \"json\"\nlog_level = \"warn,dosvc_engine=info\"\napi_group = \"{own_group}\"\n"
     );
     fs::write(
         &path,
@@ -366,8 +366,8 @@ fn log_and_socket_are_as_configured() {
             .iter()
             .any(|line| line["target"].as_str() == Some(target))
     };
-    assert!(said("dosvc::run"), "{log}");
-    assert!(!said("dosvc_engine::engine"), "{log}");
+    assert!(said("dosvc_engine::engine"), "{log}");
+    assert!(!said("dosvc::run"), "{log}");
 }
 
 #[test]
