@@ -25,7 +25,7 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n",
+            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n[cache]\nkeep_free_percent = 0\n",
             folder.path().join("state"),
             folder.path().join("api.sock"),
         );
