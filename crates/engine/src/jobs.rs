@@ -173,13 +173,10 @@ impl Job {
                 result = self.attempt(&shared) => Some(result),
                 _ = control.wait_for(|c| *c != Control::Run) => None,
             };
-            match ended {
-                None => {}
-                Some(outcome) => {
-                    if self.conclude(outcome) {
-                        return;
-                    }
-                }
+            if let Some(outcome) = ended
+                && self.conclude(outcome)
+            {
+                return;
             }
         }
     }
