@@ -125,6 +125,9 @@ pub(crate) struct GetArgs {
     /// Download mode of this content alone, number or name; never wider than the device's.
     #[arg(long, value_name = "MODE")]
     pub(crate) mode: Option<DownloadMode>,
+    /// Return only when the file would survive a power cut.
+    #[arg(long)]
+    pub(crate) sync: bool,
     /// A peer to try beside those that are found; may be repeated.
     #[arg(long = "peer", value_name = "ADDR:PORT")]
     pub(crate) peers: Vec<SocketAddr>,

@@ -105,10 +105,16 @@ impl Client {
         Ok(created.id)
     }
 
-    /// A download's state: at once, or when it changes, at the latest after `wait`.
-    pub(crate) async fn download(&self, id: JobId, wait: Duration) -> Result<JobStatus> {
-        let wait = wait.as_millis().min(WAIT_MS_MAX.into());
-        self.read(&format!("/v1/downloads/{id}?wait={wait}")).await
+    /// A download's next state ([`crate::api::next_state`]); with no `wait` its present one.
+    pub(crate) async fn download(
+        &self,
+        id: JobId,
+        pace: Duration,
+        wait: Duration,
+    ) -> Result<JobStatus> {
+        let [pace, wait] = [pace, wait].map(|time| time.as_millis().min(WAIT_MS_MAX.into()));
+        self.read(&format!("/v1/downloads/{id}?wait={wait}&pace={pace}"))
+            .await
     }
 
     /// `pause`, `resume`, `cancel` or `release`.

@@ -63,7 +63,7 @@ impl Rig {
         loop {
             let status = self
                 .client
-                .download(id, Duration::from_secs(5))
+                .download(id, Duration::ZERO, Duration::from_secs(5))
                 .await
                 .unwrap();
             if status.state.is_final() {
@@ -144,14 +144,18 @@ async fn long_poll_answers_when_the_download_changes() {
     let id = rig.begin("fake:1000/stuck").await;
     while rig
         .client
-        .download(id, Duration::ZERO)
+        .download(id, Duration::ZERO, Duration::ZERO)
         .await
         .unwrap()
         .waiting
         .is_none()
     {}
     let client = rig.client.clone();
-    let poll = tokio::spawn(async move { client.download(id, Duration::from_secs(30)).await });
+    let poll = tokio::spawn(async move {
+        client
+            .download(id, Duration::ZERO, Duration::from_secs(30))
+            .await
+    });
     // Pausing and resuming until the poll has seen one of them: it may not have begun yet at first.
     while !poll.is_finished() {
         rig.client.steer(id, "pause").await.unwrap();
@@ -345,7 +349,11 @@ async fn stopping_finishes_requests_under_way_and_takes_the_socket_away() {
     let rig = Rig::new().await;
     let id = rig.begin("fake:1000/stuck").await;
     let client = rig.client.clone();
-    let poll = tokio::spawn(async move { client.download(id, Duration::from_millis(300)).await });
+    let poll = tokio::spawn(async move {
+        client
+            .download(id, Duration::ZERO, Duration::from_millis(300))
+            .await
+    });
     rig.client.status().await.unwrap();
     rig.stop.cancel();
     rig.server.await.unwrap();

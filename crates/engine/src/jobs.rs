@@ -208,8 +208,6 @@ impl Job {
             s.waiting = None;
         });
         self.download(shared, source, &clock).await?;
-        let to_sync = Arc::clone(&shared.store);
-        blocking(move || to_sync.sync_all()).await?;
         Ok(content)
     }
 

@@ -76,7 +76,14 @@ async fn gets_releases_and_hand_overs_of_one_content_do_not_disturb_each_other()
             let (file, len) = node.engine.open_file(job).await.expect("complete");
             let dest = node.dir.path().join(format!("{n}-{round}"));
             let placed = tokio::task::spawn_blocking(move || {
-                let placed = dosvc_piece_store::place(&file, len, None, &dest, &mut |_| {});
+                let placed = dosvc_piece_store::place(
+                    &file,
+                    len,
+                    None,
+                    &dest,
+                    dosvc_piece_store::Durability::Now,
+                    &mut |_| {},
+                );
                 placed.map(|_| std::fs::read(&dest).expect("placed"))
             });
             let placed = placed.await.expect("no panic").expect("placed");

@@ -3,7 +3,8 @@
 //! The file is made without a name (`O_TMPFILE`) in the destination's folder, or, where the file system cannot do
 //! that, under a random name; it gets the caller's owner and mode that way. It is filled by sharing blocks with the
 //! cache (`FICLONE`); failing that the cache's own file is linked, if its owner fits; failing that it is copied and
-//! hashed on the way. Only then, synced, it takes the destination's name, in one step.
+//! hashed on the way. Only then, synced if that is asked for,
+//! it takes the destination's name, in one step.
 
 use crate::{
     DeliverError, FileError,
@@ -32,6 +33,15 @@ use std::{
 
 /// Names of a cache file that was handed over as a hard link: the cache's and its owner's.
 const NAMES_MAX: u64 = 2;
+/// When a file that is handed over survives a power cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Before it has its name. Takes as long as the disk takes.
+    Now,
+    /// When the system gets to it, as with any file that a program writes. Until then a power cut may leave the name
+    /// with some of the bytes.
+    Later,
+}
 
 /// How a file came to its destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +75,7 @@ pub fn place(
     len: u64,
     expect: Option<&PiecesHashFile>,
     dest: &Path,
+    durability: Durability,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Delivered, DeliverError> {
     let source = Source {
@@ -73,7 +84,7 @@ pub fn place(
         hashes: expect,
         checked_as: None,
     };
-    source.place(dest, progress)
+    source.place(dest, durability, progress)
 }
 
 /// A complete content's file, and what is known of its bytes.
@@ -90,6 +101,7 @@ impl Source<'_> {
     pub(crate) fn place(
         &self,
         dest: &Path,
+        durability: Durability,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Delivered, DeliverError> {
         if self
@@ -103,7 +115,7 @@ impl Source<'_> {
         if before.size != self.len || !before.same_bytes(&checked) {
             return Err(DeliverError::Changed);
         }
-        let folder = Folder::open(dest)?;
+        let folder = Folder::open(dest, durability)?;
         if folder.has(&before) {
             if self.checked_as.is_none() {
                 self.check(self.file, dest, progress)?;
@@ -190,7 +202,7 @@ impl Source<'_> {
 
     /// Links the cache's file; false when the system refuses and a copy must do.
     fn link(&self, folder: &Folder<'_>) -> Result<bool, DeliverError> {
-        rustix::fs::fsync(self.file).map_err(DeliverError::at(folder.dest))?;
+        folder.sync_file(self.file)?;
         match folder.link(self.file) {
             // Linked for somebody else at the same moment; a copy replaces this link.
             Ok(()) if self.stamp(folder.dest)?.names > NAMES_MAX => Ok(false),
@@ -306,6 +318,7 @@ struct Folder<'a> {
     dir: OwnedFd,
     name: &'a OsStr,
     dest: &'a Path,
+    durability: Durability,
 }
 
 /// A file without a name, or with a temporary one that goes with it.
@@ -327,7 +340,7 @@ impl Drop for TempName<'_> {
 }
 
 impl<'a> Folder<'a> {
-    fn open(dest: &'a Path) -> Result<Self, DeliverError> {
+    fn open(dest: &'a Path, durability: Durability) -> Result<Self, DeliverError> {
         let is_folder = || DeliverError::IsFolder {
             path: dest.to_path_buf(),
         };
@@ -346,7 +359,12 @@ impl<'a> Folder<'a> {
             },
             e => DeliverError::at(dest)(e),
         })?;
-        let folder = Self { dir, name, dest };
+        let folder = Self {
+            dir,
+            name,
+            dest,
+            durability,
+        };
         // Followed, so that a link to a device (/dev/stdout) is left alone too.
         match rustix::fs::statat(&folder.dir, name, AtFlags::empty()) {
             Err(_) => Ok(folder),
@@ -399,9 +417,9 @@ impl<'a> Folder<'a> {
         })
     }
 
-    /// Syncs a finished file and gives it the destination's name.
+    /// Gives a finished file the destination's name.
     fn publish(&self, temp: TempFile<'_>) -> Result<(), DeliverError> {
-        rustix::fs::fsync(&temp.file).map_err(|e| self.error(e))?;
+        self.sync_file(&temp.file)?;
         match &temp.name {
             None => self.link(&temp.file),
             Some(temp) => rustix::fs::renameat(&self.dir, &temp.name, &self.dir, self.name),
@@ -429,7 +447,14 @@ impl<'a> Folder<'a> {
     }
 
     fn sync(&self) -> Result<(), DeliverError> {
-        rustix::fs::fsync(&self.dir).map_err(|e| self.error(e))
+        self.sync_file(&self.dir)
+    }
+
+    fn sync_file(&self, file: &impl AsFd) -> Result<(), DeliverError> {
+        match self.durability {
+            Durability::Now => rustix::fs::fsync(file).map_err(|e| self.error(e)),
+            Durability::Later => Ok(()),
+        }
     }
 }
 

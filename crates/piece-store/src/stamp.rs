@@ -1,6 +1,14 @@
 //! What a file looks like from outside, to notice that somebody changed it.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, SystemTime},
+};
+
+/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// Identity, size, times and attributes of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +70,17 @@ impl FileStamp {
     /// The same file, not written to as far as mtime tells, whatever became of its names, owner and mode.
     pub(crate) fn same_bytes(&self, other: &Self) -> bool {
         self.same_file(other) && self.mtime_ns == other.mtime_ns
+    }
+
+    /// Waits until a write would give the file another mtime. Needed before its owner gets a name for it.
+    pub(crate) fn wait_until_past(&self) {
+        let written = SystemTime::UNIX_EPOCH
+            + Duration::from_nanos(u64::try_from(self.mtime_ns).unwrap_or_default());
+        if let Ok(age) = SystemTime::now().duration_since(written)
+            && age < CLOCK_TICK
+        {
+            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
+        }
     }
 
     /// The same file with the same length, whatever was written into it.

@@ -10,6 +10,7 @@ mod sync;
 
 use crate::{
     AddInfo, Content, ContentInfo, ContentKey, OpenError, PlainKey, StoreError,
+    checks::Checks,
     content::{Inner, Parts},
     hashing,
     layout::{self, Layout},
@@ -72,6 +73,7 @@ pub struct Store {
     ledger: Ledger,
     rebuilt_from: Option<PathBuf>,
     bytes: Arc<AtomicU64>,
+    checks: Arc<Checks>,
     removals: AtomicU64,
     commit: Mutex<()>,
     open: Mutex<HashMap<ContentKey, Slot>>,
@@ -109,6 +111,7 @@ impl Store {
             ledger,
             rebuilt_from,
             bytes: Arc::new(AtomicU64::new(bytes)),
+            checks: Arc::default(),
             removals: AtomicU64::new(0),
             commit: Mutex::default(),
             open: Mutex::default(),
@@ -336,6 +339,7 @@ impl Store {
             record,
             have,
             store_bytes: self.bytes.clone(),
+            checks: self.checks.clone(),
         })?);
         if inner.claims_too_much() {
             self.mark_dirty(&inner, 0);

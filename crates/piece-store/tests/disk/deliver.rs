@@ -1,7 +1,8 @@
 use crate::rig::{Random, Sample, child, child_dir, open};
 use dosvc_content::PiecesHashFile;
 use dosvc_piece_store::{
-    Accepted, Content, Deliver, DeliverError, Delivered, Method, PieceCheck, ServeError, place,
+    Accepted, Content, Deliver, DeliverError, Delivered, Durability, Method, PieceCheck,
+    ServeError, place,
 };
 use std::{
     fs,
@@ -109,7 +110,7 @@ fn a_copy_to_another_file_system_is_checked() {
     assert_eq!(fs::read(&dest).unwrap(), sample.bytes);
     let file = content.open_for_delivery().unwrap();
     let len = sample.bytes.len() as u64;
-    let unchecked = place(&file, len, None, &dest, &mut |_| {}).unwrap();
+    let unchecked = place(&file, len, None, &dest, Durability::Now, &mut |_| {}).unwrap();
     assert_eq!(unchecked.method, Method::Copy);
     assert_eq!(fs::read(&dest).unwrap(), sample.bytes);
     assert_eq!(names(out.path()), ["file"]);
@@ -132,6 +133,7 @@ fn place_refuses_wrong_bytes_whichever_way_they_would_come() {
             wrong.len() as u64,
             Some(hash_file),
             dest,
+            Durability::Now,
             &mut |_| {},
         )
     };
@@ -280,7 +282,7 @@ fn a_change_by_the_owner_is_noticed_before_anything_is_served() {
 fn hand_over(content: &Content, dest: &Path) -> Result<Delivered, DeliverError> {
     let file = content.open_for_delivery()?;
     let len = content.lengths().content_length();
-    place(&file, len, None, dest, &mut |_| {})
+    place(&file, len, None, dest, Durability::Now, &mut |_| {})
 }
 
 fn data_of(state: &Path, content: &Content) -> PathBuf {
