@@ -95,17 +95,6 @@ pub(crate) struct Deleted {
     pub(crate) files: u64,
 }
 
-/// The body of `POST /v1/import`; the file itself follows as an open file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Import {
-    /// The file's hash file.
-    pub(crate) hash_file_json: String,
-    /// Where it can be fetched from.
-    #[serde(default)]
-    pub(crate) urls: Vec<String>,
-}
-
 /// All routes.
 pub(crate) fn router<L: Local>(control: Arc<Control<L>>) -> Router {
     let shared = Shared {

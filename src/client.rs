@@ -3,7 +3,7 @@
 
 use crate::{
     api::{
-        Created, Deleted, Import, ModeSet, SetMode, WAIT_MS_MAX,
+        Created, Deleted, ModeSet, SetMode, WAIT_MS_MAX,
         handover::{self, Imported, LENGTH_HEADER, PROTOCOL, READY},
     },
     fd,
@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use dosvc_content::DownloadMode;
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo,
+    CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -170,7 +170,7 @@ impl Client {
     }
 
     /// Hands an open file to the daemon's cache.
-    pub(crate) async fn import(&self, file: &File, import: &Import) -> Result<CacheEntry> {
+    pub(crate) async fn import(&self, file: &File, import: &ImportRequest) -> Result<CacheEntry> {
         let body = serde_json::to_vec(import).map_err(io::Error::from)?;
         let response = self
             .request(Method::POST, "/v1/import", Some(body), true)

@@ -8,13 +8,12 @@ mod view;
 
 use crate::{
     Interrupted,
-    api::Import,
     cli::{DemoArgs, Global},
     publish, show,
 };
 use anyhow::{Context as _, bail};
 use dosvc_content::{PIECE_SIZE_DEFAULT, PiecesHashFile, format_bytes};
-use dosvc_engine::api::{GetRequest, JobId, JobState, JobStatus, SourceBytes};
+use dosvc_engine::api::{GetRequest, ImportRequest, JobId, JobState, JobStatus, SourceBytes};
 use dosvc_piece_store::Durability;
 use node::Node;
 use origin::Origin;
@@ -325,10 +324,11 @@ async fn give_copy(
     hashes: &PiecesHashFile,
     origin: &Origin,
 ) -> anyhow::Result<()> {
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json: String::from_utf8(hashes.to_json())
             .context("write the hash file as JSON")?,
         urls: vec![origin.url()],
+        link: false,
     };
     let file = File::open(content).context("open the demo's content")?;
     seed.client

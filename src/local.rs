@@ -6,9 +6,11 @@ use crate::config::{Config, DaemonConfig, DiscoveryConfig, TransferConfig};
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
     EngineConfig,
-    api::{CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo},
+    api::{
+        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+    },
 };
-use std::{fs::File, future::Future, path::PathBuf};
+use std::{fs::File, future::Future};
 use tokio::sync::watch;
 
 #[cfg(test)]
@@ -45,12 +47,11 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
         file_id: Option<&str>,
         include_pinned: bool,
     ) -> impl Future<Output = Result<u64, JobError>> + Send;
-    /// Takes a file of this machine into the cache, once it agrees with its hash file.
+    /// Takes an open file of this machine into the cache, once it agrees with its hash file.
     fn import(
         &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
+        file: File,
+        request: ImportRequest,
     ) -> impl Future<Output = Result<CacheEntry, JobError>> + Send;
     /// Takes a new configuration over; answers with what needs a restart to take effect.
     fn reconfigure(&self, config: &Config) -> impl Future<Output = Vec<String>> + Send;
@@ -136,13 +137,8 @@ impl Local for Engine {
         Self::delete(self, file_id, include_pinned).await
     }
 
-    async fn import(
-        &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
-    ) -> Result<CacheEntry, JobError> {
-        Self::import(self, path, hash_file_json, urls).await
+    async fn import(&self, file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
+        Self::import(self, file, request).await
     }
 
     async fn reconfigure(&self, config: &Config) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Server and client against each other, over a real socket, with an engine that does what the test says.
 
-use super::{Import, router, socket::ApiSocket};
+use super::{router, socket::ApiSocket};
 use crate::{
     client::{Client, ClientError},
     config::{Config, LoadOptions},
@@ -8,7 +8,7 @@ use crate::{
     local::fake::{Engine, content},
 };
 use dosvc_content::{DownloadMode, HashFileBuilder, PieceHash, PieceLengths};
-use dosvc_engine::api::{GetRequest, JobId, JobState, JobStatus};
+use dosvc_engine::api::{GetRequest, ImportRequest, JobId, JobState, JobStatus};
 use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
@@ -238,9 +238,10 @@ async fn bodies_and_headers_are_bounded() {
 async fn a_callers_file_is_imported_and_steered() {
     let rig = Rig::new().await;
     let (path, hash_file_json) = rig.file(200_000);
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: vec!["http://h/file".into()],
+        link: false,
     };
     let entry = rig
         .client
@@ -274,9 +275,10 @@ async fn a_callers_file_is_imported_and_steered() {
 async fn an_import_that_proves_no_right_to_read_is_refused() {
     let rig = Rig::new().await;
     let (path, hash_file_json) = rig.file(1000);
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: Vec::new(),
+        link: false,
     };
     let write_only = OpenOptions::new().write(true).open(path).unwrap();
     assert_eq!(
@@ -300,9 +302,10 @@ async fn a_file_that_is_not_what_its_hash_file_says_is_refused() {
         .unwrap()
         .write_all(b"more")
         .unwrap();
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: Vec::new(),
+        link: false,
     };
     assert_eq!(
         refusal(

@@ -1,7 +1,9 @@
 //! The engine itself: start, jobs, cache, status, reload, shutdown.
 
 use crate::{
-    api::{CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo},
+    api::{
+        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+    },
     cache,
     config::EngineConfig,
     errors::{deliver_error, internal_error, storage_error},
@@ -16,7 +18,7 @@ use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
 use dosvc_discovery::{Discovery, DiscoveryConfig, DiscoveryError, InterfaceFilter, MDNS_PORT};
 use dosvc_host::Links;
 use dosvc_origin::{OriginClient, OriginConfig, OriginError};
-use dosvc_piece_store::{AddInfo, ContentKey, OpenError, Store, StoreConfig};
+use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
 use dosvc_wire::net::{BlockPool, Listener};
 use std::{
     collections::BTreeMap,
@@ -43,6 +45,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The file in the state folder that holds our peer id.
 const PEER_ID_FILE: &str = "peer-id";
+/// What errors call a file that came open, without a name.
+const IMPORTED_NAME: &str = "the file";
 
 /// Why an engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -332,18 +336,19 @@ impl Engine {
         cache::delete(&self.shared, file_id, include_pinned, is_wanted).await
     }
 
-    /// Takes a local file into the cache, so that peers can have it. Every piece is verified.
+    /// Takes an open file into the cache, so that peers can have it. Every piece is verified. The engine's user need
+    /// not be able to open the file.
     ///
     /// # Errors
     /// When the file is not what the hash file says, or can't be read or stored.
-    pub async fn import(
-        &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
-    ) -> Result<CacheEntry, JobError> {
-        let file = parse_hash_file(hash_file_json.as_bytes(), None)?;
-        let hash = file.hash_of_hashes();
+    pub async fn import(&self, file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
+        let ImportRequest {
+            hash_file_json,
+            urls,
+            link,
+        } = request;
+        let hash_file = parse_hash_file(hash_file_json.as_bytes(), None)?;
+        let hash = hash_file.hash_of_hashes();
         let store = Arc::clone(&self.shared.store);
         tokio::task::spawn_blocking(move || {
             let info = AddInfo {
@@ -351,7 +356,16 @@ impl Engine {
                 content_id: None,
                 now: SystemTime::now(),
             };
-            store.import(&path, &file, info, &mut |_| {})
+            let local = LocalFile {
+                file: &file,
+                name: Path::new(IMPORTED_NAME),
+                sharing: if link {
+                    Sharing::HardLink
+                } else {
+                    Sharing::Independent
+                },
+            };
+            store.import_file(local, &hash_file, info, &mut |_| {})
         })
         .await
         .map_err(|e| internal_error(&e))?

@@ -36,6 +36,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) const CONNECTIONS_MAX: usize = 1000;
 /// Banned (peer, content) pairs remembered.
 const BANS_MAX: usize = 10_000;
+/// How long a foreground download looks for peers before HTTP runs at full speed: the first answers on the link.
+const DISCOVERY_GRACE_FOREGROUND: Duration = Duration::from_millis(500);
+/// The same in the background, where nobody waits: the answers to the second question too, for a question or an
+/// answer by multicast may be lost, and RFC 6762 (section 5.2) has the second one a second after the first.
+const DISCOVERY_GRACE_BACKGROUND: Duration = Duration::from_millis(1500);
 /// How old a snapshot of the machine's links may be.
 const LINKS_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -104,6 +109,11 @@ impl Settings {
         // Without peers there is nothing to wait for.
         if self.peering {
             config.http_delay = delay;
+            config.discovery_grace = if foreground {
+                DISCOVERY_GRACE_FOREGROUND
+            } else {
+                DISCOVERY_GRACE_BACKGROUND
+            };
         } else {
             config.discovery_grace = Duration::ZERO;
         }

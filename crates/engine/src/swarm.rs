@@ -364,6 +364,10 @@ impl Swarm {
         if first {
             self.start_search();
             self.start_checking();
+            if self.search.is_none() && self.dials.known_count() == 0 {
+                // Nobody can be found: HTTP need not wait for peers.
+                self.core.handle_discovery_ended(now);
+            }
         }
         self.changed = true;
     }

@@ -6,7 +6,7 @@ mod support;
 use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::{
     Engine,
-    api::{GetRequest, JobState},
+    api::{GetRequest, ImportRequest, JobState},
 };
 use std::time::Duration;
 use support::{Node, Origin, config, content, hash_file};
@@ -293,10 +293,13 @@ async fn an_imported_file_is_served_to_peers() {
     let seed = Node::start(&[], &[]).await;
     let path = seed.dir.path().join("local.bin");
     std::fs::write(&path, &bytes).expect("written");
-    let json = String::from_utf8(file.to_json()).expect("text");
+    let request = ImportRequest {
+        hash_file_json: String::from_utf8(file.to_json()).expect("text"),
+        ..ImportRequest::default()
+    };
     let entry = seed
         .engine
-        .import(path, json, Vec::new())
+        .import(std::fs::File::open(path).expect("readable"), request)
         .await
         .expect("imported");
     assert_eq!(entry.file_size_in_cache, bytes.len() as u64);

@@ -169,7 +169,7 @@ impl Inner {
             }
             Err(e) => return Err(e),
         };
-        let (stamp, names) = FileStamp::of(&file).map_err(StoreError::at(&path))?;
+        let stamp = FileStamp::of(&file).map_err(StoreError::at(&path))?;
         let committed = &parts.record.progress;
         // Without hashes there is no way to tell good bytes from changed ones. While pieces are missing, a stamp
         // that differs is the normal trace of a crash after unsynced writes; a complete file has no more writes.
@@ -177,7 +177,7 @@ impl Inner {
             && if parts.have.is_full() {
                 !committed.stamp_is(&stamp)
             } else {
-                stamp.size != len || names != 1
+                stamp.size != len || stamp.names != 1
             };
         let start_over = fresh || untrusted;
         let withdraw_first = start_over && parts.hash_file.is_none() && !parts.have.is_empty();
@@ -284,8 +284,8 @@ impl Inner {
     fn check_names(&self, file: &File) -> Result<FileStamp, StoreError> {
         let path = self.data_path();
         match FileStamp::of(file) {
-            Ok((_, 0)) => Err(StoreError::Vanished { path }),
-            Ok((stamp, _)) => Ok(stamp),
+            Ok(stamp) if stamp.names == 0 => Err(StoreError::Vanished { path }),
+            Ok(stamp) => Ok(stamp),
             Err(e) => Err(StoreError::io(&path, e)),
         }
     }

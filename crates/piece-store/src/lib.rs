@@ -39,4 +39,4 @@ pub use files::{hash_file_of, verify_file};
 pub use info::{AddInfo, ContentInfo};
 pub use key::{ContentKey, PlainKey};
 pub use place::{Delivered, Durability, Method, place};
-pub use store::{Store, StoreConfig};
+pub use store::{LocalFile, Sharing, Store, StoreConfig};

@@ -41,6 +41,9 @@ pub enum Durability {
     Later,
 }
 
+/// Names of a cache file that was handed over as a hard link: the cache's and its owner's.
+const NAMES_MAX: u64 = 2;
+
 /// How a file came to its destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
@@ -114,6 +117,15 @@ impl Source<'_> {
             return Err(DeliverError::Changed);
         }
         let folder = Folder::open(dest, durability)?;
+        if folder.has(&before) {
+            if self.checked_as.is_none() {
+                self.check(self.file, dest, progress)?;
+            }
+            progress(self.len);
+            return Ok(Delivered {
+                method: Method::HardLink,
+            });
+        }
         let temp = folder.new_file()?;
         let method = if rustix::fs::ioctl_ficlone(&temp.file, self.file).is_ok() {
             if self.checked_as.is_none() {
@@ -149,8 +161,7 @@ impl Source<'_> {
     }
 
     fn stamp(&self, dest: &Path) -> Result<FileStamp, DeliverError> {
-        let (stamp, _) = FileStamp::of(self.file).map_err(DeliverError::at(dest))?;
-        Ok(stamp)
+        FileStamp::of(self.file).map_err(DeliverError::at(dest))
     }
 
     fn check(
@@ -176,7 +187,8 @@ impl Source<'_> {
     }
 
     /// Whether the cache's file can stand in for a new one: same file system, owner and group, and the mode made
-    /// the same (the cache's folder is private, so that its file may have any mode).
+    /// the same (the cache's folder is private, so that its file may have any mode). A file that has a name elsewhere
+    /// already is somebody's: two people's files must not be one.
     fn link_fits(&self, new: &File) -> bool {
         let (Ok(new), Ok(own)) = (rustix::fs::fstat(new), rustix::fs::fstat(self.file)) else {
             return false;
@@ -184,6 +196,7 @@ impl Source<'_> {
         let same_owner =
             (new.st_dev, new.st_uid, new.st_gid) == (own.st_dev, own.st_uid, own.st_gid);
         same_owner
+            && own.st_nlink == 1
             && (new.st_mode == own.st_mode
                 || rustix::fs::fchmod(self.file, Mode::from_raw_mode(new.st_mode)).is_ok())
     }
@@ -192,6 +205,8 @@ impl Source<'_> {
     fn link(&self, folder: &Folder<'_>) -> Result<bool, DeliverError> {
         folder.sync_file(self.file)?;
         match folder.link(self.file) {
+            // Linked for somebody else at the same moment; a copy replaces this link.
+            Ok(()) if self.stamp(folder.dest)?.names > NAMES_MAX => Ok(false),
             Ok(()) => folder.sync().map(|()| true),
             Err(
                 Errno::PERM
@@ -364,6 +379,12 @@ impl<'a> Folder<'a> {
         }
     }
 
+    /// Whether the destination is this very file.
+    fn has(&self, file: &FileStamp) -> bool {
+        rustix::fs::statat(&self.dir, self.name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (file.device, file.inode))
+    }
+
     fn error(&self, e: Errno) -> DeliverError {
         match e {
             Errno::ISDIR => DeliverError::IsFolder {
@@ -422,7 +443,7 @@ impl<'a> Folder<'a> {
             name: temp_name(),
         };
         link(&temp.name)?;
-        // When both names are the same file already, this does nothing; the temporary one goes either way.
+        // When both names are the same file by now, this does nothing; the temporary one goes either way.
         rustix::fs::renameat(&self.dir, &temp.name, &self.dir, self.name)
     }
 

@@ -18,6 +18,7 @@ use crate::{
     snapshot::{Progress, Record, to_ms},
 };
 use dosvc_content::{HashOfHashes, PieceLengths, PiecesHashFile};
+pub use import::{LocalFile, Sharing};
 use rustix::{
     fs::{FlockOperation, OFlags},
     io::Errno,

@@ -1,10 +1,15 @@
 //! Handing a complete content over, in this process or in another.
 
-use super::{Content, Inner};
+use super::{Content, Inner, accept::HASH_TRIES};
 use crate::{
     DeliverError, Delivered, Durability, Method, StoreError, place::Source, stamp::FileStamp,
 };
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// How a file is handed over. Owner and mode are those of a file that this process makes at the destination.
 pub struct Deliver<'a> {
@@ -18,6 +23,9 @@ impl Deliver<'_> {
         |_| {}
     }
 }
+
+/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 impl Content {
     /// Puts the file at `dest`: checks what was not checked yet, makes the claim durable, then shares storage with
@@ -38,7 +46,7 @@ impl Content {
         let delivered = source.place(dest, Durability::Now, how.progress)?;
         self.inner.touch();
         if delivered.method == Method::HardLink {
-            self.inner.note_new_name(&stamp)?;
+            // The committed stamp shall be that of the file with its new name.
             self.mark_dirty(0);
         }
         Ok(delivered)
@@ -53,7 +61,7 @@ impl Content {
         let (_, stamp) = self.ready(&mut |_| {})?;
         let path = self.inner.data_path();
         let file = File::open(&path).map_err(StoreError::at(&path))?;
-        let (opened, _) = FileStamp::of(&file).map_err(StoreError::at(&path))?;
+        let opened = FileStamp::of(&file).map_err(StoreError::at(&path))?;
         if !opened.same_bytes(&stamp) {
             return Err(DeliverError::Changed);
         }
@@ -61,49 +69,54 @@ impl Content {
         Ok(file)
     }
 
-    /// Sees to it that every piece is had and checked; returns the file and its stamp as of then.
+    /// Sees to it that every piece is had and checked; returns the file and its stamp as of then. When somebody changes
+    /// the file meanwhile, it is checked again.
     fn ready(&self, progress: &mut dyn FnMut(u64)) -> Result<(Arc<File>, FileStamp), DeliverError> {
-        let missing = {
-            let state = self.inner.state();
-            state.have.piece_count() - state.have.count()
-        };
-        if missing > 0 {
-            return Err(DeliverError::Incomplete { missing });
-        }
-        {
-            let _turn = self.inner.turn();
+        for _ in 0..HASH_TRIES {
+            let missing = {
+                let state = self.inner.state();
+                state.have.piece_count() - state.have.count()
+            };
+            if missing > 0 {
+                return Err(DeliverError::Incomplete { missing });
+            }
+            self.inner.cut_to_length()?;
+            let pieces = self.check_all(progress)?;
+            if !pieces.is_empty() {
+                return Err(DeliverError::Damaged { pieces });
+            }
+            self.inner.outlast_mtime();
             let mut state = self.inner.state();
-            // A file that is too long would be handed over too long.
-            let (now, _) =
-                FileStamp::of(&state.file).map_err(StoreError::at(&self.inner.data_path()))?;
-            if now.size != self.inner.lengths.content_length() {
-                self.inner.make_private(&mut state)?;
+            let changed = self.inner.refresh(&mut state)?;
+            if !changed && state.checked.is_full() {
+                return Ok((state.file.clone(), state.stamp));
             }
         }
-        let pieces = self.check_all(progress)?;
-        if !pieces.is_empty() {
-            return Err(DeliverError::Damaged { pieces });
-        }
-        let mut state = self.inner.state();
-        let changed = self.inner.refresh(&mut state)?;
-        if changed || !state.checked.is_full() {
-            return Err(DeliverError::Changed);
-        }
-        let (file, stamp) = (state.file.clone(), state.stamp);
-        drop(state);
-        stamp.wait_until_past();
-        Ok((file, stamp))
+        Err(DeliverError::Changed)
     }
 }
 
 impl Inner {
-    /// The file got a second name from us: its ctime and mode changed, its bytes did not.
-    fn note_new_name(&self, before: &FileStamp) -> Result<(), StoreError> {
+    /// A file that is too long would be handed over too long.
+    fn cut_to_length(&self) -> Result<(), StoreError> {
+        let _turn = self.turn();
         let mut state = self.state();
-        let now = self.check_names(&state.file)?;
-        if state.stamp == *before && now.same_bytes(before) {
-            state.stamp = now;
+        let now = FileStamp::of(&state.file).map_err(StoreError::at(&self.data_path()))?;
+        if now.size == self.lengths.content_length() {
+            return Ok(());
         }
-        Ok(())
+        self.make_private(&mut state)
+    }
+
+    /// Once somebody else has a name for this very file, a write of theirs must give it another mtime than ours did.
+    fn outlast_mtime(&self) {
+        let mtime_ns = self.state().stamp.mtime_ns;
+        let written = SystemTime::UNIX_EPOCH
+            + Duration::from_nanos(u64::try_from(mtime_ns).unwrap_or_default());
+        if let Ok(age) = SystemTime::now().duration_since(written)
+            && age < CLOCK_TICK
+        {
+            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
+        }
     }
 }
