@@ -62,6 +62,13 @@ impl Swarm {
         true
     }
 
+    /// Nothing arrives just now.
+    pub(super) fn is_starving(&self) -> bool {
+        self.sources
+            .values()
+            .all(|s| s.runs.is_empty() && s.asked.iter().all(|a| a.begun.is_none()))
+    }
+
     /// Frees the block for another source; a double leaves it where it is as well.
     fn take_over(&mut self, loot: &Loot, thief: SourceId, now: Instant) {
         if loot.double {

@@ -248,13 +248,14 @@ impl Swarm {
             if !due && !self.has_spare_uplink() {
                 return;
             }
-            let Some((load, id, block)) = self.choose_serve() else {
+            let Some((spread, load, id, block)) = self.choose_serve() else {
                 if due {
                     self.steer_spare();
                 }
                 return;
             };
-            if !due && load > 0 {
+            // What nobody else can give goes out at any rate that its receiver takes.
+            if !due && load > 0 && spread > 0 {
                 return;
             }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
@@ -275,8 +276,9 @@ impl Swarm {
     }
 
     /// The rarest block, counting what is on its way from us, to the peer that least is on its way to, then to the one
-    /// that lacks most; peers that get nothing from us just now first. Also tells how much is on its way to it.
-    fn choose_serve(&self) -> Option<(usize, SourceId, Block)> {
+    /// that lacks most; peers that get nothing from us just now first. Also tells how far the block
+    /// has spread and how much is on its way to the peer.
+    fn choose_serve(&self) -> Option<(u32, usize, SourceId, Block)> {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
@@ -290,7 +292,7 @@ impl Swarm {
                 }
             }
         }
-        best.map(|(key, block)| (key.2, key.6, block))
+        best.map(|(key, block)| (key.1, key.2, key.6, block))
     }
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
