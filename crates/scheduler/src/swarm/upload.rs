@@ -245,7 +245,8 @@ impl Swarm {
         let max = self.config.limits.serving;
         loop {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            if !due && !self.has_spare_uplink() {
+            let room = self.uploads.active.len() < SHARED_MAX;
+            if !due && !room {
                 return;
             }
             let Some((spread, load, id, block)) = self.choose_serve() else {
@@ -255,7 +256,7 @@ impl Swarm {
                 return;
             };
             // What nobody else can give goes out at any rate that its receiver takes.
-            if !due && load > 0 && spread > 0 {
+            if !due && spread > 0 && (load > 0 || !self.has_spare_uplink()) {
                 return;
             }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
@@ -303,7 +304,7 @@ impl Swarm {
             let s = self.sources.get(&a.to)?;
             Some(1.0 / self.load(a.to, s).max(1) as f64)
         };
-        active.len() < SHARED_MAX && active.iter().filter_map(share).sum::<f64>() < USED
+        active.iter().filter_map(share).sum::<f64>() < USED
     }
 
     /// Pieces that are on their way to the peer, from us or from others.
