@@ -247,7 +247,10 @@ fn a_slow_tenth_costs_the_others_little() {
         assert!(o.ratio() <= 1.3, "{o}");
         let quick = o.leeches[2..].iter().filter_map(|m| m.took).max();
         let bound = Duration::from_secs_f64(scenario.length() as f64 / 25e6);
-        assert!(quick.is_some_and(|q| q <= bound.mul_f64(1.6)), "{quick:?} {o}");
+        assert!(
+            quick.is_some_and(|q| q <= bound.mul_f64(1.6)),
+            "{quick:?} {o}"
+        );
     }
 }
 
