@@ -16,7 +16,7 @@ struct Small {
 
 impl Small {
     fn new(full: bool, change: impl FnOnce(&mut SwarmConfig)) -> Self {
-        let lengths = PieceLengths::new(u64::from(PIECES) << 20, 1 << 20).unwrap();
+        let lengths = PieceLengths::new(u64::from(PIECES) << 20, 1 << 20).expect("as set up");
         let mut config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
         change(&mut config);
         let have = if full {
@@ -36,7 +36,7 @@ impl Small {
     fn add(&mut self, id: u32, kind: SourceKind, extended: bool) -> SourceId {
         let peer_id = kind
             .is_peer()
-            .then(|| PeerId::from_random([u8::try_from(id).unwrap(); 16]));
+            .then(|| PeerId::from_random([u8::try_from(id).expect("as set up"); 16]));
         let info = SourceInfo {
             kind,
             peer_id,
@@ -56,8 +56,8 @@ impl Small {
     }
 
     fn block(&self, piece: u32) -> Block {
-        let piece = self.lengths.piece(piece).unwrap();
-        self.lengths.blocks(piece).next().unwrap()
+        let piece = self.lengths.piece(piece).expect("as set up");
+        self.lengths.blocks(piece).next().expect("as set up")
     }
 
     fn commands(&mut self) -> Vec<Command> {
@@ -131,7 +131,10 @@ fn unchoke_slots_go_round() {
     assert!(first.contains(&Command::Unchoke { source: a }));
     assert!(!first.contains(&Command::Unchoke { source: b }));
     let block = small.block(0);
-    small.swarm.handle_request(a, block, small.now).unwrap();
+    small
+        .swarm
+        .handle_request(a, block, small.now)
+        .expect("as set up");
     small.swarm.handle_served(a, block, small.now);
     let later = small.wait(Duration::from_secs(11));
     assert!(later.contains(&Command::Choke { source: a }), "{later:?}");
@@ -196,7 +199,7 @@ fn pieces_shown_to_a_peer_that_does_not_ask_are_shown_to_others() {
 
 #[test]
 fn after_bad_bytes_of_several_sources_a_piece_comes_from_one() {
-    let lengths = PieceLengths::new(4 << 20, 4 << 20).unwrap();
+    let lengths = PieceLengths::new(4 << 20, 4 << 20).expect("as set up");
     let now = Instant::now();
     let config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
     let swarm = Swarm::new(lengths, Bitfield::new(1), config, now);
@@ -212,7 +215,10 @@ fn after_bad_bytes_of_several_sources_a_piece_comes_from_one() {
     }
     let mut from = |bad: bool| {
         let mut givers = std::collections::BTreeSet::new();
-        while !small.swarm.is_checking(lengths.piece(0).unwrap()) {
+        while !small
+            .swarm
+            .is_checking(lengths.piece(0).expect("as set up"))
+        {
             let asked: Vec<_> = small
                 .commands()
                 .into_iter()
@@ -228,7 +234,7 @@ fn after_bad_bytes_of_several_sources_a_piece_comes_from_one() {
                 }
             }
         }
-        let piece = lengths.piece(0).unwrap();
+        let piece = lengths.piece(0).expect("as set up");
         if bad {
             small.swarm.handle_piece_corrupt(piece, now);
         } else {
@@ -247,17 +253,17 @@ fn waiting_says_what_is_missing() {
     let mut small = Small::new(false, |c| c.http_delay = Duration::from_secs(60));
     assert_eq!(small.swarm.waiting(small.now), Some(Waiting::NoSource));
     let peer = small.add(1, SourceKind::LanPeer, true);
-    let nobody = small.swarm.waiting(small.now).unwrap();
+    let nobody = small.swarm.waiting(small.now).expect("as set up");
     assert_eq!(nobody, Waiting::NobodyHasIt);
     assert!(nobody.to_string().contains("no connected peer has"));
     small
         .swarm
         .handle_bitfield(peer, Bitfield::full(PIECES), small.now);
-    let choked = small.swarm.waiting(small.now).unwrap();
+    let choked = small.swarm.waiting(small.now).expect("as set up");
     assert_eq!(choked, Waiting::AllChoked);
     assert!(choked.to_string().contains("busy with others"));
     small.add(2, SourceKind::Origin, false);
-    let delayed = small.swarm.waiting(small.now).unwrap();
+    let delayed = small.swarm.waiting(small.now).expect("as set up");
     assert!(
         delayed.to_string().contains("policy for another 60 s"),
         "{delayed}"
@@ -275,7 +281,7 @@ fn explain_gives_the_reason_for_each_source() {
     let choker = small.add(2, SourceKind::LanPeer, true);
     let origin = small.add(3, SourceKind::Origin, false);
     let report = small.swarm.explain(small.now);
-    let of = |id| report.iter().find(|r| r.source == id).unwrap();
+    let of = |id| report.iter().find(|r| r.source == id).expect("as set up");
     assert_eq!(of(giver).state, SourceState::Active);
     assert_eq!(of(choker).state, SourceState::Choking);
     assert_eq!(of(origin).why, "the delay policy holds HTTP back");
