@@ -2,9 +2,10 @@
 
 use crate::{
     api::{
-        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
+        PeerInfo,
     },
-    cache,
+    cache::{self, JobUse},
     config::EngineConfig,
     errors::{deliver_error, internal_error, storage_error},
     incoming::accept_peers,
@@ -109,8 +110,13 @@ impl Engine {
         let state_dir = config.state_dir.clone();
         let listen = config.listen.clone();
         let dns_sd = config.dns_sd;
+        let hash_threads = config.hash_threads;
         let (store, peer_id) = tokio::task::spawn_blocking(move || {
-            let store = Store::open(StoreConfig::new(&state_dir))?;
+            let mut store_config = StoreConfig::new(&state_dir);
+            if let Some(threads) = hash_threads {
+                store_config.hash_threads = threads.get();
+            }
+            let store = Store::open(store_config)?;
             let peer_id = load_peer_id(&state_dir)?;
             Ok::<_, EngineError>((store, peer_id))
         })
@@ -237,6 +243,10 @@ impl Engine {
         self.find(id).ok().map(|j| j.watch())
     }
 
+    fn all_jobs(&self) -> Vec<Arc<Job>> {
+        lock(&self.jobs.by_id).values().cloned().collect()
+    }
+
     fn find(&self, id: JobId) -> Result<Arc<Job>, JobError> {
         lock(&self.jobs.by_id)
             .get(&id)
@@ -274,8 +284,13 @@ impl Engine {
     /// # Errors
     /// When the job is not complete, or its file can't be opened.
     pub async fn open_file(&self, id: JobId) -> Result<(File, u64), JobError> {
-        let content = self.find(id)?.content().ok_or_else(|| {
-            JobError::new(HResult::INVALID_STATE, format!("job {id} is not complete"))
+        let job = self.find(id)?;
+        let content = job.content().ok_or_else(|| match job.status().state {
+            JobState::Complete => JobError::new(
+                HResult::NOT_FOUND,
+                format!("the file of job {id} was deleted from the cache; download it again"),
+            ),
+            _ => JobError::new(HResult::INVALID_STATE, format!("job {id} is not complete")),
         })?;
         let length = content.lengths().content_length();
         let file = tokio::task::spawn_blocking(move || content.open_for_delivery())
@@ -296,11 +311,12 @@ impl Engine {
             .map(|c| c.key())
             .filter(|k| matches!(k, ContentKey::Plain(_)));
         drop(job);
-        if let Some(key) = plain {
-            cache::stop_swarm(&self.shared, key).await;
-            if let Err(error) = cache::remove(&self.shared, key, true).await {
-                tracing::warn!(%key, %error, "content that was handed over stays in the cache");
-            }
+        if let Some(key) = plain
+            // Whoever else wants it releases it.
+            && cache::use_by(&self.all_jobs(), key) == JobUse::None
+            && let Err(error) = cache::delete_one(&self.shared, key, true).await
+        {
+            tracing::info!(%key, %error, "content that was handed over stays in the cache");
         }
     }
 
@@ -319,7 +335,8 @@ impl Engine {
         cache::pin(&self.shared, file_id, pinned).await
     }
 
-    /// Removes one content, or all of them, from the cache; returns how many went.
+    /// Removes one content, or all that no job has to do with, from the cache; returns how many went. A finished file
+    /// that its caller has not taken yet counts as in use only when all are deleted.
     ///
     /// # Errors
     /// When there is no such content, a job uses it, or it is pinned and `include_pinned` is false.
@@ -328,12 +345,7 @@ impl Engine {
         file_id: Option<&str>,
         include_pinned: bool,
     ) -> Result<u64, JobError> {
-        let jobs = self.jobs();
-        let is_wanted = |file_id: &str| {
-            jobs.iter()
-                .any(|j| !j.state.is_final() && j.file_id == file_id)
-        };
-        cache::delete(&self.shared, file_id, include_pinned, is_wanted).await
+        cache::delete(&self.shared, file_id, include_pinned, &self.all_jobs()).await
     }
 
     /// Takes an open file into the cache, so that peers can have it. Every piece is verified. The engine's user need
@@ -437,9 +449,14 @@ impl Engine {
         keep("state_dir", config.state_dir != old.config.state_dir);
         keep("listen", config.listen != old.config.listen);
         keep("dns_sd", config.dns_sd != old.config.dns_sd);
+        keep(
+            "hash_threads",
+            config.hash_threads != old.config.hash_threads,
+        );
         config.state_dir.clone_from(&old.config.state_dir);
         config.listen.clone_from(&old.config.listen);
         config.dns_sd = old.config.dns_sd;
+        config.hash_threads = old.config.hash_threads;
         let new = Settings::new(config);
         let opens = new.peering && !old.peering && self.shared.listening.load().is_empty();
         let group_changes = new.group != old.group && self.shared.discovery().is_some();

@@ -1,10 +1,6 @@
 //! Peers that dial us: who may speak to us at all, and which swarm they are for.
 
-use crate::{
-    dial::HANDSHAKE_TIME,
-    shared::Shared,
-    swarm::{Established, Message},
-};
+use crate::{dial::HANDSHAKE_TIME, shared::Shared, swarm::Established};
 use dosvc_content::HashOfHashes;
 use dosvc_piece_store::Content;
 use dosvc_wire::{
@@ -110,10 +106,10 @@ async fn introduce(
         greeted: group.is_some(),
         permit,
     };
-    if shared.send_to_swarm(&content, Message::Incoming(Box::new(peer))) {
+    if shared.admit(&content, peer) {
         Ok(())
     } else {
-        Err("the swarm is busy".to_owned())
+        Err("the swarm is busy, or the content is being deleted".to_owned())
     }
 }
 
@@ -129,6 +125,9 @@ async fn find_shared_content(
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())?
         .ok_or("content not held")?;
+    if shared.is_deleting(content.key()) {
+        return Err("content is being deleted".to_owned());
+    }
     let policies = &shared.settings().config.policies;
     if content.lengths().content_length() < policies.min_file_size_to_cache() {
         return Err("content is too small to be shared".to_owned());

@@ -5,8 +5,9 @@ use crate::{
     config::EngineConfig,
     counters::Totals,
     limiter::Budgets,
-    swarm::{Message, Progress, Swarm, SwarmHandle},
+    swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
+    workers::Workers,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
@@ -94,8 +95,13 @@ impl Settings {
         }
     }
 
-    /// How swarms download at this priority.
-    pub(crate) fn swarm_config(&self, self_id: PeerId, foreground: bool) -> SwarmConfig {
+    /// How a swarm downloads at this priority; `peers`: whether it may have any.
+    pub(crate) fn swarm_config(
+        &self,
+        self_id: PeerId,
+        foreground: bool,
+        peers: bool,
+    ) -> SwarmConfig {
         let policies = &self.config.policies;
         let mut seed = [0; 8];
         seed.copy_from_slice(&self_id.as_bytes()[..8]);
@@ -107,7 +113,7 @@ impl Settings {
             policies.delay_background_download_from_http()
         };
         // Without peers there is nothing to wait for.
-        if self.peering {
+        if peers {
             config.http_delay = delay;
             config.discovery_grace = if foreground {
                 DISCOVERY_GRACE_FOREGROUND
@@ -131,6 +137,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) origins: OriginClient,
     pub(crate) pool: BlockPool,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
@@ -143,6 +150,7 @@ pub(crate) struct Shared {
     links: Mutex<(Instant, Links)>,
     swarms: Mutex<HashMap<ContentKey, SwarmHandle>>,
     bans: Mutex<Vec<(PeerId, ContentKey)>>,
+    deleting: Mutex<Vec<ContentKey>>,
     next_nonce: AtomicU64,
 }
 
@@ -173,6 +181,7 @@ impl Shared {
         );
         Self {
             budgets: Arc::new(budgets(&settings)),
+            workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             peer_id,
             started: now,
@@ -190,6 +199,7 @@ impl Shared {
             links: Mutex::new((now, links)),
             swarms: Mutex::new(HashMap::new()),
             bans: Mutex::new(Vec::new()),
+            deleting: Mutex::new(Vec::new()),
             next_nonce: AtomicU64::new(0),
         }
     }
@@ -332,21 +342,46 @@ impl Shared {
 
     // Swarms
 
-    /// Sends a message to the content's swarm, starting its task when there is none. False when the swarm has too
-    /// many messages waiting.
-    pub(crate) fn send_to_swarm(
+    /// Takes a peer into the content's swarm, starting its task when there is none. False when the swarm has too many
+    /// messages waiting, or the content is being deleted.
+    pub(crate) fn admit(self: &Arc<Self>, content: &Arc<Content>, peer: Established) -> bool {
+        let message = Message::Incoming(Box::new(peer));
+        !self.is_deleting(content.key()) && self.send_to_swarm(content, message).is_some()
+    }
+
+    /// Takes a job's wish to the content's swarm, starting its task when there is none. `None` when the swarm has too
+    /// many messages waiting; else how that very swarm gets on.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        content: &Arc<Content>,
+        attachment: Attachment,
+    ) -> Option<watch::Receiver<Progress>> {
+        self.send_to_swarm(content, Message::Attach(Box::new(attachment)))
+    }
+
+    fn send_to_swarm(
         self: &Arc<Self>,
         content: &Arc<Content>,
         message: Message,
-    ) -> bool {
+    ) -> Option<watch::Receiver<Progress>> {
         let mut swarms = lock(&self.swarms);
         let key = content.key();
         if swarms.get(&key).is_none_or(|s| s.messages.is_closed()) {
             swarms.insert(key, Swarm::spawn(self, Arc::clone(content)));
         }
-        swarms
-            .get(&key)
-            .is_some_and(|swarm| swarm.messages.try_send(message).is_ok())
+        let swarm = swarms.get(&key)?;
+        swarm.messages.try_send(message).ok()?;
+        Some(swarm.progress.clone())
+    }
+
+    /// Keeps peers away from a content while it is being deleted.
+    pub(crate) fn begin_deleting(&self, key: ContentKey) -> Deleting<'_> {
+        lock(&self.deleting).push(key);
+        Deleting { shared: self, key }
+    }
+
+    pub(crate) fn is_deleting(&self, key: ContentKey) -> bool {
+        lock(&self.deleting).contains(&key)
     }
 
     /// Sends a message to the content's swarm if it is running.
@@ -408,6 +443,22 @@ impl Shared {
             && file.lengths().piece_count() > 0
         {
             discovery.withdraw(&file.hash_of_hashes());
+        }
+    }
+}
+
+/// See [`Shared::begin_deleting`]; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Deleting<'a> {
+    shared: &'a Shared,
+    key: ContentKey,
+}
+
+impl Drop for Deleting<'_> {
+    fn drop(&mut self) {
+        let mut deleting = lock(&self.shared.deleting);
+        if let Some(at) = deleting.iter().position(|key| *key == self.key) {
+            deleting.swap_remove(at);
         }
     }
 }

@@ -99,8 +99,9 @@ pub(crate) enum Message {
     Reconfigure,
     /// Who are the peers?
     Peers(oneshot::Sender<Vec<PeerInfo>>),
-    /// End now (the content is being deleted, or the engine stops).
-    Stop,
+    /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
+    /// answered.
+    Stop(oneshot::Sender<()>),
 }
 
 /// A swarm as its jobs see it.
@@ -145,6 +146,8 @@ pub(crate) struct Swarm {
     /// A content that was complete once and lost a piece mends itself.
     repairing: bool,
     foreground: Arc<AtomicBool>,
+    /// Whether peers are to be waited for, as the scheduler was told last.
+    with_peers: bool,
     download_gate: Arc<DownloadGate>,
 
     next_source: u32,
@@ -170,8 +173,10 @@ pub(crate) struct Swarm {
     uploaded: SourceBytes,
     wasted_bytes: u64,
     rate: RateMeter,
-    /// Our own failure: nothing more can be downloaded.
+    /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
+    /// Who asked the swarm to end; it does unless a job comes. As many as delete the content at once, so few.
+    stopping: Vec<oneshot::Sender<()>>,
     /// What HTTP sources last failed with.
     http_error: Option<JobError>,
     changed: bool,
@@ -189,15 +194,20 @@ impl Swarm {
         let settings = shared.settings();
         let foreground = Arc::new(AtomicBool::new(false));
         let have = content.have();
+        let with_peers = content.hash_file().is_some() && settings.peering;
         let mut core = Core::new(
             content.lengths(),
             have,
-            core_config(shared, &settings, false),
+            core_config(shared, &settings, false, with_peers),
             now,
         );
         core.set_paused(true, now);
         let mut swarm = Self {
-            disk: Disk::new(Arc::clone(&content), disk_sender),
+            disk: Disk::new(
+                Arc::clone(&content),
+                Arc::clone(&shared.workers),
+                disk_sender,
+            ),
             core,
             messages,
             progress,
@@ -211,6 +221,7 @@ impl Swarm {
                 foreground: Arc::clone(&foreground),
             }),
             foreground,
+            with_peers,
             next_source: 0,
             peers: HashMap::new(),
             dials: Dials::default(),
@@ -227,6 +238,7 @@ impl Swarm {
             wasted_bytes: 0,
             rate: RateMeter::default(),
             error: None,
+            stopping: Vec::new(),
             http_error: None,
             changed: true,
             published_at: now,
@@ -248,14 +260,14 @@ impl Swarm {
         loop {
             self.carry_out();
             let now = Instant::now();
-            if self.retire_if_idle(now) {
+            if self.error.is_some() || self.retire_if_idle(now) {
                 break;
             }
             let deadline = self.next_deadline(now);
             tokio::select! {
                 () = cancel.cancelled() => break,
                 message = self.messages.recv() => match message {
-                    None | Some(Message::Stop) => break,
+                    None => break,
                     Some(message) => self.handle_message(message),
                 },
                 Some((key, event)) = self.peer_events.1.recv() => {
@@ -291,7 +303,11 @@ impl Swarm {
             Message::Peers(reply) => {
                 let _ = reply.send(self.peer_infos(Instant::now()));
             }
-            Message::Stop => {}
+            Message::Stop(reply) => {
+                if self.jobs.is_empty() {
+                    self.stopping.push(reply);
+                }
+            }
         }
     }
 
@@ -344,6 +360,7 @@ impl Swarm {
 
     fn attach(&mut self, attachment: Attachment) {
         let now = Instant::now();
+        self.stopping.clear();
         let first = self.jobs.is_empty();
         if self.may_have_peers() || attachment.share {
             let statics = self.shared.settings().config.static_peers.clone();
@@ -446,8 +463,14 @@ impl Swarm {
     fn reconfigure(&mut self) {
         let now = Instant::now();
         let settings = self.shared.settings();
+        self.with_peers = self.may_have_peers();
         self.core.set_config(
-            core_config(&self.shared, &settings, self.is_foreground()),
+            core_config(
+                &self.shared,
+                &settings,
+                self.is_foreground(),
+                self.with_peers,
+            ),
             now,
         );
         if !settings.peering {
@@ -462,12 +485,18 @@ impl Swarm {
         self.foreground.load(Ordering::Relaxed)
     }
 
+    /// Tells the scheduler what the jobs make of the swarm: its priority, and whether peers are to be waited for.
     fn update_priority(&mut self, now: Instant) {
         let foreground = self.jobs.values().any(|j| j.foreground);
-        if foreground != self.foreground.swap(foreground, Ordering::Relaxed) {
+        let with_peers = self.may_have_peers();
+        let was_foreground = self.foreground.swap(foreground, Ordering::Relaxed);
+        let had_peers = std::mem::replace(&mut self.with_peers, with_peers);
+        if (foreground, with_peers) != (was_foreground, had_peers) {
             let settings = self.shared.settings();
-            self.core
-                .set_config(core_config(&self.shared, &settings, foreground), now);
+            self.core.set_config(
+                core_config(&self.shared, &settings, foreground, with_peers),
+                now,
+            );
         }
     }
 
@@ -476,13 +505,18 @@ impl Swarm {
         self.next_source
     }
 
-    /// An error of our own disk: nothing more can be downloaded. What is had stays, and is still served.
-    fn fail(&mut self, error: &StoreError) {
+    /// An error of our own disk.
+    fn storage_failed(&mut self, error: &StoreError) {
         tracing::error!(content = %self.content.key(), %error, "storage failed; download stopped");
-        self.error = Some(storage_error(error));
-        for (_, fetch) in self.fetches.drain() {
-            fetch.abort();
-        }
+        self.fail(storage_error(error));
+    }
+
+    /// Nothing more can be downloaded. What the scheduler believes of pieces under way is not true any more, so the
+    /// swarm ends: its jobs fail, and whoever wants the content next, a job that is tried again or a peer, gets a fresh
+    /// one. It leaves the registry before anybody hears of the failure.
+    fn fail(&mut self, error: JobError) {
+        self.shared.forget(self.content.key(), &self.progress);
+        self.error = Some(error);
         self.core.set_paused(true, Instant::now());
         self.changed = true;
     }
@@ -534,15 +568,19 @@ impl Swarm {
 
     /// True when the task may end: nobody wants anything, and no message can be lost by ending.
     fn retire_if_idle(&mut self, now: Instant) -> bool {
+        let retire = || {
+            self.shared
+                .retire(self.content.key(), || self.messages.is_empty())
+        };
+        if !self.stopping.is_empty() {
+            return retire();
+        }
         if !self.jobs.is_empty() || !self.peers.is_empty() || self.repairing {
             self.idle_since = None;
             return false;
         }
         let since = *self.idle_since.get_or_insert(now);
-        now >= since + IDLE_TIME
-            && self
-                .shared
-                .retire(self.content.key(), || self.messages.is_empty())
+        now >= since + IDLE_TIME && retire()
     }
 
     fn end(&mut self) {
@@ -552,6 +590,9 @@ impl Swarm {
         self.disconnect_all(Instant::now());
         self.publish(Instant::now());
         self.shared.forget(self.content.key(), &self.progress);
+        for reply in self.stopping.drain(..) {
+            let _ = reply.send(());
+        }
     }
 }
 
@@ -568,8 +609,13 @@ fn held_bytes(content: &Content, have: &Bitfield) -> u64 {
     }
 }
 
-fn core_config(shared: &Shared, settings: &Settings, foreground: bool) -> SwarmConfig {
-    settings.swarm_config(shared.peer_id, foreground)
+fn core_config(
+    shared: &Shared,
+    settings: &Settings,
+    foreground: bool,
+    with_peers: bool,
+) -> SwarmConfig {
+    settings.swarm_config(shared.peer_id, foreground, with_peers)
 }
 
 async fn next_found(search: &mut Option<Search>) -> Option<dosvc_discovery::Found> {

@@ -77,7 +77,7 @@ async fn enforce(shared: &Arc<Shared>) {
             shared.store.bytes_on_disk(),
         )),
         age_max: settings.config.policies.max_cache_age(),
-        keep_free_bytes: dosvc_policy::KEEP_FREE_DEFAULT.part_of(disk.total),
+        keep_free_bytes: settings.config.keep_free.part_of(disk.total),
         now: SystemTime::now(),
     };
     let store = Arc::clone(&shared.store);

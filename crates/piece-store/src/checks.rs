@@ -68,7 +68,7 @@ mod tests {
         mtime_ns: 4,
         ctime_ns: 5,
         names: 1,
-        mode: 0o600,
+        mode: 0o100_644,
         owner: 0,
         group: 0,
     };

@@ -31,6 +31,8 @@ use std::{
     path::Path,
 };
 
+/// Names of a cache file that was handed over as a hard link: the cache's and its owner's.
+const NAMES_MAX: u64 = 2;
 /// When a file that is handed over survives a power cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durability {
@@ -40,9 +42,6 @@ pub enum Durability {
     /// with some of the bytes.
     Later,
 }
-
-/// Names of a cache file that was handed over as a hard link: the cache's and its owner's.
-const NAMES_MAX: u64 = 2;
 
 /// How a file came to its destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

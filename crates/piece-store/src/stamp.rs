@@ -1,6 +1,14 @@
 //! What a file looks like from outside, to notice that somebody changed it.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, SystemTime},
+};
+
+/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// Identity, size, times and attributes of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,15 +51,36 @@ impl FileStamp {
     /// A link, chmod or chown moves ctime without touching a byte, and shows as what it is. A ctime that moved with
     /// nothing to show for it is taken for a write whose mtime was set back.
     pub(crate) fn may_differ_from(&self, before: &Self) -> bool {
-        let attributes = |s: &Self| (s.names, s.mode, s.owner, s.group);
         let unexplained =
-            self.ctime_ns != before.ctime_ns && attributes(self) == attributes(before);
+            self.ctime_ns != before.ctime_ns && self.attributes() == before.attributes();
         !self.same_bytes(before) || unexplained
+    }
+
+    /// Whether only one of ctime and attributes moved since `before`. File systems change one after the other, and a
+    /// look takes no lock: it can fall in between, and another one a moment later tells.
+    pub(crate) fn may_be_half_of_a_change(&self, before: &Self) -> bool {
+        self.same_bytes(before)
+            && (self.ctime_ns == before.ctime_ns) != (self.attributes() == before.attributes())
+    }
+
+    fn attributes(&self) -> (u64, u32, u32, u32) {
+        (self.names, self.mode, self.owner, self.group)
     }
 
     /// The same file, not written to as far as mtime tells, whatever became of its names, owner and mode.
     pub(crate) fn same_bytes(&self, other: &Self) -> bool {
         self.same_file(other) && self.mtime_ns == other.mtime_ns
+    }
+
+    /// Waits until a write would give the file another mtime. Needed before its owner gets a name for it.
+    pub(crate) fn wait_until_past(&self) {
+        let written = SystemTime::UNIX_EPOCH
+            + Duration::from_nanos(u64::try_from(self.mtime_ns).unwrap_or_default());
+        if let Ok(age) = SystemTime::now().duration_since(written)
+            && age < CLOCK_TICK
+        {
+            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
+        }
     }
 
     /// The same file with the same length, whatever was written into it.
@@ -97,5 +126,20 @@ mod tests {
         assert!(after(|s| (s.mtime_ns, s.names) = (6, 2)), "both");
         assert!(after(|s| (s.size, s.names) = (4, 2)), "a longer file");
         assert!(after(|s| (s.inode, s.names) = (3, 2)), "another file");
+    }
+
+    #[test]
+    fn a_look_in_the_middle_of_a_link_is_told_from_the_whole() {
+        let before = stamp();
+        let after = |change: fn(&mut FileStamp)| {
+            let mut stamp = stamp();
+            change(&mut stamp);
+            stamp.may_be_half_of_a_change(&before)
+        };
+        assert!(after(|s| s.ctime_ns = 6), "the link's ctime");
+        assert!(after(|s| s.names = 2), "the link's name");
+        assert!(!after(|s| (s.ctime_ns, s.names) = (6, 2)), "both");
+        assert!(!after(|_| {}), "nothing");
+        assert!(!after(|s| (s.ctime_ns, s.mtime_ns) = (6, 6)), "a write");
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     AddInfo, Content, ContentInfo, ContentKey, OpenError, PlainKey, StoreError,
     checks::Checks,
     content::{Inner, Parts},
+    hashing,
     layout::{self, Layout},
     ledger::Ledger,
     limits::{CONTENT_ID_BYTES_MAX, PIN_MAX, URL_BYTES_MAX, URLS_MAX, VALIDATOR_BYTES_MAX},
@@ -48,6 +49,8 @@ pub struct StoreConfig {
     pub sync_bytes: u64,
     /// Sync this long after the first piece that is not synced. Default 1 s.
     pub sync_interval: Duration,
+    /// Threads that one call hashes on, where it has many pieces to hash. Default: one for each processor.
+    pub hash_threads: usize,
 }
 
 impl StoreConfig {
@@ -57,6 +60,7 @@ impl StoreConfig {
             dir: dir.into(),
             sync_bytes: 64 << 20,
             sync_interval: Duration::from_secs(1),
+            hash_threads: hashing::threads_default(),
         }
     }
 }
@@ -275,6 +279,10 @@ impl Store {
             return Err(StoreError::TooFarAhead);
         }
         self.update(key, |record| record.expires_ms = expires.map(to_ms))
+    }
+
+    pub(crate) fn hash_threads(&self) -> usize {
+        self.config.hash_threads
     }
 
     /// Bytes of all pieces that are had.

@@ -158,8 +158,7 @@ impl Swarm {
         self.core.handle_source_down(source, None, now);
         let changed_under_way = matches!(error, OriginError::Changed { .. });
         if changed_under_way || !self.may_have_peers() {
-            self.error = Some(crate::errors::origin_error(error));
-            self.core.set_paused(true, now);
+            self.fail(crate::errors::origin_error(error));
         }
         self.changed = true;
     }
@@ -259,7 +258,7 @@ impl Swarm {
             DiskEvent::Scrubbed(piece, result) => self.piece_scrubbed(piece, result, now),
             DiskEvent::Checked(piece, Ok(check)) => self.piece_checked(piece, &check, now),
             DiskEvent::Piece(_, Err(error)) | DiskEvent::BlockWritten(_, Err(error)) => {
-                self.fail(&error)
+                self.storage_failed(&error)
             }
             DiskEvent::Checked(piece, Err(error)) => self.check_failed(piece, &error, now),
         }
@@ -366,7 +365,7 @@ impl Swarm {
         match result {
             Ok(PieceCheck::Good) => {}
             Ok(PieceCheck::Lost) => self.piece_lost(piece, now),
-            Err(error) => return self.fail(&error),
+            Err(error) => return self.storage_failed(&error),
         }
         self.check_more();
     }

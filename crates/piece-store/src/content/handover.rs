@@ -1,15 +1,14 @@
 //! Handing a complete content over, in this process or in another.
 
-use super::{Content, Inner, accept::HASH_TRIES};
+use super::{Content, Inner};
 use crate::{
     DeliverError, Delivered, Durability, Method, StoreError, place::Source, stamp::FileStamp,
 };
-use std::{
-    fs::File,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fs::File, path::Path, sync::Arc};
+
+/// How often a file that changes, or seems to, is checked anew before it is not handed over. Others who are handed it
+/// at the same moment may link and unlink it, which looks like a change when the two fall between two looks.
+const TRIES: usize = 10;
 
 /// How a file is handed over. Owner and mode are those of a file that this process makes at the destination.
 pub struct Deliver<'a> {
@@ -23,9 +22,6 @@ impl Deliver<'_> {
         |_| {}
     }
 }
-
-/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
-const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 impl Content {
     /// Puts the file at `dest`: checks what was not checked yet, makes the claim durable, then shares storage with
@@ -69,10 +65,10 @@ impl Content {
         Ok(file)
     }
 
-    /// Sees to it that every piece is had and checked; returns the file and its stamp as of then. When somebody changes
-    /// the file meanwhile, it is checked again.
+    /// Sees to it that every piece is had and checked; returns the file and its stamp as of then. When somebody
+    /// changes the file meanwhile, it is checked again.
     fn ready(&self, progress: &mut dyn FnMut(u64)) -> Result<(Arc<File>, FileStamp), DeliverError> {
-        for _ in 0..HASH_TRIES {
+        for _ in 0..TRIES {
             let missing = {
                 let state = self.inner.state();
                 state.have.piece_count() - state.have.count()
@@ -85,7 +81,8 @@ impl Content {
             if !pieces.is_empty() {
                 return Err(DeliverError::Damaged { pieces });
             }
-            self.inner.outlast_mtime();
+            let written = self.inner.state().stamp;
+            written.wait_until_past();
             let mut state = self.inner.state();
             let changed = self.inner.refresh(&mut state)?;
             if !changed && state.checked.is_full() {
@@ -106,17 +103,5 @@ impl Inner {
             return Ok(());
         }
         self.make_private(&mut state)
-    }
-
-    /// Once somebody else has a name for this very file, a write of theirs must give it another mtime than ours did.
-    fn outlast_mtime(&self) {
-        let mtime_ns = self.state().stamp.mtime_ns;
-        let written = SystemTime::UNIX_EPOCH
-            + Duration::from_nanos(u64::try_from(mtime_ns).unwrap_or_default());
-        if let Ok(age) = SystemTime::now().duration_since(written)
-            && age < CLOCK_TICK
-        {
-            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
-        }
     }
 }

@@ -13,6 +13,9 @@ use std::{
 };
 use tracing::{debug, warn};
 
+/// Further looks at a file that may be in the middle of being linked.
+const LOOKS_MAX: usize = 4;
+
 /// Guarded by `Inner::state`.
 #[derive(Debug)]
 pub(super) struct State {
@@ -70,7 +73,14 @@ impl Inner {
     /// Compares the file with its stamp. True when somebody else changed it: then nothing counts as checked any
     /// more, and plain content, which has no hashes to check with, is lost.
     pub(super) fn refresh(&self, state: &mut State) -> Result<bool, StoreError> {
-        let now = self.check_names(&state.file)?;
+        let mut now = self.check_names(&state.file)?;
+        for _ in 0..LOOKS_MAX {
+            if state.in_write || !now.may_be_half_of_a_change(&state.stamp) {
+                break;
+            }
+            std::thread::yield_now();
+            now = self.check_names(&state.file)?;
+        }
         let changed = if state.in_write {
             !now.same_file(&state.stamp)
         } else {

@@ -25,7 +25,7 @@ impl Content {
         let missing: Vec<_> = self.have().zeros().collect();
         let (mut bytes, mut bad) = (0, 0);
         hashing::for_each_piece(
-            hashing::threads_default(),
+            self.store.hash_threads(),
             &missing,
             |piece| {
                 if shared {
