@@ -282,7 +282,7 @@ fn a_change_by_the_owner_is_noticed_before_anything_is_served() {
 fn hand_over(content: &Content, dest: &Path) -> Result<Delivered, DeliverError> {
     let file = content.open_for_delivery()?;
     let len = content.lengths().content_length();
-    place(&file, len, None, dest, Durability::Now, &mut |_| {})
+    place(&file, len, None, dest, Durability::Later, &mut |_| {})
 }
 
 fn data_of(state: &Path, content: &Content) -> PathBuf {
