@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use dosvc_content::{PieceHash, PieceLengths, PiecesHashFile};
 use dosvc_engine::{
     Engine, EngineConfig,
-    api::{GetRequest, JobState},
+    api::{GetRequest, ImportRequest, JobState},
 };
 use dosvc_policy::{Policies, Provider, RawValue};
 use std::{
@@ -102,7 +102,12 @@ fn swarm(c: &mut Criterion) {
         let path = dir.path().join("content");
         std::fs::write(&path, &bytes).expect("written");
         let json = String::from_utf8(file.to_json()).expect("text");
-        seed.import(path, json, Vec::new()).await.expect("imported");
+        let request = ImportRequest {
+            hash_file_json: json,
+            ..ImportRequest::default()
+        };
+        let local = std::fs::File::open(path).expect("written just now");
+        seed.import(local, request).await.expect("imported");
         (seed, dir)
     });
     let address = seed.status().listening[0];

@@ -25,7 +25,7 @@ use dosvc_engine::api::{CacheEntry, EngineStatus, GetRequest, JobId, JobStatus, 
 use error::ApiError;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Largest body of a request that may carry a hash file: 1.4 million pieces fit.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
@@ -95,17 +95,6 @@ pub(crate) struct ModeSet {
 pub(crate) struct Deleted {
     /// Files deleted.
     pub(crate) files: u64,
-}
-
-/// The body of `POST /v1/import`; the file itself follows as an open file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Import {
-    /// The file's hash file.
-    pub(crate) hash_file_json: String,
-    /// Where it can be fetched from.
-    #[serde(default)]
-    pub(crate) urls: Vec<String>,
 }
 
 /// All routes.
@@ -200,32 +189,49 @@ async fn begin<L: Local>(
     Ok((StatusCode::CREATED, Json(Created { id })))
 }
 
-/// `?wait=MS`: answer when the download changes, at the latest after this time.
+/// `?wait=MS&pace=MS`: see [`next_state`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wait {
     #[serde(default)]
     wait: u64,
+    #[serde(default)]
+    pace: u64,
+}
+
+/// A download's next state after the one that was `seen`: its end at once, any other change not before `pace` is over,
+/// in any case after `wait`.
+pub(crate) async fn next_state(
+    watch: &mut watch::Receiver<JobStatus>,
+    seen: &JobStatus,
+    pace: Duration,
+    wait: Duration,
+) -> JobStatus {
+    if !seen.state.is_final() {
+        let pace = pace.min(wait);
+        let ended = tokio::time::timeout(pace, watch.wait_for(|s| s.state.is_final()))
+            .await
+            .is_ok();
+        if !ended {
+            // Neither the end of the time nor the end of the download is an error: the last state is the answer.
+            let _ = tokio::time::timeout(wait - pace, watch.wait_for(|s| s != seen)).await;
+        }
+    }
+    watch.borrow().clone()
 }
 
 async fn download<L: Local>(
     State(shared): State<Shared<L>>,
     Path(id): Path<JobId>,
-    Query(Wait { wait }): Query<Wait>,
+    Query(Wait { wait, pace }): Query<Wait>,
 ) -> Answer<JobStatus> {
     let mut watch = shared
         .engine()
         .watch(id)
         .ok_or_else(|| ApiError::no_such_job(id))?;
-    let now = watch.borrow_and_update().clone();
-    if wait == 0 || now.state.is_final() {
-        return Ok(Json(now));
-    }
-    let wait = Duration::from_millis(wait.min(WAIT_MS_MAX));
-    // Neither the end of the time nor the end of the download is an error: the last state is the answer.
-    let _ = tokio::time::timeout(wait, watch.changed()).await;
-    let status = watch.borrow().clone();
-    Ok(Json(status))
+    let [pace, wait] = [pace, wait].map(|ms| Duration::from_millis(ms.min(WAIT_MS_MAX)));
+    let seen = watch.borrow().clone();
+    Ok(Json(next_state(&mut watch, &seen, pace, wait).await))
 }
 
 async fn steer<L: Local>(

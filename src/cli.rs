@@ -143,6 +143,9 @@ pub(crate) struct GetArgs {
     /// Download mode of this content alone, number or name; never wider than the device's.
     #[arg(long, value_name = "MODE")]
     pub(crate) mode: Option<DownloadMode>,
+    /// Return only when the file would survive a power cut.
+    #[arg(long)]
+    pub(crate) sync: bool,
     /// A peer to try beside those that are found; may be repeated.
     #[arg(long = "peer", value_name = "ADDR:PORT")]
     pub(crate) peers: Vec<SocketAddr>,
@@ -176,9 +179,14 @@ pub(crate) struct PublishArgs {
     /// Where the hash file goes [default: FILE.phf].
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// Hand the file to the running daemon's cache, which then serves it to peers.
+    /// Hand the file to the running daemon's cache, which then serves it to peers. The cache gets bytes of its own
+    /// (a reflink, else a copy): what happens to FILE later does not matter to it.
     #[arg(long)]
     pub(crate) seed: bool,
+    /// With --seed: let the cache be a hard link to FILE where the daemon's user owns it, which saves the copy. Then
+    /// FILE should be replaced, not edited in place: an edit is an edit of the cache, which drops what was changed.
+    #[arg(long, requires = "seed")]
+    pub(crate) link: bool,
     /// The result as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,7 +3,7 @@
 
 use crate::{
     api::{
-        Created, Deleted, Import, ModeSet, SetMode, WAIT_MS_MAX,
+        Created, Deleted, ModeSet, SetMode, WAIT_MS_MAX,
         handover::{self, Imported, LENGTH_HEADER, PROTOCOL, READY},
     },
     fd,
@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use dosvc_content::DownloadMode;
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo,
+    CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -105,10 +105,16 @@ impl Client {
         Ok(created.id)
     }
 
-    /// A download's state: at once, or when it changes, at the latest after `wait`.
-    pub(crate) async fn download(&self, id: JobId, wait: Duration) -> Result<JobStatus> {
-        let wait = wait.as_millis().min(WAIT_MS_MAX.into());
-        self.read(&format!("/v1/downloads/{id}?wait={wait}")).await
+    /// A download's next state ([`crate::api::next_state`]); with no `wait` its present one.
+    pub(crate) async fn download(
+        &self,
+        id: JobId,
+        pace: Duration,
+        wait: Duration,
+    ) -> Result<JobStatus> {
+        let [pace, wait] = [pace, wait].map(|time| time.as_millis().min(WAIT_MS_MAX.into()));
+        self.read(&format!("/v1/downloads/{id}?wait={wait}&pace={pace}"))
+            .await
     }
 
     /// `pause`, `resume`, `cancel` or `release`.
@@ -164,7 +170,7 @@ impl Client {
     }
 
     /// Hands an open file to the daemon's cache.
-    pub(crate) async fn import(&self, file: &File, import: &Import) -> Result<CacheEntry> {
+    pub(crate) async fn import(&self, file: &File, import: &ImportRequest) -> Result<CacheEntry> {
         let body = serde_json::to_vec(import).map_err(io::Error::from)?;
         let response = self
             .request(Method::POST, "/v1/import", Some(body), true)

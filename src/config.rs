@@ -12,7 +12,7 @@
 
 mod changes;
 mod error;
-mod keys;
+pub(crate) mod keys;
 mod layer;
 mod sample;
 

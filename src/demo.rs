@@ -8,13 +8,13 @@ mod view;
 
 use crate::{
     Interrupted,
-    api::Import,
     cli::{DemoArgs, Global},
     publish, show,
 };
 use anyhow::{Context as _, bail};
 use dosvc_content::{PIECE_SIZE_DEFAULT, PiecesHashFile, format_bytes};
-use dosvc_engine::api::{GetRequest, JobId, JobState, JobStatus, SourceBytes};
+use dosvc_engine::api::{GetRequest, ImportRequest, JobId, JobState, JobStatus, SourceBytes};
+use dosvc_piece_store::Durability;
 use node::Node;
 use origin::Origin;
 use serde::Serialize;
@@ -251,7 +251,7 @@ impl Run<'_> {
         let Node { name, client, .. } = self.node;
         let trouble = |what: String| anyhow::anyhow!("{name}: {what}\n{}", self.node.log_tail());
         let status = client
-            .download(self.id, Duration::ZERO)
+            .download(self.id, Duration::ZERO, Duration::ZERO)
             .await
             .map_err(|error| trouble(error.to_string()))?;
         match (status.state, &status.error) {
@@ -295,7 +295,7 @@ impl Run<'_> {
         let (file, length) = client.take_file(self.id).await?;
         let (path, expect) = (folder.join("content.bin"), hashes.clone());
         let bad = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            dosvc_piece_store::place(&file, length, None, &path, &mut |_| {})?;
+            dosvc_piece_store::place(&file, length, None, &path, Durability::Later, &mut |_| {})?;
             Ok(dosvc_piece_store::verify_file(
                 &path,
                 &expect,
@@ -324,10 +324,11 @@ async fn give_copy(
     hashes: &PiecesHashFile,
     origin: &Origin,
 ) -> anyhow::Result<()> {
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json: String::from_utf8(hashes.to_json())
             .context("write the hash file as JSON")?,
         urls: vec![origin.url()],
+        link: false,
     };
     let file = File::open(content).context("open the demo's content")?;
     seed.client

@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use destination::Destination;
 use dosvc_content::PiecesHashFile;
 use dosvc_engine::api::{GetRequest, JobId, JobState, JobStatus};
+use dosvc_piece_store::Durability;
 use progress::Progress;
 use service::{Service, Update};
 use std::{
@@ -39,6 +40,7 @@ pub(crate) async fn run(global: &Global, args: GetArgs) -> anyhow::Result<()> {
         content_id,
         foreground,
         mode,
+        sync,
         peers,
         json,
         quiet,
@@ -78,8 +80,13 @@ pub(crate) async fn run(global: &Global, args: GetArgs) -> anyhow::Result<()> {
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let service = Service::open(global, json || quiet).await?;
+    let durability = if sync {
+        Durability::Now
+    } else {
+        Durability::Later
+    };
     let mut progress = Progress::new(&name, json, quiet);
-    let done = fetch(&service, &request, &destination, &mut progress).await;
+    let done = fetch(&service, &request, &destination, durability, &mut progress).await;
     progress.finish();
     service.close().await;
     let summary = done?;
@@ -117,6 +124,7 @@ async fn fetch(
     service: &Service,
     request: &GetRequest,
     destination: &Destination,
+    durability: Durability,
     progress: &mut Progress,
 ) -> anyhow::Result<Summary> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for Ctrl-C")?;
@@ -131,7 +139,7 @@ async fn fetch(
     let done = async {
         let status = watch(service, request, &mut id, progress).await?;
         progress.waiting("placing the file");
-        place(service, status, destination).await
+        place(service, status, destination, durability).await
     };
     tokio::select! {
         summary = done => summary,
@@ -150,12 +158,13 @@ async fn place(
     service: &Service,
     status: JobStatus,
     destination: &Destination,
+    durability: Durability,
 ) -> anyhow::Result<Summary> {
     let (file, length) = service.take_file(status.id).await?;
     let path = destination.path().to_owned();
     // The file was verified whole before it was given out, and cannot be changed by anyone but the cache's owner.
     let delivered = tokio::task::spawn_blocking(move || {
-        dosvc_piece_store::place(&file, length, None, &path, &mut |_| {})
+        dosvc_piece_store::place(&file, length, None, &path, durability, &mut |_| {})
     })
     .await
     .context("place the file")??;

@@ -2,13 +2,15 @@
 //!
 //! A trait, so that the API and its client are tested against an engine that does what a test says.
 
-use crate::config::{Config, DaemonConfig, DiscoveryConfig, TransferConfig};
+use crate::config::{CacheConfig, Config, DaemonConfig, DiscoveryConfig, TransferConfig};
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
     EngineConfig,
-    api::{CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobStatus, PeerInfo},
+    api::{
+        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+    },
 };
-use std::{fs::File, future::Future, path::PathBuf};
+use std::{fs::File, future::Future, num::NonZeroUsize};
 use tokio::sync::watch;
 
 #[cfg(test)]
@@ -45,12 +47,11 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
         file_id: Option<&str>,
         include_pinned: bool,
     ) -> impl Future<Output = Result<u64, JobError>> + Send;
-    /// Takes a file of this machine into the cache, once it agrees with its hash file.
+    /// Takes an open file of this machine into the cache, once it agrees with its hash file.
     fn import(
         &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
+        file: File,
+        request: ImportRequest,
     ) -> impl Future<Output = Result<CacheEntry, JobError>> + Send;
     /// Takes a new configuration over; answers with what needs a restart to take effect.
     fn reconfigure(&self, config: &Config) -> impl Future<Output = Vec<String>> + Send;
@@ -67,15 +68,23 @@ pub(crate) async fn start(config: &Config) -> anyhow::Result<Engine> {
 
 /// The part of the configuration that the engine needs.
 fn engine_config(config: &Config) -> EngineConfig {
+    // Without `..`: a new key must go somewhere.
     let DaemonConfig {
-        state_dir, listen, ..
+        state_dir,
+        listen,
+        // What `run` itself goes by.
+        api_socket: _,
+        api_group: _,
+        log_format: _,
+        log_level: _,
     } = &config.daemon;
     let DiscoveryConfig { dns_sd, peers } = &config.discovery;
     let TransferConfig {
         max_active_foreground,
         max_active_background,
-        ..
+        hash_threads,
     } = config.transfers;
+    let CacheConfig { keep_free } = config.cache;
     EngineConfig {
         policies: config.policies.clone(),
         state_dir: state_dir.clone(),
@@ -84,6 +93,8 @@ fn engine_config(config: &Config) -> EngineConfig {
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
+        keep_free,
+        hash_threads: hash_threads.and_then(NonZeroUsize::new),
     }
 }
 
@@ -136,13 +147,8 @@ impl Local for Engine {
         Self::delete(self, file_id, include_pinned).await
     }
 
-    async fn import(
-        &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
-    ) -> Result<CacheEntry, JobError> {
-        Self::import(self, path, hash_file_json, urls).await
+    async fn import(&self, file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
+        Self::import(self, file, request).await
     }
 
     async fn reconfigure(&self, config: &Config) -> Vec<String> {
@@ -155,5 +161,52 @@ impl Local for Engine {
 
     async fn peers(&self) -> Vec<PeerInfo> {
         Self::peers(self).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LoadOptions, keys::KEYS};
+
+    /// Another value than the default for every key that is no policy, and whether the engine goes by it; the others
+    /// are `run`'s own.
+    const OTHER_VALUES: &[(&str, &str, bool)] = &[
+        ("daemon.state_dir", "/elsewhere", true),
+        ("daemon.listen", "127.0.0.1:1", true),
+        ("daemon.api_socket", "/elsewhere/api.sock", false),
+        ("daemon.api_group", "fleet", false),
+        ("daemon.log_format", "json", false),
+        ("daemon.log_level", "debug", false),
+        ("discovery.dns_sd", "false", true),
+        ("discovery.peers", "192.0.2.1", true),
+        ("cache.keep_free_percent", "37", true),
+        ("transfers.max_active_foreground", "3", true),
+        ("transfers.max_active_background", "3", true),
+        ("transfers.hash_threads", "3", true),
+    ];
+
+    #[test]
+    fn every_key_reaches_the_engine_or_is_the_daemons_own() {
+        let engine_with = |overrides: Vec<(String, String)>| {
+            let options = LoadOptions {
+                overrides,
+                ..LoadOptions::default()
+            };
+            let config = Config::load(options).unwrap();
+            let mut engine = engine_config(&config);
+            // Only the other keys are looked at.
+            engine.policies = dosvc_policy::Policies::default();
+            (format!("{engine:?}"), config)
+        };
+        let (default, default_config) = engine_with(Vec::new());
+        let paths: Vec<_> = OTHER_VALUES.iter().map(|(path, ..)| *path).collect();
+        let all: Vec<_> = KEYS.iter().map(|spec| spec.path).collect();
+        assert_eq!(paths, all);
+        for (spec, (path, value, for_engine)) in KEYS.iter().zip(OTHER_VALUES) {
+            let (engine, config) = engine_with(vec![((*path).into(), (*value).into())]);
+            assert_ne!((spec.show)(&config), (spec.show)(&default_config), "{path}");
+            assert_eq!(engine != default, *for_engine, "{path}");
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! `dosvc publish`: the hash file of a file, and what others need to fetch it.
 
 use crate::{
-    api::{BODY_BYTES_MAX, Import},
+    api::BODY_BYTES_MAX,
     cli::{Global, PublishArgs},
     client, show,
 };
 use anyhow::{Context as _, bail};
 use dosvc_content::{ContentId, PiecesHashFile, format_bytes};
-use dosvc_engine::api::CacheEntry;
+use dosvc_engine::api::{CacheEntry, ImportRequest};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
@@ -42,6 +42,7 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
         piece_size,
         out,
         seed,
+        link,
         json,
     } = args;
     let metadata = std::fs::metadata(&file).with_context(|| format!("read {}", file.display()))?;
@@ -65,7 +66,7 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
     write_whole(&out, &hashes.to_json())
         .with_context(|| format!("write the hash file {}", out.display()))?;
     let seeded = match daemon {
-        Some(client) => Some(hand_over(&client, &file, &hashes, &urls).await?),
+        Some(client) => Some(hand_over(&client, &file, &hashes, &urls, link).await?),
         None => None,
     };
     let published = Published {
@@ -129,6 +130,7 @@ async fn hand_over(
     path: &Path,
     hashes: &PiecesHashFile,
     urls: &[String],
+    link: bool,
 ) -> anyhow::Result<CacheEntry> {
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let hash_file_json =
@@ -138,9 +140,10 @@ async fn hand_over(
             "the hash file is too large for the daemon's API; publish with a larger --piece-size"
         );
     }
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: urls.to_vec(),
+        link,
     };
     client
         .import(&file, &import)

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -25,7 +25,7 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n",
+            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n[cache]\nkeep_free_percent = 0\n",
             folder.path().join("state"),
             folder.path().join("api.sock"),
         );
@@ -331,6 +331,43 @@ fn daemon_guards_its_socket_serves_and_drains() {
     let (code, log) = daemon.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(!place.path("api.sock").exists(), "{log}");
+}
+
+/// `api_socket` and `state_dir` are where every other test finds them.
+#[test]
+fn log_and_socket_are_as_configured() {
+    let place = Place::new();
+    let path = place.path("dosvc.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let own_group = fs::metadata(&path).unwrap().gid();
+    let more = format!(
+        "log_format = \"json\"\nlog_level = \"warn,dosvc_engine=info\"\napi_group = \"{own_group}\"\n"
+    );
+    fs::write(
+        &path,
+        text.replace("[discovery]", &format!("{more}[discovery]")),
+    )
+    .unwrap();
+    let daemon = place.daemon();
+    assert_eq!(mode(&place.path("api.sock")), 0o660);
+    assert_eq!(
+        fs::metadata(place.path("api.sock")).unwrap().gid(),
+        own_group
+    );
+    daemon.signal("TERM");
+    let (code, log) = daemon.end();
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let said = |target: &str| {
+        lines
+            .iter()
+            .any(|line| line["target"].as_str() == Some(target))
+    };
+    assert!(said("dosvc_engine::engine"), "{log}");
+    assert!(!said("dosvc::run"), "{log}");
 }
 
 #[test]

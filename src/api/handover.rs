@@ -9,7 +9,7 @@
 //! POST /v1/import                   daemon → READY,  caller → one byte with the file, daemon → JSON, end
 //! ```
 
-use super::{ApiError, BODY_BYTES_MAX, Import, Shared};
+use super::{ApiError, BODY_BYTES_MAX, Shared};
 use crate::{fd, local::Local};
 use axum::{
     body::Body,
@@ -18,17 +18,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use dosvc_content::HResult;
-use dosvc_engine::api::{CacheEntry, JobError, JobId};
+use dosvc_engine::api::{CacheEntry, ImportRequest, JobError, JobId};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsFd as _, AsRawFd as _},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs::File, io, os::fd::AsFd as _, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -103,7 +97,7 @@ pub(super) async fn import<L: Local>(
     let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX)
         .await
         .map_err(|e| ApiError::bad_request(format!("the request's body: {e}")))?;
-    let import: Import = serde_json::from_slice(&body)
+    let import: ImportRequest = serde_json::from_slice(&body)
         .map_err(|e| ApiError::bad_request(format!("the request's body: {e}")))?;
     tokio::spawn(async move {
         let _permit = permit;
@@ -117,7 +111,7 @@ pub(super) async fn import<L: Local>(
 async fn receive_import<L: Local>(
     shared: Shared<L>,
     upgrade: OnUpgrade,
-    import: Import,
+    import: ImportRequest,
 ) -> io::Result<()> {
     let receive = async {
         let mut stream = socket_of(upgrade.await.map_err(io::Error::other)?).await?;
@@ -126,7 +120,7 @@ async fn receive_import<L: Local>(
         Ok::<_, io::Error>((stream, file))
     };
     let (mut stream, file) = tokio::time::timeout(BYTE_TIME_MAX, receive).await??;
-    let answer = match import_file(&shared, &file, import).await {
+    let answer = match import_file(&shared, file, import).await {
         Ok(entry) => Imported::Entry(entry),
         Err(error) => Imported::Error(error.into_job_error()),
     };
@@ -137,19 +131,15 @@ async fn receive_import<L: Local>(
 /// An open file that may be read shows that the caller may read it; its path would show nothing.
 async fn import_file<L: Local>(
     shared: &Shared<L>,
-    file: &File,
-    import: Import,
+    file: File,
+    import: ImportRequest,
 ) -> Result<CacheEntry, ApiError> {
-    if !fd::is_readable_file(file).map_err(|e| ApiError::bad_request(e.to_string()))? {
+    if !fd::is_readable_file(&file).map_err(|e| ApiError::bad_request(e.to_string()))? {
         return Err(ApiError::bad_request(
             "expected a regular file, opened for reading",
         ));
     }
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let entry = shared
-        .engine()
-        .import(path, import.hash_file_json, import.urls)
-        .await?;
+    let entry = shared.engine().import(file, import).await?;
     tracing::info!(
         file_id = entry.file_id,
         bytes = entry.file_size,

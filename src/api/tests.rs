@@ -1,6 +1,6 @@
 //! Server and client against each other, over a real socket, with an engine that does what the test says.
 
-use super::{Import, router, socket::ApiSocket};
+use super::{router, socket::ApiSocket};
 use crate::{
     client::{Client, ClientError},
     config::{Config, LoadOptions},
@@ -8,7 +8,7 @@ use crate::{
     local::fake::{Engine, content},
 };
 use dosvc_content::{DownloadMode, HashFileBuilder, PieceHash, PieceLengths};
-use dosvc_engine::api::{GetRequest, JobId, JobState, JobStatus};
+use dosvc_engine::api::{GetRequest, ImportRequest, JobId, JobState, JobStatus};
 use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
@@ -63,7 +63,7 @@ impl Rig {
         loop {
             let status = self
                 .client
-                .download(id, Duration::from_secs(5))
+                .download(id, Duration::ZERO, Duration::from_secs(5))
                 .await
                 .unwrap();
             if status.state.is_final() {
@@ -144,14 +144,18 @@ async fn long_poll_answers_when_the_download_changes() {
     let id = rig.begin("fake:1000/stuck").await;
     while rig
         .client
-        .download(id, Duration::ZERO)
+        .download(id, Duration::ZERO, Duration::ZERO)
         .await
         .unwrap()
         .waiting
         .is_none()
     {}
     let client = rig.client.clone();
-    let poll = tokio::spawn(async move { client.download(id, Duration::from_secs(30)).await });
+    let poll = tokio::spawn(async move {
+        client
+            .download(id, Duration::ZERO, Duration::from_secs(30))
+            .await
+    });
     // Pausing and resuming until the poll has seen one of them: it may not have begun yet at first.
     while !poll.is_finished() {
         rig.client.steer(id, "pause").await.unwrap();
@@ -234,9 +238,10 @@ async fn bodies_and_headers_are_bounded() {
 async fn a_callers_file_is_imported_and_steered() {
     let rig = Rig::new().await;
     let (path, hash_file_json) = rig.file(200_000);
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: vec!["http://h/file".into()],
+        link: false,
     };
     let entry = rig
         .client
@@ -270,9 +275,10 @@ async fn a_callers_file_is_imported_and_steered() {
 async fn an_import_that_proves_no_right_to_read_is_refused() {
     let rig = Rig::new().await;
     let (path, hash_file_json) = rig.file(1000);
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: Vec::new(),
+        link: false,
     };
     let write_only = OpenOptions::new().write(true).open(path).unwrap();
     assert_eq!(
@@ -296,9 +302,10 @@ async fn a_file_that_is_not_what_its_hash_file_says_is_refused() {
         .unwrap()
         .write_all(b"more")
         .unwrap();
-    let import = Import {
+    let import = ImportRequest {
         hash_file_json,
         urls: Vec::new(),
+        link: false,
     };
     assert_eq!(
         refusal(
@@ -342,7 +349,11 @@ async fn stopping_finishes_requests_under_way_and_takes_the_socket_away() {
     let rig = Rig::new().await;
     let id = rig.begin("fake:1000/stuck").await;
     let client = rig.client.clone();
-    let poll = tokio::spawn(async move { client.download(id, Duration::from_millis(300)).await });
+    let poll = tokio::spawn(async move {
+        client
+            .download(id, Duration::ZERO, Duration::from_millis(300))
+            .await
+    });
     rig.client.status().await.unwrap();
     rig.stop.cancel();
     rig.server.await.unwrap();

@@ -125,7 +125,9 @@ fn configuration_text(folder: &Path, socket: &Path) -> String {
          api_socket = {}\n\
          listen = [\"127.0.0.1:0\"]\n\
          [discovery]\n\
-         dns_sd = false\n",
+         dns_sd = false\n\
+         [cache]\n\
+         keep_free_percent = 0\n",
         text(&folder.join("state")),
         text(socket),
     )

@@ -1,6 +1,7 @@
 //! Who downloads: the running daemon or, without one, an engine in this process.
 
 use crate::{
+    api::next_state,
     cli::Global,
     client::{Client, ClientError},
     config::Config,
@@ -22,7 +23,7 @@ const OUTAGE_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_secs(5);
 /// Time between two questions to a daemon that does not answer.
 const OUTAGE_PACE: Duration = Duration::from_millis(500);
-/// Shortest time between two answers: what people can read.
+/// Shortest time between two answers, but for the last: what people can read.
 const PACE: Duration = Duration::from_millis(100);
 
 /// A daemon or an engine of our own.
@@ -149,8 +150,8 @@ async fn in_process(mut config: Config) -> anyhow::Result<Engine> {
 /// A download's states, one after the other.
 pub(crate) struct Updates {
     source: Source,
-    /// When the last state came; none yet at first.
-    last: Option<Instant>,
+    /// The last state; none yet at first.
+    last: Option<JobStatus>,
     /// When the daemon last answered.
     answered: Instant,
 }
@@ -171,23 +172,19 @@ pub(crate) enum Update {
 }
 
 impl Updates {
-    /// The next state: at once the first time, then when it changes or after some seconds.
+    /// The next state: at once the first time, then when the download ends, when it changes (not too often), or after
+    /// some seconds.
     pub(crate) async fn next(&mut self) -> anyhow::Result<Update> {
-        if let Some(last) = self.last {
-            tokio::time::sleep_until((last + PACE).into()).await;
-        }
-        let wait = if self.last.is_some() {
-            POLL
-        } else {
-            Duration::ZERO
+        let (pace, wait) = match self.last {
+            Some(_) => (PACE, POLL),
+            None => (Duration::ZERO, Duration::ZERO),
         };
         let update = match &mut self.source {
             Source::InProcess(watch) => {
-                // Whether it changed or not, the state is what counts.
-                let _ = tokio::time::timeout(wait, watch.changed()).await;
-                Update::Status(Box::new(watch.borrow_and_update().clone()))
+                let seen = self.last.take().unwrap_or_else(|| watch.borrow().clone());
+                Update::Status(Box::new(next_state(watch, &seen, pace, wait).await))
             }
-            Source::Daemon(client, id) => match client.download(*id, wait).await {
+            Source::Daemon(client, id) => match client.download(*id, pace, wait).await {
                 Ok(status) => Update::Status(Box::new(status)),
                 Err(ClientError::Refused(error))
                     if error.code == HResult::JOB_NOT_FOUND.to_string() =>
@@ -204,7 +201,9 @@ impl Updates {
             },
         };
         self.answered = Instant::now();
-        self.last = Some(self.answered);
+        if let Update::Status(status) = &update {
+            self.last = Some((**status).clone());
+        }
         Ok(update)
     }
 }

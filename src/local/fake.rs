@@ -5,14 +5,13 @@ use super::Local;
 use crate::config::Config;
 use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobState, JobStatus, PeerInfo,
-    SourceBytes,
+    CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
+    PeerInfo, SourceBytes,
 };
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{Seek as _, Write as _},
-    path::PathBuf,
+    io::{Read as _, Seek as _, Write as _},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -229,14 +228,15 @@ impl Local for Engine {
         Ok((before - state.cache.len()) as u64)
     }
 
-    async fn import(
-        &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
-    ) -> Result<CacheEntry, JobError> {
-        let bytes =
-            std::fs::read(path).map_err(|e| error(HResult::FILE_NOT_AVAILABLE, &e.to_string()))?;
+    async fn import(&self, mut file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
+        let ImportRequest {
+            hash_file_json,
+            urls,
+            link: _,
+        } = request;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|e| error(HResult::FILE_NOT_AVAILABLE, &e.to_string()))?;
         let file = PiecesHashFile::from_json(hash_file_json.as_bytes())
             .map_err(|e| error(HResult::METAINFO_INVALID, &e.to_string()))?;
         let lengths = file.lengths();

@@ -11,7 +11,7 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { capture, tcpFrames } from './pcap.mjs';
+import { capture, inOrder, tcpFrames } from './pcap.mjs';
 
 /** The largest message that Windows accepts, with its length prefix. */
 const MESSAGE_BYTES_MAX = 0x1f4000 + 4;
@@ -75,7 +75,8 @@ export function dissect(dissector, bytes, port) {
   return report;
 }
 
-function dissectConnection(dissector, port, frames, report) {
+function dissectConnection(dissector, port, captured, report) {
+  let frames = inOrder(captured);
   let seen = inspect(dissector, port, frames);
   // The same bytes in other segments: a lookalike is the dissector's mistake, not the sender's, and whatever
   // follows it in the stream would be read wrongly.
@@ -125,7 +126,7 @@ function inspect(dissector, port, frames) {
       unread: matching(UNREAD),
       repeated: matching(`${DATA} && ${REPEATED}`),
       wrong: matching(WRONG),
-      gaps: matching('tcp.analysis.lost_segment || tcp.analysis.ack_lost_segment'),
+      gaps: matching('tcp.analysis.lost_segment'),
     };
   } finally {
     session.delete();

@@ -18,6 +18,17 @@ export class TcpFrame {
     return this.bytes.subarray(this.headerLength, this.headerLength + this.payloadLength);
   }
 
+  get sequence() {
+    return this.bytes.readUInt32BE(this.tcpAt + 4);
+  }
+
+  /** Whether the frame says nothing but how much has arrived. */
+  get isBareAck() {
+    const ACK = 0x10;
+    const PSH = 0x08;
+    return !this.payloadLength && (this.bytes[this.tcpAt + 13] & ~PSH) === ACK;
+  }
+
   /** Names the connection, the same for both directions. */
   get connection() {
     return [`${this.source}|${this.sourcePort}`, `${this.target}|${this.targetPort}`].sort().join(' ');
@@ -71,6 +82,34 @@ export function* tcpFrames(capture) {
     const frame = parse(number, time, bytes);
     if (frame) yield frame;
   }
+}
+
+/**
+ * The frames of a connection with each direction's data in the order of its bytes, and without bare
+ * acknowledgements. Frames overtake each other on a link and at the capture; what the peers read does not depend
+ * on it. Bytes that are missing stay missing.
+ */
+export function inOrder(frames) {
+  const ordered = frames.filter((frame) => !frame.isBareAck);
+  const directions = new Map();
+  ordered.forEach((frame, place) => {
+    if (!frame.payloadLength) return;
+    const direction = directions.get(frame.direction) ?? { places: [], frames: [] };
+    directions.set(frame.direction, direction);
+    // Sequence numbers wrap: only the distance to the frame before is taken.
+    const { last = { frame, offset: 0 } } = direction;
+    const offset = last.offset + ((frame.sequence - last.frame.sequence) | 0);
+    direction.last = { frame, offset };
+    direction.places.push(place);
+    direction.frames.push({ frame, offset });
+  });
+  for (const { places, frames: data } of directions.values()) {
+    data.sort((a, b) => a.offset - b.offset);
+    places.forEach((place, i) => {
+      ordered[place] = data[i].frame;
+    });
+  }
+  return ordered;
 }
 
 function parse(number, time, bytes) {

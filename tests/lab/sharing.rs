@@ -133,9 +133,9 @@ fn eight_machines_at_once_need_about_one_copy_and_a_quarter_of_the_time() {
 #[ignore = "needs root and network namespaces"]
 fn traffic_of_machines_that_share_is_read_whole_by_wireshark() {
     let content = Content::random(3, 64 * MIB);
-    let swarm = Swarm::new(5);
+    let swarm = Swarm::new(9);
     let capture = Capture::start(swarm.lab.at(1), "swarm", "tcp port 7680");
-    let (early, late) = swarm.daemons.split_at(4);
+    let (early, late) = swarm.daemons.split_at(8);
     swarm.get(early, &content);
     swarm.get(late, &content);
     let dissection = capture.dissect();

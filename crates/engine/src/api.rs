@@ -43,6 +43,21 @@ pub struct GetRequest {
     pub caller: String,
 }
 
+/// A wish to take a file of this machine into the cache; the file itself comes open beside it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRequest {
+    /// The file's hash file.
+    pub hash_file_json: String,
+    /// Where it can be fetched from.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// The cache may be a hard link to the file instead of a copy: whoever edits the file in place then edits the
+    /// cache. Only done to files of the daemon's own user.
+    #[serde(default)]
+    pub link: bool,
+}
+
 /// Where a download stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,6 +3,7 @@
 use crate::{
     api::{CacheEntry, JobError, SourceBytes},
     errors::{internal_error, storage_error},
+    jobs::Job,
     request::without_password,
     shared::{Settings, Shared},
     swarm::Message,
@@ -15,6 +16,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
+use tokio::sync::oneshot;
 
 /// The longest that a content can be pinned (monitoring, section 9).
 const PIN_MAX: Duration = Duration::from_secs(364 * 86_400);
@@ -32,7 +34,7 @@ pub(crate) fn bytes_max(settings: &Settings, disk: Disk, cache_bytes: u64) -> u6
             available: disk.available,
         },
         cache_bytes,
-        dosvc_policy::KEEP_FREE_DEFAULT,
+        settings.config.keep_free,
     )
 }
 
@@ -99,41 +101,92 @@ pub(crate) async fn pin(shared: &Arc<Shared>, file_id: &str, pinned: bool) -> Re
     .await
 }
 
+/// What jobs have to do with a content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum JobUse {
+    /// Nothing.
+    None,
+    /// It is complete, and the caller may still take the file.
+    Complete,
+    /// It is being downloaded.
+    Wanted,
+}
+
+/// Deletes one content, or all that no job has to do with.
 pub(crate) async fn delete(
     shared: &Arc<Shared>,
     file_id: Option<&str>,
     include_pinned: bool,
-    is_wanted: impl Fn(&str) -> bool,
+    jobs: &[Arc<Job>],
 ) -> Result<u64, JobError> {
-    let keys = match file_id {
-        Some(file_id) => vec![find(shared, file_id).await?],
-        None => all_keys(shared).await?,
-    };
-    let one = file_id.is_some();
-    let mut removed = 0;
-    for key in keys {
-        if is_wanted(&key.to_string()) {
-            if one {
-                return Err(JobError::new(
-                    HResult::INVALID_STATE,
-                    format!("{key} is being downloaded; cancel the download first"),
-                ));
+    let Some(file_id) = file_id else {
+        let mut removed = 0;
+        for key in all_keys(shared).await? {
+            if use_by(jobs, key) != JobUse::None {
+                continue;
             }
-            continue;
+            match delete_one(shared, key, include_pinned).await {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::info!(%key, %error, "stays in the cache"),
+            }
         }
-        stop_swarm(shared, key).await;
-        match remove(shared, key, include_pinned).await {
-            Ok(()) => removed += 1,
-            Err(error) if one => return Err(error),
-            Err(error) => tracing::info!(%key, %error, "stays in the cache"),
-        }
-        withdraw(shared, key);
+        return Ok(removed);
+    };
+    let key = find(shared, file_id).await?;
+    if use_by(jobs, key) == JobUse::Wanted {
+        return Err(JobError::new(
+            HResult::INVALID_STATE,
+            format!("{key} is being downloaded; cancel the download first"),
+        ));
     }
-    Ok(removed)
+    // Who asks for this very content to go means it, even if somebody has not taken the finished file yet.
+    let complete: Vec<&Arc<Job>> = jobs.iter().filter(|j| j.holds(key)).collect();
+    complete.iter().for_each(|job| job.let_go());
+    let deleted = delete_one(shared, key, include_pinned).await;
+    if deleted.is_err() && !complete.is_empty() {
+        let store = Arc::clone(&shared.store);
+        if let Ok(Some(content)) = blocking(move || store.content_by_key(&key)).await {
+            complete
+                .iter()
+                .for_each(|job| job.hold(Arc::clone(&content)));
+        }
+    }
+    deleted.map(|()| 1)
+}
+
+/// What the jobs have to do with this content.
+pub(crate) fn use_by(jobs: &[Arc<Job>], key: ContentKey) -> JobUse {
+    let file_id = key.to_string();
+    let is_wanted = |job: &Arc<Job>| {
+        let status = job.status();
+        !status.state.is_final() && status.file_id == file_id
+    };
+    if jobs.iter().any(is_wanted) {
+        JobUse::Wanted
+    } else if jobs.iter().any(|job| job.holds(key)) {
+        JobUse::Complete
+    } else {
+        JobUse::None
+    }
+}
+
+/// Ends what is going on with a content and removes it. A job that comes to want it meanwhile wins.
+pub(crate) async fn delete_one(
+    shared: &Arc<Shared>,
+    key: ContentKey,
+    include_pinned: bool,
+) -> Result<(), JobError> {
+    let _deleting = shared.begin_deleting(key);
+    if !stop_swarm(shared, key).await {
+        return Err(storage_error(&StoreError::InUse { key }));
+    }
+    remove(shared, key, include_pinned).await?;
+    withdraw(shared, key);
+    Ok(())
 }
 
 /// Removes a content, once whoever still reads it has finished.
-pub(crate) async fn remove(
+async fn remove(
     shared: &Arc<Shared>,
     key: ContentKey,
     include_pinned: bool,
@@ -145,7 +198,10 @@ pub(crate) async fn remove(
             .await
             .map_err(|e| internal_error(&e))?;
         match removed {
-            Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+            // Peers are kept away, so a swarm that is there now is a job's.
+            Err(StoreError::InUse { .. })
+                if Instant::now() < deadline && shared.progress_of(key).is_none() =>
+            {
                 tokio::time::sleep(RETRY).await;
             }
             result => return result.map_err(|e| storage_error(&e)),
@@ -159,16 +215,13 @@ pub(crate) fn withdraw(shared: &Shared, key: ContentKey) {
     }
 }
 
-/// Ends a content's swarm and waits until it has let go.
-pub(crate) async fn stop_swarm(shared: &Arc<Shared>, key: ContentKey) {
-    let Some(mut progress) = shared.progress_of(key) else {
-        return;
-    };
-    if shared.send_to_running(key, Message::Stop) {
-        // The sender goes away with the task.
-        let ended = async { while progress.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(STOP_TIME, ended).await;
+/// Ends a content's swarm. False when it goes on because a job wants the content.
+async fn stop_swarm(shared: &Arc<Shared>, key: ContentKey) -> bool {
+    let (reply, ended) = oneshot::channel();
+    if !shared.send_to_running(key, Message::Stop(reply)) {
+        return shared.progress_of(key).is_none();
     }
+    matches!(tokio::time::timeout(STOP_TIME, ended).await, Ok(Ok(())))
 }
 
 async fn all_keys(shared: &Arc<Shared>) -> Result<Vec<ContentKey>, JobError> {

@@ -1,9 +1,9 @@
 //! What an engine is told to be.
 
-use dosvc_policy::Policies;
-use std::{net::SocketAddr, path::PathBuf};
+use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
-/// Settings of an engine. Everything but `state_dir`, `listen` and `dns_sd` may change while it runs.
+/// Settings of an engine. Everything but `state_dir`, `listen`, `dns_sd` and `hash_threads` may change while it runs.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// The Delivery Optimization policies.
@@ -20,6 +20,11 @@ pub struct EngineConfig {
     pub active_foreground_max: usize,
     /// Background downloads that run at once; further ones wait.
     pub active_background_max: usize,
+    /// The part of the disk's capacity that the cache leaves free.
+    pub keep_free: Percent,
+    /// Threads that hash pieces as they come, and that one reading of a whole file hashes on; `None`: one for each
+    /// processor.
+    pub hash_threads: Option<NonZeroUsize>,
 }
 
 impl EngineConfig {
@@ -36,6 +41,8 @@ impl EngineConfig {
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,
+            keep_free: KEEP_FREE_DEFAULT,
+            hash_threads: None,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The engine itself: start, jobs, cache, status, reload, shutdown.
 
 use crate::{
-    api::{CacheEntry, EngineStatus, GetRequest, JobError, JobId, JobState, JobStatus, PeerInfo},
-    cache,
+    api::{
+        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
+        PeerInfo,
+    },
+    cache::{self, JobUse},
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
@@ -16,7 +19,7 @@ use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
 use dosvc_discovery::DiscoveryError;
 use dosvc_host::Links;
 use dosvc_origin::{OriginClient, OriginConfig, OriginError};
-use dosvc_piece_store::{AddInfo, ContentKey, OpenError, Store, StoreConfig};
+use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
 use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
@@ -44,6 +47,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The file in the state folder that holds our peer id.
 const PEER_ID_FILE: &str = "peer-id";
+/// What errors call a file that came open, without a name.
+const IMPORTED_NAME: &str = "the file";
 
 /// Why an engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +110,13 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         refuse_bypass(&config)?;
         let state_dir = config.state_dir.clone();
+        let hash_threads = config.hash_threads;
         let (store, peer_id) = tokio::task::spawn_blocking(move || {
-            let store = Store::open(StoreConfig::new(&state_dir))?;
+            let mut store_config = StoreConfig::new(&state_dir);
+            if let Some(threads) = hash_threads {
+                store_config.hash_threads = threads.get();
+            }
+            let store = Store::open(store_config)?;
             let peer_id = load_peer_id(&state_dir)?;
             Ok::<_, EngineError>((store, peer_id))
         })
@@ -240,6 +250,10 @@ impl Engine {
         self.find(id).ok().map(|j| j.watch())
     }
 
+    fn all_jobs(&self) -> Vec<Arc<Job>> {
+        lock(&self.jobs.by_id).values().cloned().collect()
+    }
+
     fn find(&self, id: JobId) -> Result<Arc<Job>, JobError> {
         lock(&self.jobs.by_id)
             .get(&id)
@@ -277,8 +291,13 @@ impl Engine {
     /// # Errors
     /// When the job is not complete, or its file can't be opened.
     pub async fn open_file(&self, id: JobId) -> Result<(File, u64), JobError> {
-        let content = self.find(id)?.content().ok_or_else(|| {
-            JobError::new(HResult::INVALID_STATE, format!("job {id} is not complete"))
+        let job = self.find(id)?;
+        let content = job.content().ok_or_else(|| match job.status().state {
+            JobState::Complete => JobError::new(
+                HResult::NOT_FOUND,
+                format!("the file of job {id} was deleted from the cache; download it again"),
+            ),
+            _ => JobError::new(HResult::INVALID_STATE, format!("job {id} is not complete")),
         })?;
         let length = content.lengths().content_length();
         let file = tokio::task::spawn_blocking(move || content.open_for_delivery())
@@ -290,32 +309,21 @@ impl Engine {
 
     /// The caller has what it wanted: the job may be forgotten. Content that is not shared leaves the cache.
     pub async fn release(&self, id: JobId) {
-        let (job, others) = {
-            let mut jobs = lock(&self.jobs.by_id);
-            let Some(job) = jobs.remove(&id) else {
-                return;
-            };
-            let others: Vec<Arc<Job>> = jobs.values().cloned().collect();
-            (job, others)
+        let Some(job) = lock(&self.jobs.by_id).remove(&id) else {
+            return;
         };
         let _ = job.control(Control::Cancel);
-        // Somebody else may download the same, or have it and not taken it yet.
-        let is_wanted = |key: &ContentKey| {
-            let file_id = key.to_string();
-            others.iter().map(|j| j.status()).any(|s| {
-                s.file_id == file_id && !matches!(s.state, JobState::Failed | JobState::Cancelled)
-            })
-        };
         let plain = job
             .content()
             .map(|c| c.key())
-            .filter(|k| matches!(k, ContentKey::Plain(_)) && !is_wanted(k));
-        drop((job, others));
-        if let Some(key) = plain {
-            cache::stop_swarm(&self.shared, key).await;
-            if let Err(error) = cache::remove(&self.shared, key, true).await {
-                tracing::warn!(%key, %error, "content that was handed over stays in the cache");
-            }
+            .filter(|k| matches!(k, ContentKey::Plain(_)));
+        drop(job);
+        if let Some(key) = plain
+            // Whoever else wants it releases it.
+            && cache::use_by(&self.all_jobs(), key) == JobUse::None
+            && let Err(error) = cache::delete_one(&self.shared, key, true).await
+        {
+            tracing::info!(%key, %error, "content that was handed over stays in the cache");
         }
     }
 
@@ -334,7 +342,8 @@ impl Engine {
         cache::pin(&self.shared, file_id, pinned).await
     }
 
-    /// Removes one content, or all of them, from the cache; returns how many went.
+    /// Removes one content, or all that no job has to do with, from the cache; returns how many went. A finished file
+    /// that its caller has not taken yet counts as in use only when all are deleted.
     ///
     /// # Errors
     /// When there is no such content, a job uses it, or it is pinned and `include_pinned` is false.
@@ -343,30 +352,26 @@ impl Engine {
         file_id: Option<&str>,
         include_pinned: bool,
     ) -> Result<u64, JobError> {
-        let jobs = self.jobs();
-        let is_wanted = |file_id: &str| {
-            jobs.iter()
-                .any(|j| !j.state.is_final() && j.file_id == file_id)
-        };
-        cache::delete(&self.shared, file_id, include_pinned, is_wanted).await
+        cache::delete(&self.shared, file_id, include_pinned, &self.all_jobs()).await
     }
 
-    /// Takes a local file into the cache, so that peers can have it. Every piece is verified.
+    /// Takes an open file into the cache, so that peers can have it. Every piece is verified. The engine's user need
+    /// not be able to open the file.
     ///
     /// # Errors
     /// When the file is not what the hash file says, or can't be read or stored.
-    pub async fn import(
-        &self,
-        path: PathBuf,
-        hash_file_json: String,
-        urls: Vec<String>,
-    ) -> Result<CacheEntry, JobError> {
-        let file =
+    pub async fn import(&self, file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
+        let ImportRequest {
+            hash_file_json,
+            urls,
+            link,
+        } = request;
+        let hash_file =
             tokio::task::spawn_blocking(move || parse_hash_file(hash_file_json.as_bytes(), None))
                 .await
                 .map_err(|e| internal_error(&e))??;
-        let hash = file.hash_of_hashes();
-        let length = file.lengths().content_length();
+        let hash = hash_file.hash_of_hashes();
+        let length = hash_file.lengths().content_length();
         let store = Arc::clone(&self.shared.store);
         tokio::task::spawn_blocking(move || {
             let info = AddInfo {
@@ -374,7 +379,16 @@ impl Engine {
                 content_id: None,
                 now: SystemTime::now(),
             };
-            let content = store.import(&path, &file, info, &mut |_| {})?;
+            let local = LocalFile {
+                file: &file,
+                name: Path::new(IMPORTED_NAME),
+                sharing: if link {
+                    Sharing::HardLink
+                } else {
+                    Sharing::Independent
+                },
+            };
+            let content = store.import_file(local, &hash_file, info, &mut |_| {})?;
             // Whoever hands a file in wants it shared, whatever was asked of it before.
             store.set_mode_limit(&content.key(), None)
         })
@@ -453,9 +467,14 @@ impl Engine {
         keep("state_dir", config.state_dir != old.config.state_dir);
         keep("listen", config.listen != old.config.listen);
         keep("dns_sd", config.dns_sd != old.config.dns_sd);
+        keep(
+            "hash_threads",
+            config.hash_threads != old.config.hash_threads,
+        );
         config.state_dir.clone_from(&old.config.state_dir);
         config.listen.clone_from(&old.config.listen);
         config.dns_sd = old.config.dns_sd;
+        config.hash_threads = old.config.hash_threads;
         self.shared.replace_settings(Settings::new(config));
         if let Err(error) = self.open_to_peers().await {
             tracing::error!(%error, "peers cannot be used");

@@ -4,7 +4,7 @@ use crate::{
     dial::HANDSHAKE_TIME,
     places::{Place, Places},
     shared::{Scope, Shared},
-    swarm::{Established, Message},
+    swarm::Established,
 };
 use dosvc_content::HashOfHashes;
 use dosvc_piece_store::{Content, ContentKey};
@@ -136,10 +136,10 @@ async fn introduce(
         group,
         places,
     };
-    if shared.send_to_swarm(&content, Message::Incoming(Box::new(peer))) {
+    if shared.admit(&content, peer) {
         Ok(())
     } else {
-        Err("the swarm is busy".to_owned())
+        Err("the swarm is busy, or the content is being deleted".to_owned())
     }
 }
 
@@ -171,6 +171,9 @@ async fn find_shared_content(
     .map_err(|e| e.to_string())?
     .map_err(|e| e.to_string())?;
     let content = content.ok_or("content not held")?;
+    if shared.is_deleting(content.key()) {
+        return Err("content is being deleted".to_owned());
+    }
     let settings = shared.settings();
     let scope = settings.scope(limit);
     if !scope.offered {

@@ -10,11 +10,11 @@ use crate::{
     metadata::{self, Metadata},
     request::{Request, without_password},
     shared::{Shared, lock},
-    swarm::{Attachment, Message, Progress},
+    swarm::{Attachment, Progress},
 };
 use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceLengths};
 use dosvc_origin::{Origin, Validator};
-use dosvc_piece_store::{AddInfo, Content, PlainKey, StoreError};
+use dosvc_piece_store::{AddInfo, Content, ContentKey, PlainKey, StoreError};
 use dosvc_policy::{ContentFacts, EffectiveMode, effective_mode};
 use std::{
     sync::{Arc, Mutex},
@@ -103,17 +103,63 @@ impl Job {
         file.map_or(0, |file| u64::from(file.lengths().piece_count()))
     }
 
+    /// Whether the job is complete and has this content for the caller to take.
+    pub(crate) fn holds(&self, key: ContentKey) -> bool {
+        lock(&self.content).as_ref().is_some_and(|c| c.key() == key)
+    }
+
+    /// Gives the content up, so that it can be deleted; the job's file can't be had any more then.
+    pub(crate) fn let_go(&self) {
+        *lock(&self.content) = None;
+    }
+
+    /// Takes content back that was not deleted after all.
+    pub(crate) fn hold(&self, content: Arc<Content>) {
+        *lock(&self.content) = Some(content);
+    }
+
     /// Changes what the caller wants; refused when the job has ended.
     pub(crate) fn control(&self, control: Control) -> Result<(), JobError> {
-        let state = self.status.borrow().state;
-        if state.is_final() && !(state == JobState::Cancelled && control == Control::Cancel) {
+        let mut ended = false;
+        // In the status's lock: a job ends or is steered, never both.
+        self.status.send_if_modified(|status| {
+            let again = status.state == JobState::Cancelled && control == Control::Cancel;
+            ended = status.state.is_final() && !again;
+            if !ended {
+                self.control.send_replace(control);
+            }
+            false
+        });
+        if ended {
             return Err(JobError::new(
                 HResult::INVALID_STATE,
                 format!("job {} has ended already", self.id),
             ));
         }
-        self.control.send_replace(control);
         Ok(())
+    }
+
+    /// Ends the job with this outcome, unless the caller has asked for something else meanwhile.
+    fn conclude(&self, outcome: Result<Arc<Content>, JobError>) -> bool {
+        let mut concluded = false;
+        self.status.send_if_modified(|status| {
+            concluded = *self.control.borrow() == Control::Run;
+            if concluded {
+                match outcome {
+                    Ok(content) => {
+                        *lock(&self.content) = Some(content);
+                        stop(status, JobState::Complete);
+                    }
+                    Err(error) => {
+                        tracing::warn!(job = %self.id, %error, "download failed");
+                        status.error = Some(error);
+                        stop(status, JobState::Failed);
+                    }
+                }
+            }
+            concluded
+        });
+        concluded
     }
 
     fn update(&self, change: impl FnOnce(&mut JobStatus)) {
@@ -143,30 +189,16 @@ impl Job {
                 result = self.attempt(&shared) => Some(result),
                 _ = control.wait_for(|c| *c != Control::Run) => None,
             };
-            match ended {
-                None => {}
-                Some(Ok(content)) => {
-                    *lock(&self.content) = Some(content);
-                    self.stopped(JobState::Complete);
-                    return;
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(job = %self.id, %error, "download failed");
-                    self.update(|s| s.error = Some(error));
-                    self.stopped(JobState::Failed);
-                    return;
-                }
+            if let Some(outcome) = ended
+                && self.conclude(outcome)
+            {
+                return;
             }
         }
     }
 
     fn stopped(&self, state: JobState) {
-        self.update(|s| {
-            s.state = state;
-            s.rate_bps = 0;
-            s.connections = SourceBytes::default();
-            s.waiting = None;
-        });
+        self.update(|status| stop(status, state));
     }
 
     async fn attempt(&self, shared: &Arc<Shared>) -> Result<Arc<Content>, JobError> {
@@ -192,8 +224,6 @@ impl Job {
             s.waiting = None;
         });
         self.download(shared, source, &clock).await?;
-        let to_sync = Arc::clone(&shared.store);
-        blocking(move || to_sync.sync_all()).await?;
         Ok(content)
     }
 
@@ -337,10 +367,7 @@ impl Job {
             key,
             job: self.id,
         };
-        attach(shared, &content, attachment).await?;
-        let mut progress = shared
-            .progress_of(key)
-            .ok_or_else(|| internal_error(&"the swarm has ended"))?;
+        let mut progress = attach(shared, &content, attachment).await?;
         let base = Base {
             swarm: progress.borrow().clone(),
             job: self.status.borrow().clone(),
@@ -383,17 +410,25 @@ async fn attach(
     shared: &Arc<Shared>,
     content: &Arc<Content>,
     attachment: Attachment,
-) -> Result<(), JobError> {
+) -> Result<watch::Receiver<Progress>, JobError> {
     for _ in 0..ATTACH_ATTEMPTS {
         let (reply, taken) = oneshot::channel();
-        let message = Message::Attach(Box::new(attachment.clone()), reply);
-        // No reply: the swarm had ended before it came to the message.
-        if shared.send_to_swarm(content, message) && taken.await.is_ok() {
-            return Ok(());
+        // No reply: the swarm ended before it came to the message.
+        if let Some(progress) = shared.attach(content, attachment.clone(), reply)
+            && taken.await.is_ok()
+        {
+            return Ok(progress);
         }
         tokio::time::sleep(ATTACH_PAUSE).await;
     }
     Err(internal_error(&"the swarm is busy"))
+}
+
+fn stop(status: &mut JobStatus, state: JobState) {
+    status.state = state;
+    status.rate_bps = 0;
+    status.connections = SourceBytes::default();
+    status.waiting = None;
 }
 
 /// Where swarm and job stood when the job came to the swarm: what is counted since is the job's.
@@ -458,7 +493,7 @@ impl Drop for Clock<'_> {
 /// A job's wish at its swarm; taken back when dropped.
 struct Attached<'a> {
     shared: &'a Shared,
-    key: dosvc_piece_store::ContentKey,
+    key: ContentKey,
     job: JobId,
 }
 

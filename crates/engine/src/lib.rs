@@ -28,6 +28,7 @@ mod shared;
 mod swarm;
 mod turns;
 mod upkeep;
+mod workers;
 
 pub use config::EngineConfig;
 pub use engine::{Engine, EngineError};

@@ -7,8 +7,9 @@ use crate::{
     counters::Totals,
     limiter::Budgets,
     places::Places,
-    swarm::{Message, Progress, Swarm, SwarmHandle},
+    swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
+    workers::Workers,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
@@ -31,13 +32,18 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, Semaphore, mpsc::error::TrySendError, watch};
+use tokio::sync::{Notify, Semaphore, mpsc::error::TrySendError, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Connections of peers that dialled us.
 const INCOMING_MAX: usize = 750;
 /// Connections to peers that we dialled. Apart from the others, so that nobody's knocking keeps us from downloading.
 const OUTGOING_MAX: usize = 250;
+/// How long a foreground download looks for peers before HTTP runs at full speed: the first answers on the link.
+const DISCOVERY_GRACE_FOREGROUND: Duration = Duration::from_millis(500);
+/// The same in the background, where nobody waits: the answers to the second question too, for a question or an
+/// answer by multicast may be lost, and RFC 6762 (section 5.2) has the second one a second after the first.
+const DISCOVERY_GRACE_BACKGROUND: Duration = Duration::from_millis(1500);
 /// How old a snapshot of the machine's links may be.
 const LINKS_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -130,12 +136,12 @@ impl Settings {
         }
     }
 
-    /// How swarms download at this priority, with peers or without.
+    /// How a swarm downloads at this priority; `peers`: whether it may have any.
     pub(crate) fn swarm_config(
         &self,
         self_id: PeerId,
         foreground: bool,
-        peering: bool,
+        peers: bool,
     ) -> SwarmConfig {
         let policies = &self.config.policies;
         let mut seed = [0; 8];
@@ -148,8 +154,13 @@ impl Settings {
             policies.delay_background_download_from_http()
         };
         // Without peers there is nothing to wait for.
-        if peering {
+        if peers {
             config.http_delay = delay;
+            config.discovery_grace = if foreground {
+                DISCOVERY_GRACE_FOREGROUND
+            } else {
+                DISCOVERY_GRACE_BACKGROUND
+            };
         } else {
             config.discovery_grace = Duration::ZERO;
         }
@@ -168,6 +179,7 @@ pub(crate) struct Shared {
     pub(crate) origins: OriginClient,
     pub(crate) hash_file_fetches: Semaphore,
     pub(crate) pool: BlockPool,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
@@ -185,6 +197,7 @@ pub(crate) struct Shared {
     bans: Mutex<Bans>,
     /// Counts the changes of settings; every swarm watches it.
     settings_changes: watch::Sender<u64>,
+    deleting: Mutex<Vec<ContentKey>>,
     next_nonce: AtomicU64,
 }
 
@@ -215,6 +228,7 @@ impl Shared {
         );
         Self {
             budgets: Arc::new(budgets(&settings)),
+            workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             peer_id,
             started: now,
@@ -236,6 +250,7 @@ impl Shared {
             swarms: Mutex::new(HashMap::new()),
             bans: Mutex::default(),
             settings_changes: watch::Sender::new(0),
+            deleting: Mutex::new(Vec::new()),
             next_nonce: AtomicU64::new(0),
         }
     }
@@ -399,21 +414,47 @@ impl Shared {
 
     // Swarms
 
-    /// Sends a message to the content's swarm, starting its task when there is none. False when the swarm has too
-    /// many messages waiting.
-    pub(crate) fn send_to_swarm(
+    /// Takes a peer into the content's swarm, starting its task when there is none. False when the swarm has too many
+    /// messages waiting, or the content is being deleted.
+    pub(crate) fn admit(self: &Arc<Self>, content: &Arc<Content>, peer: Established) -> bool {
+        let message = Message::Incoming(Box::new(peer));
+        !self.is_deleting(content.key()) && self.send_to_swarm(content, message).is_some()
+    }
+
+    /// Takes a job's wish to the content's swarm, starting its task when there is none. `None` when the swarm has too
+    /// many messages waiting; else how that very swarm gets on.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        content: &Arc<Content>,
+        attachment: Attachment,
+        reply: oneshot::Sender<()>,
+    ) -> Option<watch::Receiver<Progress>> {
+        self.send_to_swarm(content, Message::Attach(Box::new(attachment), reply))
+    }
+
+    fn send_to_swarm(
         self: &Arc<Self>,
         content: &Arc<Content>,
         message: Message,
-    ) -> bool {
+    ) -> Option<watch::Receiver<Progress>> {
         let mut swarms = lock(&self.swarms);
         let key = content.key();
         if swarms.get(&key).is_none_or(|s| s.messages.is_closed()) {
             swarms.insert(key, Swarm::spawn(self, Arc::clone(content)));
         }
-        swarms
-            .get(&key)
-            .is_some_and(|swarm| swarm.messages.try_send(message).is_ok())
+        let swarm = swarms.get(&key)?;
+        swarm.messages.try_send(message).ok()?;
+        Some(swarm.progress.clone())
+    }
+
+    /// Keeps peers away from a content while it is being deleted.
+    pub(crate) fn begin_deleting(&self, key: ContentKey) -> Deleting<'_> {
+        lock(&self.deleting).push(key);
+        Deleting { shared: self, key }
+    }
+
+    pub(crate) fn is_deleting(&self, key: ContentKey) -> bool {
+        lock(&self.deleting).contains(&key)
     }
 
     /// Sends a message to the content's swarm if it is running.
@@ -475,6 +516,22 @@ impl Shared {
             && file.lengths().piece_count() > 0
         {
             discovery.withdraw(&file.hash_of_hashes());
+        }
+    }
+}
+
+/// See [`Shared::begin_deleting`]; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Deleting<'a> {
+    shared: &'a Shared,
+    key: ContentKey,
+}
+
+impl Drop for Deleting<'_> {
+    fn drop(&mut self) {
+        let mut deleting = lock(&self.shared.deleting);
+        if let Some(at) = deleting.iter().position(|key| *key == self.key) {
+            deleting.swap_remove(at);
         }
     }
 }

@@ -101,8 +101,9 @@ pub(crate) enum Message {
     Detach(JobId),
     /// Who are the peers?
     Peers(oneshot::Sender<Vec<PeerInfo>>),
-    /// End now (the content is being deleted, or the engine stops).
-    Stop,
+    /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
+    /// answered.
+    Stop(oneshot::Sender<()>),
 }
 
 /// A swarm as its jobs see it.
@@ -150,6 +151,8 @@ pub(crate) struct Swarm {
     /// A content that was complete once and lost a piece mends itself until then.
     repair_until: Option<Instant>,
     foreground: Arc<AtomicBool>,
+    /// Whether peers are to be waited for, as the scheduler was told last.
+    with_peers: bool,
     download_gate: Arc<DownloadGate>,
 
     next_source: u32,
@@ -175,8 +178,10 @@ pub(crate) struct Swarm {
     uploaded: SourceBytes,
     wasted_bytes: u64,
     rate: RateMeter,
-    /// Our own failure: nothing more can be downloaded.
+    /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
+    /// Who asked the swarm to end; it does unless a job comes. As many as delete the content at once, so few.
+    stopping: Vec<oneshot::Sender<()>>,
     /// What HTTP sources last failed with.
     http_error: Option<JobError>,
     changed: bool,
@@ -195,11 +200,18 @@ impl Swarm {
         let foreground = Arc::new(AtomicBool::new(false));
         let have = content.have();
         let scope = settings.scope(shared.store.mode_limit(&content.key()));
-        let config = settings.swarm_config(shared.peer_id, false, scope.peering);
+        let with_peers = content.hash_file().is_some()
+            && scope.peering
+            && settings.is_large_enough(content.lengths().content_length());
+        let config = settings.swarm_config(shared.peer_id, false, with_peers);
         let mut core = Core::new(content.lengths(), have, config, now);
         core.set_paused(true, now);
         let mut swarm = Self {
-            disk: Disk::new(Arc::clone(&content), disk_sender),
+            disk: Disk::new(
+                Arc::clone(&content),
+                Arc::clone(&shared.workers),
+                disk_sender,
+            ),
             core,
             messages,
             progress,
@@ -215,6 +227,7 @@ impl Swarm {
                 foreground: Arc::clone(&foreground),
             }),
             foreground,
+            with_peers,
             next_source: 0,
             peers: HashMap::new(),
             dials: Dials::default(),
@@ -231,6 +244,7 @@ impl Swarm {
             wasted_bytes: 0,
             rate: RateMeter::default(),
             error: None,
+            stopping: Vec::new(),
             http_error: None,
             changed: true,
             published_at: now,
@@ -252,14 +266,14 @@ impl Swarm {
         loop {
             self.carry_out();
             let now = Instant::now();
-            if self.retire_if_idle(now) {
+            if self.error.is_some() || self.retire_if_idle(now) {
                 break;
             }
             let deadline = self.next_deadline(now);
             tokio::select! {
                 () = cancel.cancelled() => break,
                 message = self.messages.recv() => match message {
-                    None | Some(Message::Stop) => break,
+                    None => break,
                     Some(message) => self.handle_message(message),
                 },
                 Some((key, event)) = self.peer_events.1.recv() => {
@@ -298,7 +312,11 @@ impl Swarm {
             Message::Peers(reply) => {
                 let _ = reply.send(self.peer_infos(Instant::now()));
             }
-            Message::Stop => {}
+            Message::Stop(reply) => {
+                if self.jobs.is_empty() {
+                    self.stopping.push(reply);
+                }
+            }
         }
     }
 
@@ -362,10 +380,9 @@ impl Swarm {
 
     fn attach(&mut self, attachment: Attachment) {
         let now = Instant::now();
+        self.stopping.clear();
         let first = self.jobs.is_empty();
         if first {
-            // What failed before may succeed now: a full disk may have room again.
-            self.error = None;
             self.http_error = None;
         }
         let origins_are_dead = self.origins.values().all(|o| o.is_dead().is_some());
@@ -379,6 +396,10 @@ impl Swarm {
             self.start_checking();
         }
         self.apply_settings();
+        if first && self.search.is_none() && self.dials.known_count() == 0 {
+            // Nobody can be found: HTTP need not wait for peers.
+            self.core.handle_discovery_ended(now);
+        }
         // The job is told what is true now, not what was.
         self.publish(now);
     }
@@ -487,10 +508,11 @@ impl Swarm {
     }
 
     fn set_core_config(&mut self, now: Instant) {
+        self.with_peers = self.may_have_peers();
         let config = self.shared.settings().swarm_config(
             self.shared.peer_id,
             self.is_foreground(),
-            self.may_have_peers(),
+            self.with_peers,
         );
         self.core.set_config(config, now);
     }
@@ -499,9 +521,12 @@ impl Swarm {
         self.foreground.load(Ordering::Relaxed)
     }
 
+    /// Tells the scheduler what the jobs make of the swarm: its priority, and whether peers are to be waited for.
     fn update_priority(&mut self, now: Instant) {
         let foreground = self.jobs.values().any(|j| j.foreground);
-        if foreground != self.foreground.swap(foreground, Ordering::Relaxed) {
+        let with_peers = self.may_have_peers();
+        let was_foreground = self.foreground.swap(foreground, Ordering::Relaxed);
+        if (foreground, with_peers) != (was_foreground, self.with_peers) {
             self.set_core_config(now);
         }
     }
@@ -511,13 +536,18 @@ impl Swarm {
         self.next_source
     }
 
-    /// An error of our own disk: nothing more can be downloaded. What is had stays, and is still served.
-    fn fail(&mut self, error: &StoreError) {
+    /// An error of our own disk.
+    fn storage_failed(&mut self, error: &StoreError) {
         tracing::error!(content = %self.content.key(), %error, "storage failed; download stopped");
-        self.error = Some(storage_error(error));
-        for (_, fetch) in self.fetches.drain() {
-            fetch.abort();
-        }
+        self.fail(storage_error(error));
+    }
+
+    /// Nothing more can be downloaded. What the scheduler believes of pieces under way is not true any more, so the
+    /// swarm ends: its jobs fail, and whoever wants the content next, a job that is tried again or a peer, gets a fresh
+    /// one. It leaves the registry before anybody hears of the failure.
+    fn fail(&mut self, error: JobError) {
+        self.shared.forget(self.content.key(), &self.progress);
+        self.error = Some(error);
         self.core.set_paused(true, Instant::now());
         self.changed = true;
     }
@@ -569,15 +599,19 @@ impl Swarm {
 
     /// True when the task may end: nobody wants anything, and no message can be lost by ending.
     fn retire_if_idle(&mut self, now: Instant) -> bool {
+        let retire = || {
+            self.shared
+                .retire(self.content.key(), || self.messages.is_empty())
+        };
+        if !self.stopping.is_empty() {
+            return retire();
+        }
         if !self.jobs.is_empty() || !self.peers.is_empty() || self.repair_until.is_some() {
             self.idle_since = None;
             return false;
         }
         let since = *self.idle_since.get_or_insert(now);
-        now >= since + IDLE_TIME
-            && self
-                .shared
-                .retire(self.content.key(), || self.messages.is_empty())
+        now >= since + IDLE_TIME && retire()
     }
 
     fn end(&mut self) {
@@ -587,6 +621,9 @@ impl Swarm {
         self.disconnect_all(Instant::now());
         self.publish(Instant::now());
         self.shared.forget(self.content.key(), &self.progress);
+        for reply in self.stopping.drain(..) {
+            let _ = reply.send(());
+        }
     }
 }
 

@@ -12,7 +12,7 @@ const CACHE_INTERVAL: Duration = Duration::from_secs(600);
 /// How soon they are looked at again after something was written.
 const CACHE_INTERVAL_BUSY: Duration = Duration::from_secs(10);
 
-/// Syncs the store when it is due; sleeps for as long as nothing is written.
+/// Syncs the store when it is due; sleeps for as long as nothing is written. What writing took of memory goes then.
 pub(crate) async fn sync_store(shared: Arc<Shared>) {
     loop {
         tokio::select! {
@@ -30,7 +30,10 @@ pub(crate) async fn sync_store(shared: Arc<Shared>) {
                 }
                 Err(_) => return,
             };
-            let Some(next) = next else { break };
+            let Some(next) = next else {
+                shared.pool.shrink();
+                break;
+            };
             tokio::select! {
                 () = shared.cancel.cancelled() => return,
                 () = tokio::time::sleep_until(next.into()) => {}
@@ -74,7 +77,7 @@ async fn enforce(shared: &Arc<Shared>) {
             shared.store.bytes_on_disk(),
         )),
         age_max: settings.config.policies.max_cache_age(),
-        keep_free_bytes: dosvc_policy::KEEP_FREE_DEFAULT.part_of(disk.total),
+        keep_free_bytes: settings.config.keep_free.part_of(disk.total),
         now: SystemTime::now(),
     };
     let store = Arc::clone(&shared.store);

@@ -6,8 +6,9 @@ mod support;
 use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::{
     Engine,
-    api::{GetRequest, JobState},
+    api::{GetRequest, ImportRequest, JobState},
 };
+use dosvc_policy::Percent;
 use std::time::Duration;
 use support::{Node, Origin, config, content, hash_file};
 
@@ -133,6 +134,60 @@ async fn without_a_hash_file_content_comes_over_plain_http_and_is_not_shared() {
         first.engine.cache().await.is_empty(),
         "handed over, nothing kept"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_part_of_the_disk_that_stays_free_is_live() {
+    let origin = Origin::start().await;
+    let url = origin.publish("a.bin", &content(18, 2 * MIB));
+    let node = Node::start(&[("absolute_max_cache_size", "0")], &[]).await;
+    let job = node.get(&url).await;
+    node.finish(job).await;
+    node.engine.release(job).await;
+    let status = node.engine.status();
+    assert!(status.cache_bytes_max >= status.cache_bytes, "{status:?}");
+    let with = |keep_free| {
+        let mut config = config(&node.dir, &[("absolute_max_cache_size", "0")], &[]);
+        config.listen = vec!["127.0.0.1:0".parse().expect("address")];
+        config.keep_free = Percent::of(keep_free);
+        config
+    };
+    let share = 100 * status.disk_available_bytes / status.disk_total_bytes;
+    let half = u8::try_from(share / 2).expect("a percentage");
+    assert_eq!(node.engine.reconfigure(with(half)).await, [""; 0]);
+    let kept = node.engine.status().cache_bytes_max;
+    assert!(kept < status.cache_bytes_max, "{kept}");
+    // Nobody has more than 99 % of a disk free for long, and then it is empty: nothing may stay.
+    node.engine.reconfigure(with(99)).await;
+    assert_eq!(node.engine.status().cache_bytes_max, 0);
+    let Node { engine, dir } = node;
+    engine.shutdown().await;
+    drop(engine);
+    let mut config = config(&dir, &[("absolute_max_cache_size", "0")], &[]);
+    config.keep_free = Percent::of(99);
+    let engine = Engine::start(config).await.expect("starts");
+    let empty = async {
+        while !engine.cache().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), empty)
+        .await
+        .expect("the cache gives way");
+}
+
+/// There are no peers to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_is_not_shared_does_not_wait_for_peers() {
+    let origin = Origin::start().await;
+    origin.add("plain.bin", content(16, 12 * MIB));
+    let small = origin.publish("small.bin", &content(17, MIB / 2));
+    let delay = ("delay_background_download_from_http", "600");
+    let node = Node::start(&[delay], &[]).await;
+    for url in [origin.url("plain.bin"), small] {
+        let status = node.finish(node.get(&url).await).await;
+        assert_eq!(status.downloaded.http, status.bytes_done);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,10 +348,13 @@ async fn an_imported_file_is_served_to_peers() {
     let seed = Node::start(&[], &[]).await;
     let path = seed.dir.path().join("local.bin");
     std::fs::write(&path, &bytes).expect("written");
-    let json = String::from_utf8(file.to_json()).expect("text");
+    let request = ImportRequest {
+        hash_file_json: String::from_utf8(file.to_json()).expect("text"),
+        ..ImportRequest::default()
+    };
     let entry = seed
         .engine
-        .import(path, json, Vec::new())
+        .import(std::fs::File::open(path).expect("readable"), request)
         .await
         .expect("imported");
     assert_eq!(entry.file_size_in_cache, bytes.len() as u64);

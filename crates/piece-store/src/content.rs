@@ -11,7 +11,9 @@ mod state;
 mod take_in;
 
 use crate::{
-    ContentInfo, ContentKey, StoreError, layout,
+    ContentInfo, ContentKey, StoreError,
+    checks::Checks,
+    layout,
     ledger::Change,
     snapshot::{self, Record},
     stamp::FileStamp,
@@ -55,6 +57,8 @@ pub(crate) struct Inner {
     last_used_ms: AtomicU64,
     /// Bytes that the whole store has.
     store_bytes: Arc<AtomicU64>,
+    /// What the store remembers of closed contents.
+    checks: Arc<Checks>,
     writing: Mutex<()>,
     state: Mutex<State>,
 }
@@ -124,10 +128,12 @@ impl fmt::Debug for Content {
 }
 
 impl Drop for Inner {
-    /// What was never committed does not count for the store any more.
+    /// What was never committed does not count for the store any more; what was checked is remembered.
     fn drop(&mut self) {
         let (durable, have) = {
-            let state = self.state();
+            let mut state = self.state();
+            let checked = std::mem::replace(&mut state.checked, Bitfield::new(0));
+            self.checks.remember(self.key, state.stamp, checked);
             (state.durable_bytes, state.record.progress.bytes_have)
         };
         self.store_bytes.fetch_add(durable, Ordering::Relaxed);
@@ -145,6 +151,7 @@ pub(crate) struct Parts {
     /// The committed bitfield.
     pub(crate) have: Bitfield,
     pub(crate) store_bytes: Arc<AtomicU64>,
+    pub(crate) checks: Arc<Checks>,
 }
 
 impl Inner {
@@ -162,7 +169,7 @@ impl Inner {
             }
             Err(e) => return Err(e),
         };
-        let (stamp, names) = FileStamp::of(&file).map_err(StoreError::at(&path))?;
+        let stamp = FileStamp::of(&file).map_err(StoreError::at(&path))?;
         let committed = &parts.record.progress;
         // Without hashes there is no way to tell good bytes from changed ones. While pieces are missing, a stamp
         // that differs is the normal trace of a crash after unsynced writes; a complete file has no more writes.
@@ -170,7 +177,7 @@ impl Inner {
             && if parts.have.is_full() {
                 !committed.stamp_is(&stamp)
             } else {
-                stamp.size != len || names != 1
+                stamp.size != len || stamp.names != 1
             };
         let start_over = fresh || untrusted;
         let withdraw_first = start_over && parts.hash_file.is_none() && !parts.have.is_empty();
@@ -181,6 +188,12 @@ impl Inner {
         };
         let mut state = State::new(file, stamp, have, parts.record);
         state.withdraw_first = withdraw_first;
+        if let Some(checked) = parts.checks.take(&parts.key, &stamp) {
+            let still_had = checked.ones().filter(|&piece| state.have.has(piece));
+            for piece in still_had.collect::<Vec<_>>() {
+                state.checked.insert(piece);
+            }
+        }
         let inner = Self {
             key: parts.key,
             lengths: parts.lengths,
@@ -188,6 +201,7 @@ impl Inner {
             dir: parts.dir,
             last_used_ms: AtomicU64::new(state.record.progress.last_used_ms),
             store_bytes: parts.store_bytes,
+            checks: parts.checks,
             writing: Mutex::new(()),
             state: Mutex::new(state),
         };
@@ -270,8 +284,8 @@ impl Inner {
     fn check_names(&self, file: &File) -> Result<FileStamp, StoreError> {
         let path = self.data_path();
         match FileStamp::of(file) {
-            Ok((_, 0)) => Err(StoreError::Vanished { path }),
-            Ok((stamp, _)) => Ok(stamp),
+            Ok(stamp) if stamp.names == 0 => Err(StoreError::Vanished { path }),
+            Ok(stamp) => Ok(stamp),
             Err(e) => Err(StoreError::io(&path, e)),
         }
     }

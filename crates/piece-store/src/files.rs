@@ -41,7 +41,7 @@ pub fn hash_file_of(
         },
     )
     .map_err(FileError::at(path))?;
-    let (after, _) = FileStamp::of(&file).map_err(FileError::at(path))?;
+    let after = FileStamp::of(&file).map_err(FileError::at(path))?;
     if cut_short || !after.same_bytes(&before) {
         return Err(FileError::Changed {
             path: path.to_path_buf(),
@@ -82,7 +82,7 @@ pub(crate) fn verify_file_pieces(
     threads: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<PieceIndex>, FileError> {
-    let (before, _) = FileStamp::of(file).map_err(FileError::at(path))?;
+    let before = FileStamp::of(file).map_err(FileError::at(path))?;
     let lengths = hash_file.lengths();
     let all: Vec<_> = lengths.pieces().collect();
     let (mut bytes, mut bad) = (0, Vec::new());
@@ -99,7 +99,7 @@ pub(crate) fn verify_file_pieces(
         },
     )
     .map_err(FileError::at(path))?;
-    let (after, _) = FileStamp::of(file).map_err(FileError::at(path))?;
+    let after = FileStamp::of(file).map_err(FileError::at(path))?;
     if !after.same_bytes(&before) {
         return Err(FileError::Changed {
             path: path.to_path_buf(),
@@ -118,6 +118,6 @@ fn open_regular(path: &Path) -> Result<(File, FileStamp), FileError> {
         });
     }
     let file = File::open(path).map_err(FileError::at(path))?;
-    let (stamp, _) = FileStamp::of(&file).map_err(FileError::at(path))?;
+    let stamp = FileStamp::of(&file).map_err(FileError::at(path))?;
     Ok((file, stamp))
 }

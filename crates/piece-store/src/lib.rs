@@ -15,6 +15,7 @@
 //!
 //! Entry types: [`Store`], [`Content`], [`plan_eviction`], [`place`], [`hash_file_of`], [`verify_file`].
 
+mod checks;
 mod content;
 mod error;
 mod evict;
@@ -37,5 +38,5 @@ use files::verify_file_pieces;
 pub use files::{hash_file_of, verify_file};
 pub use info::{AddInfo, ContentInfo};
 pub use key::{ContentKey, PlainKey};
-pub use place::{Delivered, Method, place};
-pub use store::{Store, StoreConfig};
+pub use place::{Delivered, Durability, Method, place};
+pub use store::{LocalFile, Sharing, Store, StoreConfig};

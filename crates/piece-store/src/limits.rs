@@ -16,6 +16,8 @@ pub const PIN_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 pub const DATABASE_CACHE_BYTES: usize = 1 << 20;
 /// Largest snapshot read from or written to the state database, in bytes: the bitfield of 2^24 pieces is 2 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
+/// Memory that may remember which pieces of closed contents were checked, in bytes: a bit for each piece.
+pub const CHECKS_BYTES_MAX: usize = 2 << 20;
 /// Most threads that one call hashes on.
 pub const HASH_THREADS_MAX: usize = 16;
 /// Bytes read at a time when a file is hashed; lives on the stack.

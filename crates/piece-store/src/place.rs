@@ -3,7 +3,8 @@
 //! The file is made without a name (`O_TMPFILE`) in the destination's folder, or, where the file system cannot do
 //! that, under a random name; it gets the caller's owner and mode that way. It is filled by sharing blocks with the
 //! cache (`FICLONE`); failing that the cache's own file is linked, if its owner fits; failing that it is copied and
-//! hashed on the way. Only then, synced, it takes the destination's name, in one step.
+//! hashed on the way. Only then, synced if that is asked for,
+//! it takes the destination's name, in one step.
 
 use crate::{
     DeliverError, FileError,
@@ -29,6 +30,18 @@ use std::{
     },
     path::Path,
 };
+
+/// Names of a cache file that was handed over as a hard link: the cache's and its owner's.
+const NAMES_MAX: u64 = 2;
+/// When a file that is handed over survives a power cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Before it has its name. Takes as long as the disk takes.
+    Now,
+    /// When the system gets to it, as with any file that a program writes. Until then a power cut may leave the name
+    /// with some of the bytes.
+    Later,
+}
 
 /// How a file came to its destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +75,7 @@ pub fn place(
     len: u64,
     expect: Option<&PiecesHashFile>,
     dest: &Path,
+    durability: Durability,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Delivered, DeliverError> {
     let source = Source {
@@ -70,7 +84,7 @@ pub fn place(
         hashes: expect,
         checked_as: None,
     };
-    source.place(dest, progress)
+    source.place(dest, durability, progress)
 }
 
 /// A complete content's file, and what is known of its bytes.
@@ -87,6 +101,7 @@ impl Source<'_> {
     pub(crate) fn place(
         &self,
         dest: &Path,
+        durability: Durability,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Delivered, DeliverError> {
         if self
@@ -100,7 +115,16 @@ impl Source<'_> {
         if before.size != self.len || !before.same_bytes(&checked) {
             return Err(DeliverError::Changed);
         }
-        let folder = Folder::open(dest)?;
+        let folder = Folder::open(dest, durability)?;
+        if folder.has(&before) {
+            if self.checked_as.is_none() {
+                self.check(self.file, dest, progress)?;
+            }
+            progress(self.len);
+            return Ok(Delivered {
+                method: Method::HardLink,
+            });
+        }
         let temp = folder.new_file()?;
         let method = if rustix::fs::ioctl_ficlone(&temp.file, self.file).is_ok() {
             if self.checked_as.is_none() {
@@ -136,8 +160,7 @@ impl Source<'_> {
     }
 
     fn stamp(&self, dest: &Path) -> Result<FileStamp, DeliverError> {
-        let (stamp, _) = FileStamp::of(self.file).map_err(DeliverError::at(dest))?;
-        Ok(stamp)
+        FileStamp::of(self.file).map_err(DeliverError::at(dest))
     }
 
     fn check(
@@ -163,7 +186,8 @@ impl Source<'_> {
     }
 
     /// Whether the cache's file can stand in for a new one: same file system, owner and group, and the mode made
-    /// the same (the cache's folder is private, so that its file may have any mode).
+    /// the same (the cache's folder is private, so that its file may have any mode). A file that has a name elsewhere
+    /// already is somebody's: two people's files must not be one.
     fn link_fits(&self, new: &File) -> bool {
         let (Ok(new), Ok(own)) = (rustix::fs::fstat(new), rustix::fs::fstat(self.file)) else {
             return false;
@@ -171,14 +195,17 @@ impl Source<'_> {
         let same_owner =
             (new.st_dev, new.st_uid, new.st_gid) == (own.st_dev, own.st_uid, own.st_gid);
         same_owner
+            && own.st_nlink == 1
             && (new.st_mode == own.st_mode
                 || rustix::fs::fchmod(self.file, Mode::from_raw_mode(new.st_mode)).is_ok())
     }
 
     /// Links the cache's file; false when the system refuses and a copy must do.
     fn link(&self, folder: &Folder<'_>) -> Result<bool, DeliverError> {
-        rustix::fs::fsync(self.file).map_err(DeliverError::at(folder.dest))?;
+        folder.sync_file(self.file)?;
         match folder.link(self.file) {
+            // Linked for somebody else at the same moment; a copy replaces this link.
+            Ok(()) if self.stamp(folder.dest)?.names > NAMES_MAX => Ok(false),
             Ok(()) => folder.sync().map(|()| true),
             Err(
                 Errno::PERM
@@ -291,6 +318,7 @@ struct Folder<'a> {
     dir: OwnedFd,
     name: &'a OsStr,
     dest: &'a Path,
+    durability: Durability,
 }
 
 /// A file without a name, or with a temporary one that goes with it.
@@ -312,7 +340,7 @@ impl Drop for TempName<'_> {
 }
 
 impl<'a> Folder<'a> {
-    fn open(dest: &'a Path) -> Result<Self, DeliverError> {
+    fn open(dest: &'a Path, durability: Durability) -> Result<Self, DeliverError> {
         let is_folder = || DeliverError::IsFolder {
             path: dest.to_path_buf(),
         };
@@ -331,7 +359,12 @@ impl<'a> Folder<'a> {
             },
             e => DeliverError::at(dest)(e),
         })?;
-        let folder = Self { dir, name, dest };
+        let folder = Self {
+            dir,
+            name,
+            dest,
+            durability,
+        };
         // Followed, so that a link to a device (/dev/stdout) is left alone too.
         match rustix::fs::statat(&folder.dir, name, AtFlags::empty()) {
             Err(_) => Ok(folder),
@@ -343,6 +376,12 @@ impl<'a> Folder<'a> {
                 }),
             },
         }
+    }
+
+    /// Whether the destination is this very file.
+    fn has(&self, file: &FileStamp) -> bool {
+        rustix::fs::statat(&self.dir, self.name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (file.device, file.inode))
     }
 
     fn error(&self, e: Errno) -> DeliverError {
@@ -378,9 +417,9 @@ impl<'a> Folder<'a> {
         })
     }
 
-    /// Syncs a finished file and gives it the destination's name.
+    /// Gives a finished file the destination's name.
     fn publish(&self, temp: TempFile<'_>) -> Result<(), DeliverError> {
-        rustix::fs::fsync(&temp.file).map_err(|e| self.error(e))?;
+        self.sync_file(&temp.file)?;
         match &temp.name {
             None => self.link(&temp.file),
             Some(temp) => rustix::fs::renameat(&self.dir, &temp.name, &self.dir, self.name),
@@ -403,12 +442,19 @@ impl<'a> Folder<'a> {
             name: temp_name(),
         };
         link(&temp.name)?;
-        // When both names are the same file already, this does nothing; the temporary one goes either way.
+        // When both names are the same file by now, this does nothing; the temporary one goes either way.
         rustix::fs::renameat(&self.dir, &temp.name, &self.dir, self.name)
     }
 
     fn sync(&self) -> Result<(), DeliverError> {
-        rustix::fs::fsync(&self.dir).map_err(|e| self.error(e))
+        self.sync_file(&self.dir)
+    }
+
+    fn sync_file(&self, file: &impl AsFd) -> Result<(), DeliverError> {
+        match self.durability {
+            Durability::Now => rustix::fs::fsync(file).map_err(|e| self.error(e)),
+            Durability::Later => Ok(()),
+        }
     }
 }
 

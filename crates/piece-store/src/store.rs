@@ -11,13 +11,16 @@ mod sync;
 
 use crate::{
     AddInfo, Content, ContentInfo, ContentKey, OpenError, PlainKey, StoreError,
+    checks::Checks,
     content::{Inner, Parts},
+    hashing,
     layout::{self, Layout},
     ledger::Ledger,
     limits::{CONTENT_ID_BYTES_MAX, PIN_MAX, URL_BYTES_MAX, URLS_MAX, VALIDATOR_BYTES_MAX},
     snapshot::{Progress, Record, to_ms},
 };
 use dosvc_content::{HashOfHashes, PieceLengths, PiecesHashFile};
+pub use import::{LocalFile, Sharing};
 use rustix::{
     fs::{FlockOperation, OFlags},
     io::Errno,
@@ -47,6 +50,8 @@ pub struct StoreConfig {
     pub sync_bytes: u64,
     /// Sync this long after the first piece that is not synced. Default 1 s.
     pub sync_interval: Duration,
+    /// Threads that one call hashes on, where it has many pieces to hash. Default: one for each processor.
+    pub hash_threads: usize,
 }
 
 impl StoreConfig {
@@ -56,6 +61,7 @@ impl StoreConfig {
             dir: dir.into(),
             sync_bytes: 64 << 20,
             sync_interval: Duration::from_secs(1),
+            hash_threads: hashing::threads_default(),
         }
     }
 }
@@ -68,6 +74,7 @@ pub struct Store {
     ledger: Ledger,
     rebuilt_from: Option<PathBuf>,
     bytes: Arc<AtomicU64>,
+    checks: Arc<Checks>,
     removals: AtomicU64,
     commit: Mutex<()>,
     open: Mutex<HashMap<ContentKey, Slot>>,
@@ -105,6 +112,7 @@ impl Store {
             ledger,
             rebuilt_from,
             bytes: Arc::new(AtomicU64::new(bytes)),
+            checks: Arc::default(),
             removals: AtomicU64::new(0),
             commit: Mutex::default(),
             open: Mutex::default(),
@@ -274,6 +282,10 @@ impl Store {
         self.update(key, |record| record.expires_ms = expires.map(to_ms))
     }
 
+    pub(crate) fn hash_threads(&self) -> usize {
+        self.config.hash_threads
+    }
+
     /// Bytes of all pieces that are had.
     pub fn bytes_on_disk(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -328,6 +340,7 @@ impl Store {
             record,
             have,
             store_bytes: self.bytes.clone(),
+            checks: self.checks.clone(),
         })?);
         if inner.claims_too_much() {
             self.mark_dirty(&inner, 0);

@@ -34,5 +34,5 @@ pub use explain::{SourceReport, SourceState, Waiting};
 pub use limits::Limits;
 pub use picker::{Picker, Shortlist};
 pub use source::{SourceId, SourceInfo, SourceKind};
-pub use stats::{KindBytes, Stats};
+pub use stats::{Activity, KindBytes, Stats};
 pub use swarm::Swarm;

@@ -85,3 +85,18 @@ pub struct Stats {
     /// Sources given up for bad pieces.
     pub bans: u64,
 }
+
+/// What moves at one moment.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Activity {
+    /// Blocks asked of peers.
+    pub asked: usize,
+    /// Of those, how many have begun to arrive.
+    pub arriving: usize,
+    /// HTTP fetches.
+    pub fetches: usize,
+    /// Blocks that peers asked for and that are not begun.
+    pub queued: usize,
+    /// Blocks being sent.
+    pub serving: usize,
+}

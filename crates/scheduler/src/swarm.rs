@@ -8,7 +8,7 @@ mod steer;
 mod upload;
 
 use crate::{
-    BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, SourceId,
+    Activity, BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, SourceId,
     SourceInfo, Stats, SwarmConfig,
     meter::Meter,
     pieces::{Giver, PieceState, Pieces},
@@ -35,8 +35,13 @@ pub struct Swarm {
     commands: VecDeque<Command>,
     /// Sources that may have room for requests.
     ready: BTreeSet<SourceId>,
+    /// Peers that found nothing to ask for when they were last looked at, or may not be asked: what falls free is
+    /// offered to them. Peers with a full pipeline come back by themselves when a block of theirs ends.
+    hungry: BTreeSet<SourceId>,
     /// What extended peers are to be told about our fetching.
     tell: BTreeMap<u32, bool>,
+    /// Pieces that they know, or are about to be told, to be on their way to us.
+    told: BTreeSet<u32>,
     http: http::HttpPlan,
     uploads: upload::Uploads,
     steering: steer::Steering,
@@ -70,7 +75,9 @@ impl Swarm {
             sources: BTreeMap::new(),
             commands: VecDeque::new(),
             ready: BTreeSet::new(),
+            hungry: BTreeSet::new(),
             tell: BTreeMap::new(),
+            told: BTreeSet::new(),
             peer_meter: Meter::new(now),
             next_tick: now,
             stats: Stats::default(),
@@ -99,6 +106,12 @@ impl Swarm {
             for id in ids {
                 self.give_up_all(id, true, now);
             }
+        } else {
+            // A download begins here: the time that peers have before HTTP counts from now.
+            self.start = now;
+            self.http.discovery_ended = false;
+            let company = self.sources.values().any(Source::is_peer);
+            self.http.company_since = company.then_some(now);
         }
         self.wake_all(now);
     }
@@ -121,6 +134,7 @@ impl Swarm {
         let count = self.pieces.lengths().piece_count();
         self.sources.insert(id, Source::new(info, count, now));
         if peer {
+            self.http.company_since.get_or_insert(now);
             self.show_bitfield(id);
             self.tell_everything(id);
         }
@@ -270,6 +284,8 @@ impl Swarm {
             s.partial = 0;
             let trip = now.saturating_duration_since(asked.at);
             s.round_trip = Some(s.round_trip.map_or(trip, |t| t.min(trip)));
+            self.note_tell(block.piece(), true);
+            self.flush_tell();
         } else if s.withdrawn.contains(&block) {
             self.take_back(id, block, now);
         }
@@ -354,20 +370,25 @@ impl Swarm {
         if !self.pieces.verified(piece) {
             return;
         }
+        // The Have says so.
+        self.told.remove(&piece.get());
+        self.tell.remove(&piece.get());
         let ids: Vec<SourceId> = self.sources.keys().copied().collect();
         for id in ids {
             let Some(s) = self.sources.get_mut(&id) else {
                 continue;
             };
-            if s.has.has(piece) {
-                s.interesting -= 1;
-                self.update_interest(id);
-            } else if s.is_peer() {
+            if s.is_peer() {
+                // Also to those who have it: they count how far it has spread, and what is on its way to us.
                 if let Some(shown) = &mut s.up.shown {
                     shown.insert(piece);
                 }
                 self.commands
                     .push_back(Command::ShowHave { source: id, piece });
+            }
+            if s.has.has(piece) {
+                s.interesting -= 1;
+                self.update_interest(id);
             }
         }
         self.http.due = true;
@@ -434,6 +455,18 @@ impl Swarm {
     /// What was done so far.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// What moves right now.
+    pub fn activity(&self) -> Activity {
+        let of = |count: fn(&Source) -> usize| self.sources.values().map(count).sum();
+        Activity {
+            asked: of(|s| s.asked.len()),
+            arriving: of(|s| s.asked.iter().filter(|a| a.begun.is_some()).count()),
+            fetches: of(|s| s.runs.len()),
+            queued: of(|s| s.up.queue.len()),
+            serving: self.uploads.serving(),
+        }
     }
 
     /// Bytes a second from all sources in the recent past.
@@ -505,13 +538,9 @@ impl Swarm {
         self.settle(now);
     }
 
+    /// Something fell free that another peer may deliver.
     fn wake_peers(&mut self) {
-        self.ready.extend(
-            self.sources
-                .iter()
-                .filter(|(_, s)| s.is_peer())
-                .map(|(id, _)| *id),
-        );
+        self.ready.append(&mut self.hungry);
     }
 
     fn note_rate(&mut self, id: SourceId, bytes: u32, now: Instant) {
@@ -532,6 +561,14 @@ impl Swarm {
     }
 
     fn note_tell(&mut self, piece: PieceIndex, fetching: bool) {
+        let news = if fetching {
+            self.told.insert(piece.get())
+        } else {
+            self.told.remove(&piece.get())
+        };
+        if !news {
+            return;
+        }
         // What was begun and given up between two polls need not be told at all.
         if self.tell.insert(piece.get(), fetching) == Some(!fetching) {
             self.tell.remove(&piece.get());
@@ -548,28 +585,26 @@ impl Swarm {
                 .filter(move |(_, on)| **on == want)
                 .map(|(p, _)| *p)
         };
-        for (&source, s) in self.sources.iter().filter(|(_, s)| s.is_partner()) {
-            let lacking = |p: &PieceIndex| !s.has.has(*p);
-            let add: Vec<_> = of(true)
-                .map(|p| self.pieces.index(p))
-                .filter(lacking)
-                .collect();
-            let drop: Vec<_> = of(false)
-                .map(|p| self.pieces.index(p))
-                .filter(lacking)
-                .collect();
-            if !add.is_empty() || !drop.is_empty() {
-                self.commands
-                    .push_back(Command::TellFetching { source, add, drop });
-            }
+        let add: Vec<_> = of(true).map(|p| self.pieces.index(p)).collect();
+        let drop: Vec<_> = of(false).map(|p| self.pieces.index(p)).collect();
+        // Holders are told too: they serve first whom nobody else is sending to.
+        let told = self
+            .sources
+            .iter()
+            .filter(|(_, s)| s.is_peer() && s.info.extended);
+        for (&source, _) in told {
+            let (add, drop) = (add.clone(), drop.clone());
+            self.commands
+                .push_back(Command::TellFetching { source, add, drop });
         }
     }
 
     /// A new extended peer learns what is in flight already.
     fn tell_everything(&mut self, id: SourceId) {
         let extended = self.sources.get(&id).is_some_and(|s| s.info.extended);
-        let fetching = self.pieces.wanted().keys();
-        let add: Vec<_> = fetching
+        let add: Vec<_> = self
+            .told
+            .iter()
             .filter(|p| !self.tell.contains_key(p))
             .map(|&p| self.pieces.index(p))
             .collect();
@@ -673,6 +708,7 @@ impl Swarm {
         self.drop_uploads(id);
         self.sources.remove(&id);
         self.ready.remove(&id);
+        self.hungry.remove(&id);
         self.wake_peers();
         self.http.due = true;
     }

@@ -3,7 +3,7 @@
 //! `cargo run --release -p dosvc-sim --example scenario -- KIND [COUNT] [PIECES] [MBIT] [SEEDS]`, KIND one of `seed`,
 //! `origin`, `origin-apart`.
 
-use dosvc_sim::{Outcome, Scenario, run};
+use dosvc_sim::{Idleness, Outcome, Scenario, run};
 use std::{env, time::Duration, time::Instant};
 
 fn main() {
@@ -24,6 +24,7 @@ fn main() {
         };
         scenario.seed = seed.into();
         scenario.neighbours = 64;
+        scenario.look = env::var_os("TIMELINE").is_some();
         let begun = Instant::now();
         let outcome = run(&scenario);
         println!("{outcome}");
@@ -37,8 +38,9 @@ fn main() {
                     share(*leeches, count.into()),
                 );
                 eprintln!(
-                    "{:6.2} s: seed {s:5.1} %, origin {o:5.1} %, leeches {l:5.1} %",
-                    slot as f64 / 4.0
+                    "{:6.2} s: seed {s:5.1} %, origin {o:5.1} %, leeches {l:5.1} %{}",
+                    slot as f64 / 4.0,
+                    outcome.idleness.get(slot).map_or(String::new(), idle)
                 );
             }
         }
@@ -50,4 +52,20 @@ fn main() {
             outcome.trace
         );
     }
+}
+
+fn idle(i: &Idleness) -> String {
+    let share = |n: u64| 100.0 * n as f64 / i.looks.max(1) as f64;
+    let mean = |n: u64| n as f64 / i.looks.max(1) as f64;
+    format!(
+        "; up idle: unasked {:4.1} %, held {:4.1} %; down idle: asks nothing {:4.1} %, waits {:4.1} %; asked {:4.1} arriving {:3.1} queued {:4.1} serving {:3.1}",
+        share(i.up_unasked),
+        share(i.up_held),
+        share(i.down_unasking),
+        share(i.down_waiting),
+        mean(i.asked),
+        mean(i.arriving),
+        mean(i.queued),
+        mean(i.serving)
+    )
 }

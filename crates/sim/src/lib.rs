@@ -23,6 +23,6 @@ mod outcome;
 mod scenario;
 mod world;
 
-pub use outcome::{MachineOutcome, Outcome};
+pub use outcome::{Idleness, MachineOutcome, Outcome};
 pub use scenario::{Change, Link, Machine, Role, Scenario};
 pub use world::run;

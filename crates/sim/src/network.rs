@@ -116,6 +116,16 @@ impl Network {
         self.ports[node].sent
     }
 
+    /// Whether the machine's uplink is sending.
+    pub(crate) fn is_sending(&self, node: Node) -> bool {
+        self.ports[node].sending
+    }
+
+    /// Whether the machine's downlink is receiving.
+    pub(crate) fn is_receiving(&self, node: Node, now: Nanos) -> bool {
+        self.down_free[node] > now
+    }
+
     pub(crate) fn flow(&mut self, flow: u64) -> Option<&mut Flow> {
         self.flows.get_mut(&flow)
     }

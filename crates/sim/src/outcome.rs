@@ -14,6 +14,29 @@ pub struct MachineOutcome {
     pub stats: Stats,
 }
 
+/// What the leeches' links did, looked at 100 times a second: shares of all looks at leeches that were not done.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct Idleness {
+    /// Looks.
+    pub looks: u64,
+    /// The uplink idled: nobody asked for anything.
+    pub up_unasked: u64,
+    /// The uplink idled although requests waited or blocks were begun.
+    pub up_held: u64,
+    /// Nothing arrived: nothing was asked for.
+    pub down_unasking: u64,
+    /// Nothing arrived of what was asked for.
+    pub down_waiting: u64,
+    /// Blocks asked for.
+    pub asked: u64,
+    /// Blocks arriving.
+    pub arriving: u64,
+    /// Requests of others waiting.
+    pub queued: u64,
+    /// Blocks being sent.
+    pub serving: u64,
+}
+
 /// The result of one run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -35,6 +58,8 @@ pub struct Outcome {
     pub seed_first_copy: Option<Duration>,
     /// Bytes that left seeds, origins and leeches in each quarter of a second.
     pub timeline: Vec<[u64; 3]>,
+    /// Why the leeches' links idled, in each quarter of a second.
+    pub idleness: Vec<Idleness>,
     /// Machines that somebody banned.
     pub banned: Vec<usize>,
     /// Hash over every command of every machine, with its time.

@@ -109,6 +109,8 @@ pub struct Scenario {
     pub limit: Duration,
     /// The cores' own invariants are checked after every so many events; 0: never.
     pub check_every: u64,
+    /// Look at every link 100 times a second, for [`crate::Outcome::idleness`].
+    pub look: bool,
 }
 
 impl Scenario {
@@ -130,6 +132,7 @@ impl Scenario {
             changes: Vec::new(),
             limit: Duration::from_secs(3600),
             check_every: 997,
+            look: false,
         }
     }
 

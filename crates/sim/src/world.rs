@@ -3,7 +3,7 @@
 mod machine;
 
 use crate::{
-    Change, MachineOutcome, Outcome, Role, Scenario,
+    Change, Idleness, MachineOutcome, Outcome, Role, Scenario,
     network::{Cell, Load, Nanos, Network, Node, nanos},
 };
 use dosvc_content::{Bitfield, Block, PeerId, PieceIndex};
@@ -62,6 +62,7 @@ enum Event {
         fetch: FetchId,
     },
     Network(Cell),
+    Look,
 }
 
 /// Orders events by time, then by the order in which they were made.
@@ -101,6 +102,7 @@ struct World<'a> {
     last: Nanos,
     first_copy: Option<Nanos>,
     timeline: Vec<[u64; 3]>,
+    idleness: Vec<Idleness>,
     banned: BTreeSet<Node>,
 }
 
@@ -168,8 +170,12 @@ impl<'a> World<'a> {
             last: 0,
             first_copy: None,
             timeline: Vec::new(),
+            idleness: Vec::new(),
             banned: BTreeSet::new(),
         };
+        if scenario.look {
+            world.push(0, Event::Look);
+        }
         for (node, machine) in scenario.machines.iter().enumerate() {
             world.machines.push(Machine::new(machine.role));
             world.push(nanos(machine.joins), Event::Join(node));
@@ -246,6 +252,7 @@ impl<'a> World<'a> {
             } => self.fetch_arrives(from, to, fetch, first, count),
             Event::FetchFails { origin, to, fetch } => self.fetch_fails(origin, to, fetch),
             Event::Network(cell) => self.cell(cell),
+            Event::Look => self.look(),
         }
         for (at, cell) in std::mem::take(&mut self.network.schedule) {
             self.push(at, Event::Network(cell));
@@ -556,6 +563,7 @@ impl<'a> World<'a> {
             origin_copies: sent(Role::Origin),
             seed_first_copy: self.first_copy.map(Duration::from_nanos),
             timeline: self.timeline.clone(),
+            idleness: self.idleness.clone(),
             banned: self.banned.iter().copied().collect(),
             trace: self.trace,
             events,

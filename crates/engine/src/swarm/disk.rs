@@ -1,7 +1,8 @@
-//! Disk work of a swarm: hashing and writing on tokio's bounded blocking pool, the outcome sent back as an event.
+//! Disk work of a swarm: hashing and writing by the engine's workers, the outcome sent back as an event.
 //!
 //! At most as many blocks are under way as the buffer pool has buffers, so nothing here needs a bound of its own.
 
+use crate::workers::Workers;
 use dosvc_content::{Block, PieceIndex};
 use dosvc_piece_store::{Accepted, Content, PieceCheck, StoreError};
 use dosvc_wire::net::BlockBuf;
@@ -25,12 +26,21 @@ pub(super) enum DiskEvent {
 #[derive(Clone)]
 pub(super) struct Disk {
     content: Arc<Content>,
+    workers: Arc<Workers>,
     events: mpsc::Sender<DiskEvent>,
 }
 
 impl Disk {
-    pub(super) fn new(content: Arc<Content>, events: mpsc::Sender<DiskEvent>) -> Self {
-        Self { content, events }
+    pub(super) fn new(
+        content: Arc<Content>,
+        workers: Arc<Workers>,
+        events: mpsc::Sender<DiskEvent>,
+    ) -> Self {
+        Self {
+            content,
+            workers,
+            events,
+        }
     }
 
     /// Hashes and writes a piece that came as one block.
@@ -66,7 +76,7 @@ impl Disk {
     fn spawn(&self, work: impl FnOnce(&Content) -> DiskEvent + Send + 'static) {
         let content = Arc::clone(&self.content);
         let events = self.events.clone();
-        tokio::task::spawn_blocking(move || {
+        self.workers.run(move || {
             let event = work(&content);
             // A swarm that has ended needs no events.
             let _ = events.blocking_send(event);

@@ -7,7 +7,7 @@ use crate::{
     dial,
     limiter::{OpenGate, UploadGate},
 };
-use dosvc_content::{Bitfield, GroupHash, PeerId, PieceIndex};
+use dosvc_content::{Bitfield, Block, GroupHash, PeerId, PieceIndex};
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{Extension, Limits, net};
@@ -44,7 +44,8 @@ pub(super) struct Peer {
     pub(super) bytes_out: u64,
     pub(super) rate_in: RateMeter,
     pub(super) rate_out: RateMeter,
-    /// Bytes of the block under way that were reported already.
+    /// The block under way, and its bytes that were reported already.
+    pub(super) receiving: Option<Block>,
     pub(super) partial: u32,
 }
 
@@ -133,6 +134,7 @@ impl Swarm {
                 bytes_out: 0,
                 rate_in: RateMeter::default(),
                 rate_out: RateMeter::default(),
+                receiving: None,
                 partial: 0,
             },
         );

@@ -158,8 +158,7 @@ impl Swarm {
         self.core.handle_source_down(source, None, now);
         let changed_under_way = matches!(error, OriginError::Changed { .. });
         if changed_under_way || !self.may_have_peers() {
-            self.error = Some(crate::errors::origin_error(error));
-            self.core.set_paused(true, now);
+            self.fail(crate::errors::origin_error(error));
         }
         self.changed = true;
     }
@@ -185,7 +184,7 @@ impl Swarm {
             net::Event::Interested(on) => self.core.handle_interested(source, on, now),
             net::Event::Requested(block) => self.handle_request(source, block, now),
             net::Event::Cancelled(block) => self.core.handle_cancelled(source, block, now),
-            net::Event::Progress { bytes, .. } => self.handle_partial(key, bytes, now),
+            net::Event::Progress { block, bytes } => self.handle_partial(key, block, bytes, now),
             net::Event::Received { block, data } => self.handle_received(key, block, data, now),
             net::Event::Served { block } => self.handle_served(key, block, now),
             net::Event::Extension(extension) => self.handle_extension(key, extension, now),
@@ -193,8 +192,11 @@ impl Swarm {
         }
     }
 
-    fn handle_partial(&mut self, key: u32, bytes: u32, now: Instant) {
+    fn handle_partial(&mut self, key: u32, block: Block, bytes: u32, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&key) {
+            if peer.receiving.replace(block) != Some(block) {
+                self.core.handle_block_begun(SourceId(key), block, now);
+            }
             peer.partial += bytes;
             peer.rate_in.add(u64::from(bytes), now);
         }
@@ -209,6 +211,7 @@ impl Swarm {
         };
         let news = u64::from(block.len().saturating_sub(peer.partial));
         peer.partial = 0;
+        peer.receiving = None;
         peer.bytes_in += u64::from(block.len());
         peer.rate_in.add(news, now);
         self.rate.add(news, now);
@@ -255,7 +258,7 @@ impl Swarm {
             DiskEvent::Scrubbed(piece, result) => self.piece_scrubbed(piece, result, now),
             DiskEvent::Checked(piece, Ok(check)) => self.piece_checked(piece, &check, now),
             DiskEvent::Piece(_, Err(error)) | DiskEvent::BlockWritten(_, Err(error)) => {
-                self.fail(&error)
+                self.storage_failed(&error)
             }
             DiskEvent::Checked(piece, Err(error)) => self.check_failed(piece, &error, now),
         }
@@ -362,7 +365,7 @@ impl Swarm {
         match result {
             Ok(PieceCheck::Good) => {}
             Ok(PieceCheck::Lost) => self.piece_lost(piece, now),
-            Err(error) => return self.fail(&error),
+            Err(error) => return self.storage_failed(&error),
         }
         self.check_more();
     }

@@ -5,7 +5,7 @@ use dosvc_engine::{
     Engine, EngineConfig,
     api::{GetRequest, JobId, JobState, JobStatus},
 };
-use dosvc_policy::{Policies, Provider, RawValue};
+use dosvc_policy::{Percent, Policies, Provider, RawValue};
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -232,6 +232,8 @@ pub fn config(dir: &TempDir, settings: &[(&str, &str)], peers: &[SocketAddr]) ->
     config.listen = vec!["127.0.0.1:0".parse().expect("address")];
     config.dns_sd = false;
     config.static_peers = peers.to_vec();
+    // What else is on the disk of whoever runs the tests does not matter.
+    config.keep_free = Percent::of(0);
     config
 }
 

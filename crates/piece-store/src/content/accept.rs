@@ -17,7 +17,7 @@ pub enum Accepted {
     BadHash,
 }
 
-/// How often a piece is hashed again because its bytes changed meanwhile.
+/// How often bytes are hashed again because the file changed meanwhile.
 pub(super) const HASH_TRIES: usize = 3;
 
 impl Content {

@@ -202,7 +202,7 @@ impl Content {
         };
         let (mut bytes, mut found_bytes) = (0, 0);
         let outcome = hashing::for_each_piece(
-            hashing::threads_default(),
+            self.store.hash_threads(),
             &candidates,
             |piece| inner.look_for(piece),
             |piece, found| {
@@ -235,7 +235,7 @@ impl Content {
         };
         let (mut bytes, mut lost) = (0, Vec::new());
         hashing::for_each_piece(
-            hashing::threads_default(),
+            self.store.hash_threads(),
             &unchecked,
             |piece| self.check_piece(piece),
             |piece, check| {

@@ -13,6 +13,9 @@ use std::{
 };
 use tracing::{debug, warn};
 
+/// Further looks at a file that may be in the middle of being linked.
+const LOOKS_MAX: usize = 4;
+
 /// Guarded by `Inner::state`.
 #[derive(Debug)]
 pub(super) struct State {
@@ -70,13 +73,23 @@ impl Inner {
     /// Compares the file with its stamp. True when somebody else changed it: then nothing counts as checked any
     /// more, and plain content, which has no hashes to check with, is lost.
     pub(super) fn refresh(&self, state: &mut State) -> Result<bool, StoreError> {
-        let now = self.check_names(&state.file)?;
-        let same = if state.in_write {
-            now.same_file(&state.stamp)
+        let mut now = self.check_names(&state.file)?;
+        for _ in 0..LOOKS_MAX {
+            if state.in_write || !now.may_be_half_of_a_change(&state.stamp) {
+                break;
+            }
+            std::thread::yield_now();
+            now = self.check_names(&state.file)?;
+        }
+        let changed = if state.in_write {
+            !now.same_file(&state.stamp)
         } else {
-            now == state.stamp
+            now.may_differ_from(&state.stamp)
         };
-        if same {
+        if !changed {
+            if !state.in_write {
+                state.stamp = now;
+            }
             return Ok(false);
         }
         if self.hash_file.is_none() && now.same_bytes(&state.stamp) {
@@ -104,12 +117,12 @@ impl Inner {
     pub(super) fn make_private(&self, state: &mut State) -> Result<(), StoreError> {
         self.refresh(state)?;
         let path = self.data_path();
-        let (stamp, names) = FileStamp::of(&state.file).map_err(StoreError::at(&path))?;
+        let stamp = FileStamp::of(&state.file).map_err(StoreError::at(&path))?;
         let len = self.lengths.content_length();
-        if names == 1 && stamp.size == len {
+        if stamp.names == 1 && stamp.size == len {
             return Ok(());
         }
-        warn!(key = %self.key, names, "the data file is shared or was cut: making a private copy");
+        warn!(key = %self.key, names = stamp.names, "the data file is shared or was cut: making a private copy");
         let temp = layout::new_data_path(&self.dir);
         let file = layout::create_data(&temp, len)?;
         let copied = self.copy_had(state, &file, &temp);
@@ -139,7 +152,7 @@ impl Inner {
         let path = self.data_path();
         fs::rename(temp, &path).map_err(StoreError::at(&path))?;
         layout::sync_dir(&self.dir)?;
-        let (stamp, _) = FileStamp::of(&file).map_err(StoreError::at(&path))?;
+        let stamp = FileStamp::of(&file).map_err(StoreError::at(&path))?;
         state.file = Arc::new(file);
         state.stamp = stamp;
         state.epoch += 1;

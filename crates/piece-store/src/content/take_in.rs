@@ -1,7 +1,7 @@
 //! A local file becomes the content's data.
 
 use super::{Accepted, Content, Inner};
-use crate::{StoreError, hashing, layout};
+use crate::{LocalFile, Sharing, StoreError, hashing, layout};
 use dosvc_content::PieceIndex;
 use rustix::fs::{AtFlags, CWD, OFlags};
 use std::{
@@ -17,22 +17,21 @@ impl Content {
     /// Takes missing pieces from a file of the content's length; returns how many of them are wrong there.
     pub(crate) fn take_in(
         &self,
-        path: &Path,
+        local: LocalFile<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<usize, StoreError> {
         let inner = &self.inner;
-        let file = File::open(path).map_err(StoreError::at(path))?;
-        let shared = inner.share(&file)?;
+        let shared = inner.share(local)?;
         let missing: Vec<_> = self.have().zeros().collect();
         let (mut bytes, mut bad) = (0, 0);
         hashing::for_each_piece(
-            hashing::threads_default(),
+            self.store.hash_threads(),
             &missing,
             |piece| {
                 if shared {
                     inner.look_for(piece)
                 } else {
-                    self.copy_in(&file, path, piece)
+                    self.copy_in(local.file, local.name, piece)
                 }
             },
             |piece, good| {
@@ -56,9 +55,10 @@ impl Content {
 }
 
 impl Inner {
-    /// Makes the data file share the storage of `file`, if nothing is had yet: blocks, or else the file itself if it
-    /// is ours. False when neither can be.
-    fn share(&self, file: &File) -> Result<bool, StoreError> {
+    /// Makes the data file share the storage of `local`, if nothing is had yet: blocks, or else the file itself if
+    /// that is wanted and it is ours. False when neither can be.
+    fn share(&self, local: LocalFile<'_>) -> Result<bool, StoreError> {
+        let file = local.file;
         let _turn = self.turn();
         let mut state = self.state();
         if !state.have.is_empty() {
@@ -72,9 +72,10 @@ impl Inner {
             return Ok(true);
         }
         layout::remove_if_there(&temp)?;
-        let ours = file
-            .metadata()
-            .is_ok_and(|stat| stat.uid() == rustix::process::geteuid().as_raw());
+        let ours = local.sharing == Sharing::HardLink
+            && file
+                .metadata()
+                .is_ok_and(|stat| stat.uid() == rustix::process::geteuid().as_raw());
         let from = format!("/proc/self/fd/{}", file.as_raw_fd());
         if !ours || rustix::fs::linkat(CWD, from, CWD, &temp, AtFlags::SYMLINK_FOLLOW).is_err() {
             return Ok(false);

@@ -24,7 +24,7 @@ fn child_downloads() {
     let config = StoreConfig {
         sync_bytes: 2 << 20,
         sync_interval: Duration::from_millis(20),
-        dir,
+        ..StoreConfig::new(dir)
     };
     let store = Store::open(config).unwrap();
     let mut random = Random(std::process::id().into());

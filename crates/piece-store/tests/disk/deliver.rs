@@ -1,14 +1,17 @@
 use crate::rig::{Random, Sample, child, child_dir, open};
 use dosvc_content::PiecesHashFile;
 use dosvc_piece_store::{
-    Accepted, Content, Deliver, DeliverError, Delivered, Method, PieceCheck, ServeError, place,
+    Accepted, Content, Deliver, DeliverError, Delivered, Durability, Method, PieceCheck,
+    ServeError, place,
 };
 use std::{
     fs,
     io::{BufRead as _, BufReader},
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 fn deliver(content: &Content, dest: &Path) -> Result<Delivered, DeliverError> {
@@ -107,7 +110,7 @@ fn a_copy_to_another_file_system_is_checked() {
     assert_eq!(fs::read(&dest).unwrap(), sample.bytes);
     let file = content.open_for_delivery().unwrap();
     let len = sample.bytes.len() as u64;
-    let unchecked = place(&file, len, None, &dest, &mut |_| {}).unwrap();
+    let unchecked = place(&file, len, None, &dest, Durability::Now, &mut |_| {}).unwrap();
     assert_eq!(unchecked.method, Method::Copy);
     assert_eq!(fs::read(&dest).unwrap(), sample.bytes);
     assert_eq!(names(out.path()), ["file"]);
@@ -130,6 +133,7 @@ fn place_refuses_wrong_bytes_whichever_way_they_would_come() {
             wrong.len() as u64,
             Some(hash_file),
             dest,
+            Durability::Now,
             &mut |_| {},
         )
     };
@@ -274,6 +278,175 @@ fn a_change_by_the_owner_is_noticed_before_anything_is_served() {
     assert_eq!(fs::read(dir.path().join("again")).unwrap().len(), 5);
 }
 
+/// Hands over as `dosvc get` does beside the daemon: the store opens the file, another process places it.
+fn hand_over(content: &Content, dest: &Path) -> Result<Delivered, DeliverError> {
+    let file = content.open_for_delivery()?;
+    let len = content.lengths().content_length();
+    place(&file, len, None, dest, Durability::Now, &mut |_| {})
+}
+
+fn data_of(state: &Path, content: &Content) -> PathBuf {
+    let folder = state.join("cache").join(content.key().to_string());
+    folder.join("data")
+}
+
+/// The child gives the cache's file one name after the other until it is killed, and says so after the first.
+#[test]
+fn child_links() {
+    /// Fewer than any file system allows.
+    const LINKS_MAX: u32 = 30_000;
+    let Some(dir) = child_dir() else { return };
+    let data = PathBuf::from(std::env::var_os("DOSVC_STORE_OUT").unwrap());
+    for n in 0..LINKS_MAX {
+        fs::hard_link(&data, dir.join(n.to_string())).unwrap();
+        if n == 0 {
+            println!("\nlinked");
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    std::thread::park();
+}
+
+/// Two `get` of the same content at the same moment: one's hard link moved the ctime of the file that the other was
+/// about to be handed, which passed for a change by somebody else, and that `get` failed.
+#[test]
+fn hand_overs_of_one_content_succeed_while_others_link_it_and_pieces_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, links) = (dir.path().join("out"), dir.path().join("links"));
+    fs::create_dir(&out).unwrap();
+    fs::create_dir(&links).unwrap();
+    let state = dir.path().join("state");
+    let store = open(&state);
+    let sample = Sample::new(14, 4 << 20, 64 << 10);
+    let content = sample.fill(&store);
+    let mut linker = child("deliver::child_links", &links)
+        .env("DOSVC_STORE_OUT", data_of(&state, &content))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(linker.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|l| l == "linked"));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (content, sample, done, out) = (&content, &sample, &done, &out);
+        let server = scope.spawn(move || {
+            let mut served = 0;
+            while !done.load(Ordering::Relaxed) {
+                for piece in sample.lengths().pieces() {
+                    let block = sample.lengths().blocks(piece).next().unwrap();
+                    match content.file_range(block) {
+                        Ok(_) => served += 1,
+                        // Two changes that cancel each other out take another look.
+                        Err(ServeError::Changed | ServeError::Unchecked) => {
+                            assert_eq!(content.check_piece(piece).unwrap(), PieceCheck::Good);
+                        }
+                        Err(e) => panic!("{e}"),
+                    }
+                }
+            }
+            served
+        });
+        let getters: Vec<_> = (0..8)
+            .map(|getter| {
+                scope.spawn(move || {
+                    for round in 0..6 {
+                        let dest = out.join(format!("{getter}-{round}"));
+                        hand_over(content, &dest).unwrap();
+                        assert!(fs::read(&dest).unwrap() == sample.bytes);
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = getters.into_iter().map(|g| g.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(server.join().unwrap() > 0);
+        assert!(results.iter().all(Result::is_ok), "a hand-over failed");
+    });
+    linker.kill().unwrap();
+    linker.wait().unwrap();
+}
+
+#[test]
+fn links_and_permissions_cost_no_second_look_and_a_renamed_file_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let store = open(&state);
+    let sample = Sample::new(15, 1 << 20, 64 << 10);
+    let content = sample.fill(&store);
+    let block = sample.lengths().block(3, 0, 100).unwrap();
+    let (data, link) = (data_of(&state, &content), dir.path().join("link"));
+    fs::hard_link(&data, &link).unwrap();
+    content.file_range(block).unwrap();
+    fs::set_permissions(&link, fs::Permissions::from_mode(0o640)).unwrap();
+    content.file_range(block).unwrap();
+    fs::remove_file(&link).unwrap();
+    content.file_range(block).unwrap();
+    // Between two looks both of this happened: nothing is left to explain the new ctime.
+    fs::hard_link(&data, &link).unwrap();
+    fs::remove_file(&link).unwrap();
+    assert!(matches!(
+        content.file_range(block),
+        Err(ServeError::Changed)
+    ));
+    assert_eq!(
+        content.check_piece(sample.nth(3)).unwrap(),
+        PieceCheck::Good
+    );
+    content.file_range(block).unwrap();
+}
+
+/// Some editors keep the time of the file that they change in place.
+#[test]
+fn a_write_whose_mtime_was_set_back_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let store = open(&state);
+    let sample = Sample::new(16, 1 << 20, 64 << 10);
+    let content = sample.fill(&store);
+    let data = data_of(&state, &content);
+    let before = fs::metadata(&data).unwrap().modified().unwrap();
+    let owner = fs::OpenOptions::new().write(true).open(&data).unwrap();
+    owner.write_all_at(b"changed", 3 * (64 << 10)).unwrap();
+    owner.set_modified(before).unwrap();
+    let block = sample.lengths().block(3, 0, 100).unwrap();
+    assert!(matches!(
+        content.file_range(block),
+        Err(ServeError::Changed)
+    ));
+    match hand_over(&content, &dir.path().join("file")) {
+        Err(DeliverError::Damaged { pieces }) => assert_eq!(pieces, [sample.nth(3)]),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whoever edits a file in place changes every other name of it.
+#[test]
+fn files_handed_over_to_two_places_are_never_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("state"));
+    let sample = Sample::new(17, 1 << 20, 64 << 10);
+    for _ in 0..20 {
+        let content = sample.fill(&store);
+        let out = tempfile::tempdir_in(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for getter in 0..4 {
+                let (content, dest) = (&content, out.path().join(getter.to_string()));
+                scope.spawn(move || hand_over(content, &dest).unwrap());
+            }
+        });
+        let mut inodes: Vec<_> = (0..4)
+            .map(|getter: u32| fs::metadata(out.path().join(getter.to_string())).unwrap())
+            .map(|stat| stat.ino())
+            .collect();
+        inodes.sort_unstable();
+        inodes.dedup();
+        assert_eq!(inodes.len(), 4);
+        let key = content.key();
+        drop(content);
+        store.remove(&key, false).unwrap();
+    }
+}
+
 #[test]
 fn a_change_while_the_store_was_closed_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
@@ -313,7 +486,7 @@ fn child_delivers() {
     let sample = Sample::new(12, 24 << 20, 1 << 20);
     let store = open(&dir.join("state"));
     let content = sample.fill(&store);
-    let dest = std::path::PathBuf::from(std::env::var_os("DOSVC_STORE_OUT").unwrap()).join("file");
+    let dest = PathBuf::from(std::env::var_os("DOSVC_STORE_OUT").unwrap()).join("file");
     loop {
         println!("\nround");
         deliver(&content, &dest).unwrap();
@@ -345,7 +518,7 @@ fn a_kill_in_the_middle_leaves_no_half_file() {
             .count();
         assert_eq!(seen, rounds, "the child ended by itself");
         // Anywhere within a round; which of its steps does not matter, all of them must be safe.
-        std::thread::sleep(std::time::Duration::from_millis(random.below(30)));
+        std::thread::sleep(Duration::from_millis(random.below(30)));
         running.kill().unwrap();
         running.wait().unwrap();
         drop(lines);

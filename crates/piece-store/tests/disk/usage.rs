@@ -5,7 +5,9 @@ use dosvc_piece_store::{
     ServeError, Store, StoreConfig, StoreError,
 };
 use std::{
+    fs,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -174,6 +176,44 @@ fn many_threads_store_check_and_serve_one_content() {
     assert_eq!(store.bytes_on_disk(), 8 << 20);
 }
 
+/// A seed whose content was closed after the import hashed every piece again when peers came: as much work as all of
+/// the upload.
+#[test]
+fn a_content_that_is_opened_again_unchanged_is_served_without_hashing_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sample = Sample::new(31, 3 << 20, 1 << 20);
+    let content = sample.fill(&store);
+    store.sync_all().unwrap();
+    drop(content);
+    let content = sample.add(&store);
+    assert_eq!(content.unchecked(), []);
+    content
+        .file_range(sample.lengths().block(1, 0, 100).unwrap())
+        .unwrap();
+    let key = content.key();
+    drop(content);
+    // Somebody writes to it while it is closed.
+    let data = find_data(dir.path());
+    fs::OpenOptions::new()
+        .write(true)
+        .open(data)
+        .unwrap()
+        .write_all_at(b"changed", 0)
+        .unwrap();
+    let content = store.content_by_key(&key).unwrap().unwrap();
+    assert_eq!(content.unchecked().len(), 3);
+}
+
+fn find_data(state: &Path) -> PathBuf {
+    let mut folders = fs::read_dir(state.join("cache")).unwrap();
+    let folder = folders.next().unwrap().unwrap().path();
+    let mut files = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+    files
+        .find(|f| fs::metadata(f).unwrap().len() == 3 << 20)
+        .unwrap()
+}
+
 #[test]
 fn an_idle_store_asks_for_no_wake_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -262,10 +302,7 @@ fn content_in_use_stays_and_removed_content_is_gone() {
     ));
     assert_eq!(store.list().unwrap(), []);
     assert_eq!(store.bytes_on_disk(), 0);
-    assert_eq!(
-        std::fs::read_dir(dir.path().join("cache")).unwrap().count(),
-        0
-    );
+    assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 0);
     // Removed while its pieces were not synced: a sync does not bring the claim back.
     store.sync_all().unwrap();
     let again = sample.add(&store);
@@ -413,7 +450,7 @@ fn the_folder_is_private() {
         dir.join("cache"),
         dir.join("cache").join(key.to_string()),
     ] {
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{}", path.display());
     }
 }

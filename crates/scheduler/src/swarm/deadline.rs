@@ -52,10 +52,7 @@ impl Swarm {
         }
         // Nothing moves: whatever may let it move again.
         let config = &self.config;
-        let starts = [
-            self.start + config.http_delay,
-            self.start + config.discovery_grace,
-        ];
+        let starts = [self.start + config.http_delay, self.grace_end()];
         let back = self.sources.values().filter_map(Source::back_at);
         let soon = starts
             .into_iter()

@@ -49,14 +49,22 @@ impl Swarm {
             let Some(s) = self.sources.get(&id) else {
                 return;
             };
-            let full = s.asked.len() >= self.depth(s);
-            if !s.is_peer() || self.paused || !s.is_usable(now) || full {
+            if !s.is_peer() {
+                return;
+            }
+            if s.asked.len() >= self.depth(s) {
+                self.hungry.remove(&id);
+                return;
+            }
+            if self.paused || !s.is_usable(now) {
+                self.hungry.insert(id);
                 return;
             }
             let idle = s.asked.is_empty();
             if let Some(block) = self.next_block(id) {
                 self.request(id, block, now);
             } else if !(idle && self.steal(id, now)) {
+                self.hungry.insert(id);
                 return;
             }
         }
@@ -81,7 +89,6 @@ impl Swarm {
     pub(super) fn want(&mut self, piece: PieceIndex, id: SourceId) {
         self.pieces.want(piece, id);
         self.picker.set_candidate(piece, false);
-        self.note_tell(piece, true);
     }
 
     pub(super) fn request(&mut self, id: SourceId, block: Block, now: Instant) {

@@ -21,6 +21,8 @@ const RUNS_ALONE: u32 = 4;
 const RUNS_SHARED: u32 = 2;
 /// Pieces fetched while peers may still be found.
 const GRACE_PIECES: u32 = 2;
+/// How long after the first peer connected its and others' bitfields are awaited.
+const COMPANY_SETTLE: Duration = Duration::from_millis(150);
 /// Pieces of one fetch at most.
 const RUN_MAX: u32 = 64;
 /// Pieces of one fetch before a rate is known.
@@ -46,6 +48,8 @@ pub(super) struct HttpPlan {
     pub(super) discovery_ended: bool,
     /// Since when a peer lets us ask.
     pub(super) peers_since: Option<Instant>,
+    /// Since when any peer is connected.
+    pub(super) company_since: Option<Instant>,
     /// Bytes over HTTP by the clock on the wall.
     pub(super) meter: Meter,
     grace_pieces: u32,
@@ -60,6 +64,7 @@ impl HttpPlan {
             due: true,
             discovery_ended: false,
             peers_since: None,
+            company_since: None,
             meter: Meter::new(now),
             grace_pieces: 0,
             next_fetch: 0,
@@ -106,7 +111,16 @@ impl Swarm {
     }
 
     pub(super) fn in_grace(&self, now: Instant) -> bool {
-        !self.http.discovery_ended && now < self.start + self.config.discovery_grace
+        !self.http.discovery_ended && now < self.grace_end()
+    }
+
+    /// While nobody is there, discovery gets all of its grace. Once somebody is, there is company to agree with about
+    /// HTTP, and what the others have is known a moment later.
+    pub(super) fn grace_end(&self) -> Instant {
+        let longest = self.start + self.config.discovery_grace;
+        self.http
+            .company_since
+            .map_or(longest, |at| longest.min(at + COMPANY_SETTLE))
     }
 
     /// Why an idle HTTP source is not used.
@@ -237,7 +251,7 @@ impl Swarm {
             .http
             .peers_since
             .unwrap_or(self.start)
-            .max(self.start + self.config.discovery_grace);
+            .max(self.grace_end());
         if now < begun + SETTLE
             && self
                 .sources
@@ -300,6 +314,7 @@ impl Swarm {
             if self.pieces.missing().has(piece) {
                 self.want(piece, id);
             }
+            self.note_tell(piece, true);
             for block in self.pieces.lengths().blocks(piece) {
                 if self.pieces.needs(block) && self.pieces.may_ask(piece, id) {
                     self.pieces.ask(block, giver);

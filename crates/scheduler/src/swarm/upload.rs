@@ -1,5 +1,5 @@
 //! Whom to serve with what. No tit-for-tat: everybody who is interested may ask, and blocks go out in series, the
-//! rarest first, to whom lacks most.
+//! rarest first, to whom nobody else is sending just now.
 
 use super::Swarm;
 use crate::{Command, Refusal, SourceId, source::Source};
@@ -9,8 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Blocks being sent at once, when receivers keep up.
-const SLOTS: u32 = 3;
+/// Blocks being sent at once, when receivers keep up and a block is out too soon to wait for it.
+const SLOTS_SHORT: u32 = 3;
+/// A block that takes longer than this has the uplink for itself: its receiver can pass it on the sooner, and the next
+/// decision can wait until it is out.
+const LONG_BLOCK: Duration = Duration::from_millis(10);
+/// Blocks being sent at once when their receivers have several givers.
+const SHARED_MAX: usize = 4;
+/// An uplink that is used to this share is full.
+const USED: f64 = 0.8;
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
@@ -102,23 +109,32 @@ impl Uploads {
         (served > 0).then(|| last.saturating_duration_since(*first) / served)
     }
 
+    /// Blocks being sent at once when receivers keep up.
+    fn slots(&self) -> u32 {
+        if self.pace.is_some_and(|pace| pace < LONG_BLOCK) {
+            SLOTS_SHORT
+        } else {
+            1
+        }
+    }
+
     /// When one more block may begin. Blocks go out few at a time, so that the first receiver can pass its block on
     /// while the next one gets its own; more join in only while those that are being sent take longer than their share
     /// of the uplink explains, because their receivers are slow.
     fn next_at(&self, max: usize) -> Option<Instant> {
-        let slots = SLOTS as usize;
-        if self.active.len() < slots {
+        let slots = self.slots();
+        if self.active.len() < slots as usize {
             return Some(self.last_event);
         }
         if self.active.len() >= max {
             return None;
         }
-        let pace = self.pace.map(|pace| pace * SLOTS);
+        let pace = self.pace.map(|pace| pace * slots);
         let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
         let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
         ends.sort_unstable();
         // Then fewer than `slots` of them are not long yet.
-        Some(ends[ends.len() - slots])
+        Some(ends[ends.len() - slots as usize])
     }
 
     /// Whether the source has something queued changed.
@@ -126,6 +142,11 @@ impl Uploads {
         if s.up.queue.is_empty() {
             self.queued.remove(&id);
         }
+    }
+
+    /// Blocks being sent.
+    pub(super) fn serving(&self) -> usize {
+        self.active.len()
     }
 
     pub(super) fn is_queued(&self, id: SourceId) -> bool {
@@ -222,11 +243,20 @@ impl Swarm {
 
     pub(super) fn serve(&mut self, now: Instant) {
         let max = self.config.limits.serving;
-        while self.uploads.next_at(max).is_some_and(|at| at <= now) {
-            let Some((id, block)) = self.choose_serve() else {
-                self.steer_spare();
+        loop {
+            let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
+            if !due && !self.has_spare_uplink() {
+                return;
+            }
+            let Some((load, id, block)) = self.choose_serve() else {
+                if due {
+                    self.steer_spare();
+                }
                 return;
             };
+            if !due && load > 0 {
+                return;
+            }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
@@ -244,28 +274,41 @@ impl Swarm {
         }
     }
 
-    /// The rarest block, counting what is on its way from us, to the peer that lacks most; peers that get nothing
-    /// from us just now first.
-    fn choose_serve(&self) -> Option<(SourceId, Block)> {
+    /// The rarest block, counting what is on its way from us, to the peer that least is on its way to, then to the one
+    /// that lacks most; peers that get nothing from us just now first. Also tells how much is on its way to it.
+    fn choose_serve(&self) -> Option<(usize, SourceId, Block)> {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
             let active = self.uploads.active.iter().filter(|a| a.to == id).count();
+            let load = self.load(id, s);
             for (at, &block) in s.up.queue.iter().enumerate().take(LOOK_MAX) {
-                let key = (
-                    active,
-                    self.spread(s, block.piece()),
-                    s.has.count(),
-                    s.up.served,
-                    at,
-                    id,
-                );
+                let spread = self.spread(s, block.piece());
+                let key = (active, spread, load, s.has.count(), s.up.served, at, id);
                 if best.as_ref().is_none_or(|(least, _)| key < *least) {
                     best = Some((key, block));
                 }
             }
         }
-        best.map(|(key, block)| (key.5, block))
+        best.map(|(key, block)| (key.2, key.6, block))
+    }
+
+    /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
+    /// send to takes one n-th of its rate from each.
+    fn has_spare_uplink(&self) -> bool {
+        let active = &self.uploads.active;
+        let share = |a: &Active| {
+            let s = self.sources.get(&a.to)?;
+            Some(1.0 / self.load(a.to, s).max(1) as f64)
+        };
+        active.len() < SHARED_MAX && active.iter().filter_map(share).sum::<f64>() < USED
+    }
+
+    /// Pieces that are on their way to the peer, from us or from others.
+    fn load(&self, id: SourceId, s: &Source) -> usize {
+        let ours = self.uploads.active.iter().filter(|a| a.to == id);
+        let unknown = ours.filter(|a| !s.fetching.contains_key(&a.block.piece().get()));
+        s.fetching.len() + unknown.count()
     }
 
     /// Copies of the piece outside, those on their way from us included. The rest of a piece that the peer has begun

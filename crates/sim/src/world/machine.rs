@@ -2,7 +2,7 @@
 
 use super::{Event, Links, Message, VERIFY, World, node, source};
 use crate::{
-    Role,
+    Idleness, Role,
     network::{Cell, Load, Nanos, Node},
 };
 use dosvc_content::{Block, PeerId};
@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Length of one slot of the timeline.
 const TIMELINE_STEP: Nanos = 250_000_000;
+/// From one look at the links to the next.
+const LOOK_STEP: Nanos = 10_000_000;
 
 /// One direction of a connection: in order, a block holds up what comes after it.
 #[derive(Debug, Default)]
@@ -245,6 +247,41 @@ impl World<'_> {
             Role::Leech => 2,
         };
         self.timeline[slot][role] += u64::from(bytes);
+    }
+
+    /// Notes what every unfinished leech's links do at this moment.
+    pub(super) fn look(&mut self) {
+        let slot = usize::try_from(self.now / TIMELINE_STEP).expect("runs are short");
+        if self.idleness.len() <= slot {
+            self.idleness.resize(slot + 1, Idleness::default());
+        }
+        let seen = &mut self.idleness[slot];
+        for (node, machine) in self.machines.iter().enumerate() {
+            let Some(swarm) = machine
+                .swarm
+                .as_ref()
+                .filter(|_| machine.role == Role::Leech && machine.done.is_none())
+            else {
+                continue;
+            };
+            let activity = swarm.activity();
+            let up = self.network.is_sending(node);
+            let down = self.network.is_receiving(node, self.now);
+            let (ask, give) = (
+                activity.asked + activity.fetches,
+                activity.queued + activity.serving,
+            );
+            seen.looks += 1;
+            seen.up_unasked += u64::from(!up && give == 0);
+            seen.up_held += u64::from(!up && give > 0);
+            seen.down_unasking += u64::from(!down && ask == 0);
+            seen.down_waiting += u64::from(!down && ask > 0);
+            seen.asked += activity.asked as u64;
+            seen.arriving += activity.arriving as u64;
+            seen.queued += activity.queued as u64;
+            seen.serving += activity.serving as u64;
+        }
+        self.push(self.now + LOOK_STEP, Event::Look);
     }
 
     /// The last cell of a transfer has left: a block is served.

@@ -1,15 +1,19 @@
 //! Pooled buffers for blocks.
 //!
-//! A buffer is zeroed once, when it is made; after that it goes from hand to hand with whatever was in it.
-//! While blocks move, all buffers that come back are kept; when the last one comes back only a few stay.
+//! All buffers of a pool are parts of one piece of memory that is made when the first is asked for: the system gives
+//! its pages as they are first written to, and takes all of them back at once when the pool is told to shrink. Buffers
+//! of their own would be left in the allocator's heap, between whatever else lives there, for the rest of the
+//! process's life. A buffer goes from hand to hand with whatever was in it.
 
+use bytes::BytesMut;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Buffers that stay when none is in use.
-const SPARE_IDLE: usize = 4;
+/// From this size on, glibc's allocator gives a piece of memory straight back to the system, whatever was freed before.
+/// What of it is never touched costs nothing.
+const OWN_MAPPING_BYTES: usize = (32 << 20) + 1;
 
 /// A bounded set of buffers of one size. Clones share it.
 #[derive(Clone)]
@@ -21,27 +25,44 @@ struct Shared {
     block_len_max: usize,
     buffers_max: usize,
     permits: Arc<Semaphore>,
-    /// The most recently used one is taken first: it may still be in the processor's cache.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Spare>,
+}
+
+#[derive(Default)]
+struct Spare {
+    /// The most recently used one is taken first: it may still be in the processor's cache, and what a small load
+    /// never needs is never touched.
+    buffers: Vec<BytesMut>,
+    /// The memory is to go when the last buffer is back.
+    shrink: bool,
 }
 
 impl Shared {
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn spare(&self) -> MutexGuard<'_, Spare> {
         // Nothing is done under the lock that could leave it half done.
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All buffers, in memory of their own.
+    fn make(&self) -> Vec<BytesMut> {
+        let bytes = self.block_len_max * self.buffers_max;
+        let mut memory = BytesMut::zeroed(bytes.max(OWN_MAPPING_BYTES));
+        (0..self.buffers_max)
+            .map(|_| memory.split_to(self.block_len_max))
+            .collect()
     }
 }
 
 impl BlockPool {
-    /// A pool of at most `buffers_max` buffers for blocks of up to `block_len_max` bytes. No buffer is made
-    /// yet; the most memory it will hold is the product.
+    /// A pool of at most `buffers_max` buffers for blocks of up to `block_len_max` bytes. No memory is taken yet; the
+    /// most that it will hold is the product.
     pub fn new(block_len_max: usize, buffers_max: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 block_len_max,
                 buffers_max,
                 permits: Arc::new(Semaphore::new(buffers_max)),
-                spare: Mutex::new(Vec::new()),
+                spare: Mutex::default(),
             }),
         }
     }
@@ -66,19 +87,40 @@ impl BlockPool {
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
-        let spare = self.shared.spare().pop();
+        let mut spare = self.shared.spare();
+        spare.shrink = false;
+        if spare.buffers.is_empty() {
+            // With a permit in hand, none being here means that there is no memory yet.
+            spare.buffers = self.shared.make();
+        }
+        let data = spare.buffers.pop().expect("as many as there are permits");
+        drop(spare);
         BlockBuf {
-            data: spare.unwrap_or_else(|| vec![0; self.shared.block_len_max]),
+            data,
             len,
             shared: Arc::clone(&self.shared),
             permit: Some(permit),
         }
     }
 
-    /// Gives the memory of all spare buffers back.
+    /// Gives the memory back: now, or when the last buffer in use comes back, unless more are asked for before.
     pub fn shrink(&self) {
-        let spare = std::mem::take(&mut *self.shared.spare());
+        let mut spare = self.shared.spare();
+        spare.shrink = true;
+        let memory = spare.take_if_done(self.shared.buffers_max);
         drop(spare);
+        drop(memory);
+    }
+}
+
+impl Spare {
+    /// All buffers, if they are to go and nobody uses one.
+    fn take_if_done(&mut self, buffers_max: usize) -> Vec<BytesMut> {
+        if self.shrink && self.buffers.len() == buffers_max {
+            std::mem::take(&mut self.buffers)
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -94,7 +136,7 @@ impl fmt::Debug for BlockPool {
 
 /// The bytes of one block, in a buffer of a [`BlockPool`] that goes back when this is dropped.
 pub struct BlockBuf {
-    data: Vec<u8>,
+    data: BytesMut,
     len: usize,
     shared: Arc<Shared>,
     permit: Option<OwnedSemaphorePermit>,
@@ -130,15 +172,11 @@ impl Drop for BlockBuf {
     fn drop(&mut self) {
         // The buffer is back before its permit is, so whoever waits for one finds it.
         let mut spare = self.shared.spare();
-        spare.push(std::mem::take(&mut self.data));
+        spare.buffers.push(std::mem::take(&mut self.data));
         self.permit = None;
-        if self.shared.permits.available_permits() == self.shared.buffers_max
-            && spare.len() > SPARE_IDLE
-        {
-            let surplus = spare.split_off(SPARE_IDLE);
-            drop(spare);
-            drop(surplus);
-        }
+        let memory = spare.take_if_done(self.shared.buffers_max);
+        drop(spare);
+        drop(memory);
     }
 }
 
@@ -167,17 +205,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_pool_keeps_few_buffers_and_none_when_shrunk() {
-        let pool = BlockPool::new(1 << 16, 32);
-        let mut bufs = Vec::new();
-        for _ in 0..32 {
-            bufs.push(pool.acquire(1).await);
-        }
-        bufs.truncate(1);
-        assert_eq!(pool.shared.spare().len(), 31, "kept while one is in use");
-        drop(bufs);
-        assert_eq!(pool.shared.spare().len(), SPARE_IDLE);
+    async fn memory_goes_when_the_last_buffer_is_back_if_it_is_to() {
+        let pool = BlockPool::new(1 << 16, 4);
+        let spares = |pool: &BlockPool| pool.shared.spare().buffers.len();
+        assert_eq!(spares(&pool), 0, "none before the first is asked for");
+        let first = pool.acquire(1).await;
+        let second = pool.acquire(1).await;
+        drop(first);
+        assert_eq!(spares(&pool), 3, "kept for the next");
         pool.shrink();
-        assert_eq!(pool.shared.spare().len(), 0);
+        assert_eq!(spares(&pool), 3, "one is in use");
+        drop(second);
+        assert_eq!(spares(&pool), 0);
+
+        let third = pool.acquire(1).await;
+        pool.shrink();
+        let fourth = pool.acquire(1).await;
+        drop((third, fourth));
+        assert_eq!(spares(&pool), 4, "in use again since");
+        pool.shrink();
+        assert_eq!(spares(&pool), 0);
     }
 }

@@ -256,11 +256,11 @@ impl<R: ReadHalf> Reader<'_, R> {
     }
 }
 
-/// When to tell how far a block has come.
+/// When to tell how far a block has come: that it has begun at once, the rest now and then.
 struct Progress {
     block: Block,
     untold: u32,
-    told_at: Instant,
+    told_at: Option<Instant>,
 }
 
 impl Progress {
@@ -268,19 +268,20 @@ impl Progress {
         Self {
             block,
             untold: 0,
-            told_at: Instant::now(),
+            told_at: None,
         }
     }
 
     fn add(&mut self, driver: &Driver, bytes: usize) {
         self.untold += u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.untold < PROGRESS_BYTES
-            && (self.untold == 0 || self.told_at.elapsed() < PROGRESS_INTERVAL)
+        if let Some(told_at) = self.told_at
+            && self.untold < PROGRESS_BYTES
+            && (self.untold == 0 || told_at.elapsed() < PROGRESS_INTERVAL)
         {
             return;
         }
         let bytes = std::mem::take(&mut self.untold);
-        self.told_at = Instant::now();
+        self.told_at = Some(Instant::now());
         let ours = self.block;
         driver.with(|state| match state.outbox.back_mut() {
             // Nobody has taken the last one yet.
