@@ -7,6 +7,7 @@ is verified with SHA-256.
     dosvc           daemons resident, only `dosvc get` is timed (process start included); peers from the configuration
     dosvc-dns-sd    the same, peers found by multicast DNS
     dosvc-cold      the daemon's start is in the measured time too
+    dosvc-held      for W4: a daemon whose cache holds the content from an earlier life (filled by the first repetition)
 
 PEERS_DOSVC names the binary; default: target/release/dosvc of this repository (or of CARGO_TARGET_DIR).
 """
@@ -26,7 +27,7 @@ min_file_size_to_cache = 1
 min_disk_size_allowed_to_peer = 1
 min_ram_allowed_to_peer = 1
 [daemon]
-state_dir = "{d}/state"
+state_dir = "{state}"
 api_socket = "{d}/api"
 listen = ["{ip}:{port}"]
 log_level = "warn"
@@ -39,12 +40,12 @@ peers = [{peers}]
 class Daemon:
     """What one node's commands are made of."""
 
-    def __init__(self, node, dns_sd):
+    def __init__(self, node, dns_sd, state=None):
         self.dir, self.ns = node.dir, node.ns
         others = [] if dns_sd else [f'"{n.ip}:{PORT}"' for n in node.lab.nodes if n.i != node.i]
         self.config = f"{node.dir}/dosvc.toml"
         with open(self.config, "w") as f:
-            f.write(CONF.format(d=node.dir, ip=node.ip, port=PORT, dns_sd=str(dns_sd).lower(), peers=", ".join(others)))
+            f.write(CONF.format(d=node.dir, state=state or f"{node.dir}/state", ip=node.ip, port=PORT, dns_sd=str(dns_sd).lower(), peers=", ".join(others)))
 
     def argv(self, *args):
         return [BIN, "--config", self.config, *args]
@@ -98,8 +99,8 @@ class Dosvc(Driver):
     def version(self):
         return first_line(BIN, "--version")
 
-    def _daemon(self, node):
-        d = Daemon(node, self.dns_sd)
+    def _daemon(self, node, state=None):
+        d = Daemon(node, self.dns_sd, state)
         h = Handle([d.start()], out=None)
         h.daemon = d
         return h
@@ -112,7 +113,7 @@ class Dosvc(Driver):
     def start_seed(self, node, content):
         h = self._daemon(node)
         self._ready(h)
-        h.daemon.ask("publish", content.path, "--out", hash_file(content), "--seed")
+        h.daemon.ask("publish", content.path, "--out", hash_file(content), "--seed", "--link")
         return h
 
     # The daemon's start is inside the measured time.
@@ -163,4 +164,18 @@ class DosvcDnsSd(DosvcWarm):
     dns_sd = True
 
 
-DRIVERS = [DosvcWarm, DosvcCold, DosvcDnsSd]
+class DosvcHeld(Dosvc):
+    """The state folder stays beside the content from one repetition to the next."""
+    name = "dosvc-held"
+
+    def start_seed(self, node, content):
+        state = os.path.join(content.dir, "dosvc-state")
+        filled = os.path.exists(state)
+        h = self._daemon(node, state)
+        self._ready(h)
+        if not filled:
+            h.daemon.ask("publish", content.path, "--out", hash_file(content), "--seed", "--link")
+        return h
+
+
+DRIVERS = [DosvcWarm, DosvcCold, DosvcDnsSd, DosvcHeld]

@@ -20,5 +20,10 @@ pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
 pub const CHECKS_BYTES_MAX: usize = 2 << 20;
 /// Most threads that one call hashes on.
 pub const HASH_THREADS_MAX: usize = 16;
+/// Bytes written to a file at a time. The page cache takes memory in runs of this length, and long runs come from memory
+/// that has lain unused: a virtual machine's host may have taken that back, and giving it again costs ten times what the
+/// copy does (measured: 0.3 CPU s/GiB against 3). Where memory is the machine's own, a megabyte at once would cost 0.1
+/// less.
+pub(crate) const WRITE_STEP_BYTES: usize = 16 << 10;
 /// Bytes read at a time when a file is hashed; lives on the stack.
 pub(crate) const HASH_CHUNK_BYTES: usize = 64 << 10;

@@ -373,22 +373,23 @@ impl Swarm {
         // The Have says so.
         self.told.remove(&piece.get());
         self.tell.remove(&piece.get());
-        let ids: Vec<SourceId> = self.sources.keys().copied().collect();
-        for id in ids {
-            let Some(s) = self.sources.get_mut(&id) else {
+        for (&source, s) in &mut self.sources {
+            if !s.is_peer() {
                 continue;
-            };
-            if s.is_peer() {
-                // Also to those who have it: they count how far it has spread, and what is on its way to us.
-                if let Some(shown) = &mut s.up.shown {
-                    shown.insert(piece);
-                }
-                self.commands
-                    .push_back(Command::ShowHave { source: id, piece });
             }
+            // Also to those who have it: they count how far it has spread, and what is on its way to us.
+            if let Some(shown) = &mut s.up.shown {
+                shown.insert(piece);
+            }
+            self.commands.push_back(Command::ShowHave { source, piece });
             if s.has.has(piece) {
                 s.interesting -= 1;
-                self.update_interest(id);
+                if s.interesting == 0 && s.we_are_interested {
+                    s.we_are_interested = false;
+                    let interested = false;
+                    self.commands
+                        .push_back(Command::Interested { source, interested });
+                }
             }
         }
         self.http.due = true;

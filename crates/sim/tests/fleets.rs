@@ -26,8 +26,8 @@ fn one_seed_and_sixteen_leeches_finish_near_the_bound() {
     over_seeds(
         || Scenario::seed_and_leeches(128, 16, 200),
         |o| {
-            // Six seeds reach 1.21 to 1.26; this guards what is reached, the aim is 1.15.
-            assert!(o.ratio() <= 1.28, "{o}");
+            // 16 seeds reach 1.15 to 1.18; this guards what is reached, the aim is 1.15 with 1.10 copies.
+            assert!(o.ratio() <= 1.19, "{o}");
             assert!(o.seed_copies <= 1.2, "{o}");
         },
     );
@@ -43,7 +43,7 @@ fn large_fleet(leeches: usize, pieces: u32) -> Outcome {
 #[test]
 fn sixty_four_leeches_finish_near_the_bound() {
     let o = large_fleet(64, 128);
-    assert!(o.ratio() <= 1.6, "{o}");
+    assert!(o.ratio() <= 1.4, "{o}");
     assert!(o.seed_copies <= 1.4, "{o}");
 }
 
@@ -188,4 +188,111 @@ fn same_seed_gives_the_same_trace() {
     };
     assert_eq!(make(7), make(7));
     assert_ne!(make(7), make(8));
+}
+
+/// The most time by which peers may be later than the origin or the seed alone would be.
+const BUDGET: Duration = Duration::from_millis(500);
+
+fn alone(scenario: &Scenario) -> Duration {
+    let leeches = scenario.machines.iter().filter(|m| m.role == Role::Leech);
+    let up = scenario.machines[0].link.up as f64;
+    Duration::from_secs_f64(scenario.length() as f64 * leeches.count() as f64 / up)
+}
+
+fn assert_never_later_than_alone(scenario: &Scenario, o: &Outcome) {
+    assert!(o.last <= alone(scenario) + BUDGET, "{o}");
+}
+
+#[test]
+fn an_uplink_a_quarter_of_the_downlink_costs_little() {
+    for seed in 11..=13 {
+        let mut scenario = Scenario::seed_and_leeches(64, 16, 200);
+        scenario.seed = seed;
+        for machine in &mut scenario.machines[1..] {
+            machine.link = Link::mbit_up_down(50, 200);
+        }
+        let o = show(&scenario);
+        assert!(o.ratio() <= 1.3, "{o}");
+        assert_never_later_than_alone(&scenario, &o);
+    }
+}
+
+#[test]
+fn unequal_links_cost_little() {
+    for seed in 11..=13 {
+        let mut scenario = Scenario::seed_and_leeches(64, 16, 200);
+        scenario.seed = seed;
+        for (machine, mbit) in scenario.machines[1..]
+            .iter_mut()
+            .zip([100, 200, 400, 1000].into_iter().cycle())
+        {
+            machine.link = Link::mbit(mbit);
+        }
+        let o = show(&scenario);
+        assert!(o.ratio() <= 1.3, "{o}");
+        assert_never_later_than_alone(&scenario, &o);
+    }
+}
+
+#[test]
+fn a_slow_tenth_costs_the_others_little() {
+    for seed in 11..=13 {
+        let mut scenario = Scenario::seed_and_leeches(64, 20, 200);
+        scenario.seed = seed;
+        for machine in &mut scenario.machines[1..3] {
+            machine.link = Link::mbit(20);
+        }
+        let o = show(&scenario);
+        // The bound is that of the slow ones; it must not become that of the others.
+        assert!(o.ratio() <= 1.3, "{o}");
+        let quick = o.leeches[2..].iter().filter_map(|m| m.took).max();
+        let bound = Duration::from_secs_f64(scenario.length() as f64 / 25e6);
+        assert!(
+            quick.is_some_and(|q| q <= bound.mul_f64(1.6)),
+            "{quick:?} {o}"
+        );
+    }
+}
+
+#[test]
+fn those_who_arrive_later_finish_soon_after() {
+    for seed in 11..=13 {
+        let mut scenario = Scenario::seed_and_leeches(64, 16, 200);
+        scenario.seed = seed;
+        for (machine, i) in scenario.machines[1..].iter_mut().zip(0u32..) {
+            machine.joins = Duration::from_millis(300) * i;
+        }
+        let o = show(&scenario);
+        let own = scenario.length() as f64 / 25e6;
+        let slowest = o.spread()[2].as_secs_f64();
+        assert!(slowest <= own * 1.6, "{slowest} {o}");
+        assert_never_later_than_alone(&scenario, &o);
+    }
+}
+
+#[test]
+fn a_third_that_leaves_when_done_harms_nobody() {
+    for seed in 11..=13 {
+        let mut scenario = Scenario::seed_and_leeches(64, 18, 200);
+        scenario.seed = seed;
+        for machine in scenario.machines[1..].iter_mut().step_by(3) {
+            machine.leaves_when_done = Some(Duration::ZERO);
+        }
+        let o = show(&scenario);
+        assert!(o.ratio() <= 1.35, "{o}");
+        assert!(o.leeches.iter().all(|m| m.took.is_some()), "{o}");
+    }
+}
+
+#[test]
+fn a_seed_that_leaves_after_little_more_than_one_copy_is_not_missed() {
+    for seed in 11..=13 {
+        let mut scenario = Scenario::seed_and_leeches(64, 16, 200);
+        scenario.seed = seed;
+        // 1.2 copies at its rate.
+        scenario.machines[0].leaves = Some(scenario.bound().mul_f64(1.2));
+        let o = show(&scenario);
+        assert!(o.leeches.iter().all(|m| m.took.is_some()), "{o}");
+        assert!(o.seed_copies <= 1.2, "{o}");
+    }
 }

@@ -57,7 +57,7 @@ pub enum Extension {
     },
     /// The sender knows the group's id; see [`group_proof`](crate::group_proof).
     GroupProof([u8; 32]),
-    /// Pieces that the sender is fetching from an origin, so that others fetch different ones. At most
+    /// Pieces on their way to the sender, so that others fetch different ones and serve whom nobody serves. At most
     /// [`FETCHING_MAX`] of each kind per message. The indices are not checked against the content.
     Fetching {
         /// Now being fetched.

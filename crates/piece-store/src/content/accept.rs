@@ -2,9 +2,9 @@
 
 use super::Content;
 use super::Inner;
-use crate::StoreError;
+use crate::{StoreError, limits::WRITE_STEP_BYTES};
 use dosvc_content::{Block, PieceIndex};
-use std::os::unix::fs::FileExt as _;
+use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 /// What became of a piece that was handed to the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +122,7 @@ impl Inner {
             state.file.clone()
         };
         let at = self.lengths.offset(piece) + u64::from(offset);
-        let written = file.write_all_at(bytes, at);
+        let written = write_in_steps(&file, bytes, at);
         let mut state = self.state();
         state.in_write = false;
         let stamp = self.check_names(&file);
@@ -173,4 +173,12 @@ impl Inner {
         }
         Ok(Accepted::BadHash)
     }
+}
+
+fn write_in_steps(file: &File, bytes: &[u8], mut at: u64) -> io::Result<()> {
+    for step in bytes.chunks(WRITE_STEP_BYTES) {
+        file.write_all_at(step, at)?;
+        at += step.len() as u64;
+    }
+    Ok(())
 }

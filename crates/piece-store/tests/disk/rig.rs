@@ -1,8 +1,13 @@
 //! Contents of known bytes, and stores to put them in.
 
 use dosvc_content::{PieceHash, PieceIndex, PieceLengths, PiecesHashFile};
-use dosvc_piece_store::{Accepted, AddInfo, Content, Store, StoreConfig};
-use std::{path::Path, process::Command, sync::Arc, time::SystemTime};
+use dosvc_piece_store::{Accepted, AddInfo, Content, OpenError, Store, StoreConfig};
+use std::{
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// A content's bytes and hash file.
 pub(crate) struct Sample {
@@ -67,8 +72,18 @@ pub(crate) fn info() -> AddInfo {
     }
 }
 
+/// A child that another test starts holds a copy of every lock of this process until it becomes its own program, so a
+/// folder that was closed just now may seem to be in use for a moment.
 pub(crate) fn open(dir: &Path) -> Arc<Store> {
-    Store::open(StoreConfig::new(dir)).unwrap()
+    let started = Instant::now();
+    loop {
+        match Store::open(StoreConfig::new(dir)) {
+            Err(OpenError::InUse { .. }) if started.elapsed() < Duration::from_secs(10) => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// SplitMix64: the same numbers for the same seed.

@@ -196,6 +196,10 @@ impl Swarm {
         s.note_busy(now);
         self.note_rate(id, fresh, now);
         self.ready.insert(id);
+        if !self.hungry.is_empty() && self.is_starving() {
+            // Whoever is idle may have what waits at busy ones.
+            self.wake_peers();
+        }
         if !expected {
             return BlockUse::Duplicate;
         }

@@ -339,6 +339,10 @@ impl Swarm {
 
     /// The whole content in one stream, what we have included: the server knows nothing else.
     fn stream(&mut self, id: SourceId, now: Instant) {
+        if self.pieces.missing().is_empty() && self.pieces.wanted().is_empty() {
+            // The last pieces are being checked.
+            return;
+        }
         let alone = !self.picker.nobodys().is_empty() || self.peers_too_slow(id, now);
         let (Some(first), false, true) = (self.pieces.lengths().piece(0), self.runs(id) > 0, alone)
         else {

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// A second copy of a block is asked for only when it is expected to save more than this.
 const DOUBLE_MARGIN: Duration = Duration::from_millis(250);
 
+/// While nothing arrives, a block that waited this long elsewhere is tried with anybody who is idle.
+const PATIENCE: Duration = Duration::from_millis(400);
+
 /// What an idle source could take over.
 struct Loot {
     block: Block,
@@ -30,6 +33,7 @@ impl Swarm {
         let Some(t) = self.sources.get(&thief) else {
             return false;
         };
+        let starving = self.is_starving();
         let mut best: Option<Loot> = None;
         for (&id, s) in self
             .sources
@@ -42,7 +46,14 @@ impl Swarm {
                 if arriving {
                     self.double(t, s, id, asked, now)
                 } else {
-                    self.loot(t, s, Giver::Peer(id), asked.block, at + 1)
+                    self.loot(
+                        t,
+                        s,
+                        Giver::Peer(id),
+                        asked.block,
+                        at + 1,
+                        starving && now.saturating_duration_since(asked.at) > PATIENCE,
+                    )
                 }
             });
             let tail = self.run_tail(t, s, id);
@@ -60,6 +71,13 @@ impl Swarm {
         self.take_over(&loot, thief, now);
         self.request(thief, loot.block, now);
         true
+    }
+
+    /// Nothing arrives just now.
+    pub(super) fn is_starving(&self) -> bool {
+        self.sources
+            .values()
+            .all(|s| s.runs.is_empty() && s.asked.iter().all(|a| a.begun.is_none()))
     }
 
     /// Frees the block for another source; a double leaves it where it is as well.
@@ -132,7 +150,8 @@ impl Swarm {
             && !self.is_bound(piece)
     }
 
-    /// A block that waits at `s` behind others (`ahead` blocks with its own).
+    /// A block that waits at `s` behind others (`ahead` blocks with its own). `starving`: it waited long while nothing
+    /// arrived at all, so that measured rates, which contain waiting, are no reason to leave it there.
     fn loot(
         &self,
         t: &Source,
@@ -140,6 +159,7 @@ impl Swarm {
         from: Giver,
         block: Block,
         ahead: usize,
+        starving: bool,
     ) -> Option<Loot> {
         if !self.may_move(t, block) {
             return None;
@@ -162,7 +182,7 @@ impl Swarm {
         if theirs > mine * 2 {
             return Some(loot(theirs - mine));
         }
-        None
+        (starving && mine <= theirs * 3).then(|| loot(Duration::ZERO))
     }
 
     /// A block that is arriving from `s` so slowly that a second copy would be here well before.
@@ -199,7 +219,7 @@ impl Swarm {
         let piece = self.pieces.index(longest.end - 1);
         let block = self.pieces.lengths().blocks(piece).next()?;
         let ahead = (longest.end - longest.next) as usize * s.runs.len();
-        self.loot(t, s, Giver::Http(id, longest.fetch), block, ahead)
+        self.loot(t, s, Giver::Http(id, longest.fetch), block, ahead, false)
     }
 
     fn is_bound(&self, piece: PieceIndex) -> bool {

@@ -8,7 +8,7 @@ use super::Swarm;
 use crate::{Command, SourceId, pieces::Pieces, rng::Rng};
 use dosvc_content::{Bitfield, PieceIndex};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -88,7 +88,9 @@ impl Swarm {
         let mut pieces = self.pieces.have().clone();
         // The peer itself is one of the partners; a lone one gets everything.
         if extended && partners > 1 && !self.steering.pool.is_empty() {
-            for &hidden in &self.steering.pool {
+            // What others were shown ahead is theirs until it goes out.
+            let windows = self.sources.values().flat_map(|s| s.up.window.keys());
+            for &hidden in self.steering.pool.iter().chain(windows) {
                 let hidden = self.pieces.index(hidden);
                 if !self.steering.spread.has(hidden) {
                     pieces.remove(hidden);
@@ -210,7 +212,9 @@ impl Swarm {
     /// Nothing stays hidden behind a peer that does not act on it.
     pub(super) fn steer_tick(&mut self, now: Instant) {
         let mut back = Vec::new();
-        for s in self.sources.values_mut().filter(|s| s.up.shown.is_some()) {
+        let mut idle = BTreeSet::new();
+        let steered = self.sources.iter_mut();
+        for (id, s) in steered.filter(|(_, s)| s.up.shown.is_some()) {
             let queued = |p: u32| s.up.queue.iter().any(|b| b.piece().get() == p);
             let stale = |p: &u32, at: &Instant| {
                 now.saturating_duration_since(*at) > UNWANTED && !queued(*p)
@@ -221,6 +225,9 @@ impl Swarm {
                     .filter(|(p, at)| stale(p, at))
                     .map(|(p, _)| *p)
                     .collect();
+            if !old.is_empty() {
+                idle.insert(*id);
+            }
             for piece in old {
                 s.up.window.remove(&piece);
                 back.push(piece);
@@ -228,7 +235,9 @@ impl Swarm {
         }
         if !back.is_empty() {
             self.steering.give_back(back.into_iter());
-            let ids: Vec<SourceId> = self.sources.keys().copied().collect();
+            // Those who did not act come last, or they would get the same pieces again.
+            let mut ids: Vec<SourceId> = self.sources.keys().copied().collect();
+            ids.sort_by_key(|id| idle.contains(id));
             for id in ids {
                 self.refill(id);
             }

@@ -245,16 +245,18 @@ impl Swarm {
         let max = self.config.limits.serving;
         loop {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            if !due && !self.has_spare_uplink() {
+            let room = self.uploads.active.len() < SHARED_MAX;
+            if !due && !room {
                 return;
             }
-            let Some((load, id, block)) = self.choose_serve() else {
+            let Some((spread, load, id, block)) = self.choose_serve() else {
                 if due {
                     self.steer_spare();
                 }
                 return;
             };
-            if !due && load > 0 {
+            // What nobody else can give goes out at any rate that its receiver takes.
+            if !due && spread > 0 && (load > 0 || !self.has_spare_uplink()) {
                 return;
             }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
@@ -275,8 +277,9 @@ impl Swarm {
     }
 
     /// The rarest block, counting what is on its way from us, to the peer that least is on its way to, then to the one
-    /// that lacks most; peers that get nothing from us just now first. Also tells how much is on its way to it.
-    fn choose_serve(&self) -> Option<(usize, SourceId, Block)> {
+    /// that lacks most; peers that get nothing from us just now first. Also tells how far the block
+    /// has spread and how much is on its way to the peer.
+    fn choose_serve(&self) -> Option<(u32, usize, SourceId, Block)> {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
@@ -290,7 +293,7 @@ impl Swarm {
                 }
             }
         }
-        best.map(|(key, block)| (key.2, key.6, block))
+        best.map(|(key, block)| (key.1, key.2, key.6, block))
     }
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
@@ -301,7 +304,7 @@ impl Swarm {
             let s = self.sources.get(&a.to)?;
             Some(1.0 / self.load(a.to, s).max(1) as f64)
         };
-        active.len() < SHARED_MAX && active.iter().filter_map(share).sum::<f64>() < USED
+        active.iter().filter_map(share).sum::<f64>() < USED
     }
 
     /// Pieces that are on their way to the peer, from us or from others.

@@ -1,4 +1,4 @@
-//! Encoding and decoding messages: `cargo bench -p dosvc-wire`.
+//! Encoding and decoding messages: `cargo bench --bench codec`.
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

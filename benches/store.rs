@@ -1,6 +1,6 @@
 //! What the store costs: taking pieces in, finding them again after a crash, checking and serving them.
 //!
-//! `cargo bench -p dosvc-piece-store`; throughput is content bytes.
+//! `cargo bench --bench store`; throughput is content bytes.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Decisions at the size that the product must stand: 10^5 pieces, 10^3 peers.
+//! Decisions at the size that the product must stand: 10^5 pieces, 10^3 peers. `cargo bench --bench picker`.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use dosvc_content::{Bitfield, PeerId, PieceLengths};

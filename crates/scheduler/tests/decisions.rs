@@ -1,0 +1,291 @@
+//! Single decisions, each in the smallest swarm that shows it.
+
+use dosvc_content::{Bitfield, Block, PeerId, PieceLengths};
+use dosvc_scheduler::{
+    BlockUse, Command, SourceId, SourceInfo, SourceKind, SourceState, Swarm, SwarmConfig, Waiting,
+};
+use std::time::{Duration, Instant};
+
+const PIECES: u32 = 8;
+
+struct Small {
+    swarm: Swarm,
+    lengths: PieceLengths,
+    now: Instant,
+}
+
+impl Small {
+    fn new(full: bool, change: impl FnOnce(&mut SwarmConfig)) -> Self {
+        let lengths = PieceLengths::new(u64::from(PIECES) << 20, 1 << 20).expect("as set up");
+        let mut config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+        change(&mut config);
+        let have = if full {
+            Bitfield::full(PIECES)
+        } else {
+            Bitfield::new(PIECES)
+        };
+        let now = Instant::now();
+        let swarm = Swarm::new(lengths, have, config, now);
+        Self {
+            swarm,
+            lengths,
+            now,
+        }
+    }
+
+    fn add(&mut self, id: u32, kind: SourceKind, extended: bool) -> SourceId {
+        let peer_id = kind
+            .is_peer()
+            .then(|| PeerId::from_random([u8::try_from(id).expect("as set up"); 16]));
+        let info = SourceInfo {
+            kind,
+            peer_id,
+            extended,
+        };
+        self.swarm.handle_source_added(SourceId(id), info, self.now);
+        SourceId(id)
+    }
+
+    /// A peer that has everything and lets us ask.
+    fn add_holder(&mut self, id: u32) -> SourceId {
+        let id = self.add(id, SourceKind::LanPeer, true);
+        self.swarm
+            .handle_bitfield(id, Bitfield::full(PIECES), self.now);
+        self.swarm.handle_unchoked(id, self.now);
+        id
+    }
+
+    fn block(&self, piece: u32) -> Block {
+        let piece = self.lengths.piece(piece).expect("as set up");
+        self.lengths.blocks(piece).next().expect("as set up")
+    }
+
+    fn commands(&mut self) -> Vec<Command> {
+        std::iter::from_fn(|| self.swarm.poll_command()).collect()
+    }
+
+    fn wait(&mut self, time: Duration) -> Vec<Command> {
+        let end = self.now + time;
+        let mut all = Vec::new();
+        while self.now < end {
+            self.now += Duration::from_millis(100);
+            self.swarm.handle_timeout(self.now);
+            all.extend(self.commands());
+        }
+        all
+    }
+}
+
+#[test]
+fn a_server_without_ranges_streams_everything_once() {
+    let mut small = Small::new(false, |c| c.discovery_grace = Duration::ZERO);
+    let origin = small.add(1, SourceKind::Origin, false);
+    small.commands();
+    small.swarm.handle_no_ranges(origin, small.now);
+    let fetches: Vec<_> = small
+        .commands()
+        .into_iter()
+        .filter_map(|c| match c {
+            Command::Fetch { first, count, .. } => Some((first.get(), count)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(fetches, [(0, PIECES)]);
+    for piece in 0..PIECES {
+        let block = small.block(piece);
+        let used = small.swarm.handle_block(origin, block, small.now);
+        assert_eq!(used, BlockUse::Wanted);
+        small.swarm.handle_piece_verified(block.piece(), small.now);
+    }
+    assert!(small.swarm.is_complete());
+    let more = small.wait(Duration::from_secs(5));
+    assert!(!more.iter().any(|c| matches!(c, Command::Fetch { .. })));
+}
+
+#[test]
+fn a_cache_host_comes_before_the_origin_until_it_is_down() {
+    let mut small = Small::new(false, |c| c.discovery_grace = Duration::ZERO);
+    small.swarm.set_paused(true, small.now);
+    let origin = small.add(1, SourceKind::Origin, false);
+    let cache = small.add(2, SourceKind::CacheHost, false);
+    small.swarm.set_paused(false, small.now);
+    let asked = |commands: &[Command]| {
+        let of = commands.iter().filter_map(|c| match c {
+            Command::Fetch { source, .. } => Some(*source),
+            _ => None,
+        });
+        of.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(asked(&small.commands()), [cache].into());
+    small.swarm.handle_source_down(cache, None, small.now);
+    assert_eq!(asked(&small.commands()), [origin].into());
+}
+
+#[test]
+fn unchoke_slots_go_round() {
+    let mut small = Small::new(true, |c| c.limits.unchoked = 1);
+    let [a, b] = [1, 2].map(|id| small.add(id, SourceKind::LanPeer, false));
+    small.swarm.handle_interested(a, true, small.now);
+    small.swarm.handle_interested(b, true, small.now);
+    let first = small.commands();
+    assert!(first.contains(&Command::Unchoke { source: a }));
+    assert!(!first.contains(&Command::Unchoke { source: b }));
+    let block = small.block(0);
+    small
+        .swarm
+        .handle_request(a, block, small.now)
+        .expect("as set up");
+    small.swarm.handle_served(a, block, small.now);
+    let later = small.wait(Duration::from_secs(11));
+    assert!(later.contains(&Command::Choke { source: a }), "{later:?}");
+    assert!(later.contains(&Command::Unchoke { source: b }), "{later:?}");
+}
+
+#[test]
+fn a_peer_without_extensions_is_shown_everything_at_once() {
+    let mut small = Small::new(true, |_| {});
+    small.add(1, SourceKind::LanPeer, true);
+    small.add(2, SourceKind::LanPeer, true);
+    small.commands();
+    let plain = small.add(3, SourceKind::LanPeer, false);
+    let pieces = Bitfield::full(PIECES);
+    let source = plain;
+    assert!(
+        small
+            .commands()
+            .contains(&Command::ShowBitfield { source, pieces })
+    );
+}
+
+#[test]
+fn pieces_shown_to_a_peer_that_does_not_ask_are_shown_to_others() {
+    let mut small = Small::new(true, |_| {});
+    for id in 1..=3 {
+        let id = small.add(id, SourceKind::LanPeer, true);
+        small.swarm.handle_interested(id, true, small.now);
+    }
+    let mut shown = vec![Bitfield::new(PIECES); 4];
+    let note = |commands: Vec<Command>, shown: &mut Vec<Bitfield>| {
+        for command in commands {
+            match command {
+                Command::ShowBitfield { source, pieces } => shown[source.0 as usize] = pieces,
+                Command::ShowHave { source, piece } => {
+                    shown[source.0 as usize].insert(piece);
+                }
+                _ => {}
+            }
+        }
+    };
+    note(small.commands(), &mut shown);
+    let of_first: Vec<_> = shown[2].ones().collect();
+    assert!(of_first.iter().all(|p| !shown[3].has(*p)), "{shown:?}");
+    // Peer 2 asks for nothing; peer 3 asks for whatever it knows.
+    for _ in 0..60 {
+        let wants: Vec<_> = shown[3].ones().collect();
+        for piece in wants {
+            let block = small.block(piece.get());
+            let id = SourceId(3);
+            if small.swarm.handle_request(id, block, small.now).is_ok() {
+                note(small.commands(), &mut shown);
+                small.swarm.handle_served(id, block, small.now);
+                small.swarm.handle_have(id, piece, small.now);
+            }
+        }
+        let later = small.wait(Duration::from_millis(100));
+        note(later, &mut shown);
+    }
+    assert!(shown[3].is_full(), "{shown:?}");
+}
+
+#[test]
+fn after_bad_bytes_of_several_sources_a_piece_comes_from_one() {
+    let lengths = PieceLengths::new(4 << 20, 4 << 20).expect("as set up");
+    let now = Instant::now();
+    let config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+    let swarm = Swarm::new(lengths, Bitfield::new(1), config, now);
+    let mut small = Small {
+        swarm,
+        lengths,
+        now,
+    };
+    for id in 1..=2 {
+        let id = small.add(id, SourceKind::LanPeer, true);
+        small.swarm.handle_bitfield(id, Bitfield::full(1), now);
+        small.swarm.handle_unchoked(id, now);
+    }
+    let mut from = |bad: bool| {
+        let mut givers = std::collections::BTreeSet::new();
+        while !small
+            .swarm
+            .is_checking(lengths.piece(0).expect("as set up"))
+        {
+            let asked: Vec<_> = small
+                .commands()
+                .into_iter()
+                .filter_map(|c| match c {
+                    Command::Request { source, block } => Some((source, block)),
+                    _ => None,
+                })
+                .collect();
+            assert!(!asked.is_empty());
+            for (source, block) in asked {
+                if small.swarm.handle_block(source, block, now) == BlockUse::Wanted {
+                    givers.insert(source);
+                }
+            }
+        }
+        let piece = lengths.piece(0).expect("as set up");
+        if bad {
+            small.swarm.handle_piece_corrupt(piece, now);
+        } else {
+            small.swarm.handle_piece_verified(piece, now);
+        }
+        givers.len()
+    };
+    assert_eq!(from(true), 2);
+    assert_eq!(from(false), 1);
+    assert!(small.swarm.is_complete());
+    assert!(small.swarm.explain(now).iter().all(|r| r.strikes == 0));
+}
+
+#[test]
+fn waiting_says_what_is_missing() {
+    let mut small = Small::new(false, |c| c.http_delay = Duration::from_secs(60));
+    assert_eq!(small.swarm.waiting(small.now), Some(Waiting::NoSource));
+    let peer = small.add(1, SourceKind::LanPeer, true);
+    let nobody = small.swarm.waiting(small.now).expect("as set up");
+    assert_eq!(nobody, Waiting::NobodyHasIt);
+    assert!(nobody.to_string().contains("no connected peer has"));
+    small
+        .swarm
+        .handle_bitfield(peer, Bitfield::full(PIECES), small.now);
+    let choked = small.swarm.waiting(small.now).expect("as set up");
+    assert_eq!(choked, Waiting::AllChoked);
+    assert!(choked.to_string().contains("busy with others"));
+    small.add(2, SourceKind::Origin, false);
+    let delayed = small.swarm.waiting(small.now).expect("as set up");
+    assert!(
+        delayed.to_string().contains("policy for another 60 s"),
+        "{delayed}"
+    );
+    small.swarm.handle_unchoked(peer, small.now);
+    assert_eq!(small.swarm.waiting(small.now), None);
+    small.swarm.set_paused(true, small.now);
+    assert_eq!(small.swarm.waiting(small.now), Some(Waiting::Paused));
+}
+
+#[test]
+fn explain_gives_the_reason_for_each_source() {
+    let mut small = Small::new(false, |c| c.http_delay = Duration::from_secs(60));
+    let giver = small.add_holder(1);
+    let choker = small.add(2, SourceKind::LanPeer, true);
+    let origin = small.add(3, SourceKind::Origin, false);
+    let report = small.swarm.explain(small.now);
+    let of = |id| report.iter().find(|r| r.source == id).expect("as set up");
+    assert_eq!(of(giver).state, SourceState::Active);
+    assert_eq!(of(choker).state, SourceState::Choking);
+    assert_eq!(of(origin).why, "the delay policy holds HTTP back");
+    small.swarm.handle_source_down(giver, None, small.now);
+    let report = small.swarm.explain(small.now);
+    assert_eq!(report[0].state, SourceState::Down);
+}
