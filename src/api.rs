@@ -15,7 +15,7 @@ use crate::{control::Control, local::Local, settings::Setting};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, Request, State},
-    http::StatusCode,
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{delete, get, post, put},
@@ -29,6 +29,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// Largest body of a request that may carry a hash file: 1.4 million pieces fit.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
+/// Largest body that waits for nobody: with the number of connections the most memory that such ones take.
+const UNQUEUED_BYTES_MAX: usize = 256 << 10;
 /// Largest body of any other request.
 const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
 /// Requests that may carry a hash file, at the same time: with the size above the most memory they take.
@@ -138,8 +140,16 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
-/// Lets a few large requests in at a time.
+/// Lets a few large requests in at a time. Others do not wait for them, or somebody whose body never comes would hold
+/// everybody's downloads up.
 async fn in_turn(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let is_small = length
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
+        .is_some_and(|length| length <= UNQUEUED_BYTES_MAX);
+    if is_small {
+        return next.run(request).await;
+    }
     let _place = places.acquire().await;
     next.run(request).await
 }

@@ -18,7 +18,8 @@ Environment:
   DOSVC_TABLE__KEY              any key of the configuration, such as DOSVC_DAEMON__LISTEN
   NO_COLOR                      no colour
 
-Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 130 interrupted.";
+Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 130 interrupted. With --json a command that fails
+prints {\"error\":{\"code\":…,\"message\":…}} as its last line; the text goes to standard error as ever.";
 
 /// An open Delivery Optimization service: content from peers, caches and the origin at once, every piece verified.
 #[derive(Parser, Debug)]
@@ -62,6 +63,23 @@ pub(crate) enum Command {
     /// End a download; what was fetched stays in the cache.
     Cancel(JobArgs),
     Demo(DemoArgs),
+}
+
+impl Command {
+    /// Whether standard output is for a program.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Get(args) => args.json,
+            Self::Publish(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Cache(args) => matches!(args.action, CacheAction::List { json: true }),
+            Self::Mode(args) => args.json,
+            Self::Config(args) => args.json,
+            Self::Demo(args) => args.json,
+            Self::Run(_) | Self::Pause(_) | Self::Resume(_) | Self::Cancel(_) => false,
+        }
+    }
 }
 
 /// Run the daemon in the foreground, as a service manager wants it.

@@ -20,6 +20,7 @@ mod verify;
 use clap::Parser as _;
 use cli::{Cli, Command, Global};
 use config::{Config, LoadOptions};
+use dosvc_engine::api::JobError;
 use std::{io, process::ExitCode, thread::available_parallelism, time::Duration};
 use tokio::runtime::{Builder, Runtime};
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
             };
         }
     };
+    let json = cli.command.wants_json();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads any more: `dosvc status | head -1`.
@@ -65,6 +67,10 @@ fn main() -> ExitCode {
         Err(error) if error.is::<SaidAlready>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("dosvc: {}", text_of(&error));
+            if json {
+                // Whoever reads standard output learns why it ends; a closed one is no second error.
+                let _ = show::json(&ErrorObject::of(&error));
+            }
             if error.is::<Usage>() {
                 Usage::EXIT_CODE.into()
             } else if error.is::<Interrupted>() {
@@ -72,6 +78,37 @@ fn main() -> ExitCode {
             } else {
                 ExitCode::FAILURE
             }
+        }
+    }
+}
+
+/// What `--json` prints last when a command fails: `{"error":{"code":"0x80D0…","message":"…"}}`. There is no code when
+/// neither the daemon nor a download was what failed.
+#[derive(serde::Serialize)]
+struct ErrorObject {
+    error: ErrorFields,
+}
+
+#[derive(serde::Serialize)]
+struct ErrorFields {
+    code: Option<String>,
+    message: String,
+}
+
+impl ErrorObject {
+    fn of(error: &anyhow::Error) -> Self {
+        let job =
+            error
+                .chain()
+                .find_map(|cause| match cause.downcast_ref::<client::ClientError>() {
+                    Some(client::ClientError::Refused(job)) => Some(job),
+                    _ => cause.downcast_ref::<JobError>(),
+                });
+        Self {
+            error: ErrorFields {
+                code: job.map(|job| job.code.clone()),
+                message: job.map_or_else(|| text_of(error), |job| job.message.clone()),
+            },
         }
     }
 }

@@ -443,3 +443,118 @@ fn demo_moves_a_file_to_every_peer_and_leaves_nothing_behind() {
     );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn json_ends_with_an_error_object_when_a_command_fails() {
+    let place = Place::new();
+    place.file("f.bin", 1000);
+    fs::write(place.path("not-a-folder"), "x").unwrap();
+    for arguments in [
+        &["get", "http://127.0.0.1:9/x", "-o", "no/such/x", "--json"][..],
+        &["get", "ftp://h/x", "-o", "x", "--json"],
+        &[
+            "get",
+            "http://127.0.0.1:9/x",
+            "-o",
+            "x",
+            "--mode",
+            "3",
+            "--json",
+        ],
+        &["publish", "missing", "--json"],
+        &["publish", "/dev/zero", "--json"],
+        &["publish", "f.bin", "--out", "not-a-folder/x", "--json"],
+        &["verify", "f.bin", "--json"],
+        &["verify", "f.bin", "--hash-file", "f.bin", "--json"],
+        &["status", "--json"],
+        &["cache", "list", "--json"],
+        &["mode", "--json"],
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(code(&output), 1, "{arguments:?}: {}", stderr(&output));
+        let last = stdout(&output).lines().last().map(str::to_owned);
+        let last: Value = serde_json::from_str(&last.unwrap_or_default())
+            .unwrap_or_else(|e| panic!("{arguments:?}: {e}: {}", stdout(&output)));
+        let message = last["error"]["message"].as_str().unwrap_or_default();
+        assert!(!message.is_empty(), "{arguments:?}: {last}");
+        assert!(!stderr(&output).is_empty(), "{arguments:?}");
+    }
+}
+
+/// Over plain HTTP with hard links one of two at once was told that somebody had changed the file.
+#[test]
+fn two_downloads_of_one_address_at_once_both_get_the_file() {
+    let place = Place::new();
+    let _daemon = place.daemon();
+    let content = place.file("f.bin", 2_000_000);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/f.bin", server.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in server.incoming() {
+            let content = content.clone();
+            thread::spawn(move || serve(&mut stream.unwrap(), &content));
+        }
+    });
+    let names = ["one", "two", "three", "four"];
+    let running: Vec<Child> = names
+        .iter()
+        .map(|name| {
+            let mut command = place.command(&["get", &url, "-o", name, "--quiet"]);
+            command.stderr(Stdio::inherit()).spawn().unwrap()
+        })
+        .collect();
+    for (mut get, name) in running.into_iter().zip(names) {
+        assert!(get.wait().unwrap().success(), "{name}");
+        assert!(fs::read(place.path(name)).unwrap() == fs::read(place.path("f.bin")).unwrap());
+    }
+}
+
+/// Answers requests for `/f.bin` on one connection, whole, and nothing else.
+fn serve(stream: &mut std::net::TcpStream, content: &[u8]) {
+    use std::io::{Read as _, Write as _};
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).unwrap_or(0) == 1 {
+        head.push(byte[0]);
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let found = head.starts_with(b"GET /f.bin HTTP");
+        head.clear();
+        let (status, body) = if found {
+            ("200 OK", content)
+        } else {
+            ("404 Not Found", &[][..])
+        };
+        let answer = format!(
+            "HTTP/1.1 {status}\r\netag: \"1\"\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        if stream
+            .write_all(answer.as_bytes())
+            .and_then(|()| stream.write_all(body))
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+#[test]
+fn empty_and_one_byte_files_are_published_seeded_and_fetched_under_any_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let place = Place::new();
+    let _daemon = place.daemon();
+    for (name, bytes) in [("empty", 0), ("one byte", 1)] {
+        let content = place.file(name, bytes);
+        assert_eq!(code(&place.run(&["publish", name, "--seed"])), 0);
+        assert_eq!(code(&place.run(&["verify", name])), 0);
+        let out = std::ffi::OsStr::from_bytes(b"out \xff\xfe name");
+        let hash_file = format!("{name}.phf");
+        let mut get = place.command(&["get", "--hash-file", &hash_file, "--quiet"]);
+        let output = get.arg("-o").arg(out).output().unwrap();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert_eq!(fs::read(place.folder.path().join(out)).unwrap(), content);
+        fs::remove_file(place.folder.path().join(out)).unwrap();
+    }
+}

@@ -35,7 +35,7 @@ const HEADERS_MAX: usize = 32;
 /// Bytes of buffer a connection may take, headers included.
 const BUFFER_BYTES_MAX: usize = 32 << 10;
 /// Time for a request's headers to arrive; an idle connection is closed after it.
-const HEADER_TIME_MAX: Duration = Duration::from_secs(30);
+const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a socket's path that the kernel takes (108 with the NUL); the private folder's name needs some of them.
 const PATH_BYTES_MAX: usize = 107;
 

@@ -34,7 +34,7 @@ pub(crate) enum Service {
 
 /// A JobError as text with its code.
 pub(crate) fn job_error(error: JobError) -> anyhow::Error {
-    anyhow::anyhow!("{} ({})", error.message, error.code)
+    error.into()
 }
 
 impl Service {

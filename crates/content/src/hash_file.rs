@@ -175,16 +175,38 @@ impl fmt::Debug for PiecesHashFile {
     }
 }
 
-/// SHA-256( u32le major || u64le length || u32le piece size || piece hashes ); content-metadata, "HashOfHashes".
 fn hash_of_hashes(lengths: &PieceLengths, pieces: &[PieceHash]) -> HashOfHashes {
-    let mut sha = Sha256::new();
-    sha.update(MAJOR_VERSION.to_le_bytes());
-    sha.update(lengths.content_length().to_le_bytes());
-    sha.update(lengths.piece_size().to_le_bytes());
-    for piece in pieces {
-        sha.update(piece.as_bytes());
+    let mut hasher = HashOfHashesHasher::new(lengths);
+    pieces.iter().for_each(|piece| hasher.push(piece));
+    hasher.finish()
+}
+
+/// Computes a hash of hashes piece by piece, without keeping the pieces' hashes: what a stranger says about a content
+/// can be judged before memory is spent on it.
+///
+/// SHA-256( u32le major || u64le length || u32le piece size || piece hashes ); content-metadata, "HashOfHashes".
+#[derive(Debug, Clone)]
+pub struct HashOfHashesHasher(Sha256);
+
+impl HashOfHashesHasher {
+    /// For content of these dimensions.
+    pub fn new(lengths: &PieceLengths) -> Self {
+        let mut sha = Sha256::new();
+        sha.update(MAJOR_VERSION.to_le_bytes());
+        sha.update(lengths.content_length().to_le_bytes());
+        sha.update(lengths.piece_size().to_le_bytes());
+        Self(sha)
     }
-    HashOfHashes::from(<[u8; 32]>::from(sha.finalize()))
+
+    /// The next piece's hash.
+    pub fn push(&mut self, piece: &PieceHash) {
+        self.0.update(piece.as_bytes());
+    }
+
+    /// The hash over all of it.
+    pub fn finish(self) -> HashOfHashes {
+        HashOfHashes::from(<[u8; 32]>::from(self.0.finalize()))
+    }
 }
 
 /// Builds a hash file piece by piece, for content that is hashed as it is read.

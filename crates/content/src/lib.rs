@@ -19,7 +19,9 @@ mod rate;
 
 pub use bitfield::{Bitfield, BitfieldError, Ones};
 pub use hash::{HashOfHashes, ParseHashError, PieceHash};
-pub use hash_file::{HashFileBuilder, HashFileError, PiecesHashFile, hash_file_urls};
+pub use hash_file::{
+    HashFileBuilder, HashFileError, HashOfHashesHasher, PiecesHashFile, hash_file_urls,
+};
 pub use hresult::HResult;
 pub use ids::{ContentId, GroupHash, GroupId, ParseIdError, PeerId};
 pub use mode::{DownloadMode, ParseModeError};

@@ -168,8 +168,9 @@ impl Discovery {
         }
     }
 
-    /// Takes back what others remember of us, ends all searches and all tasks.
-    pub async fn stop(self) {
+    /// Takes back what others remember of us, ends all searches and all tasks. No multicast socket is open when this
+    /// returns.
+    pub async fn stop(&self) {
         self.shared.core().leave(Instant::now());
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.wake.notify_one();

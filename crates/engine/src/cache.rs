@@ -4,6 +4,7 @@ use crate::{
     api::{CacheEntry, JobError, SourceBytes},
     errors::{internal_error, storage_error},
     jobs::Job,
+    request::without_password,
     shared::{Settings, Shared},
     swarm::Message,
 };
@@ -70,7 +71,7 @@ fn entry(shared: &Shared, settings: &Settings, info: &ContentInfo) -> CacheEntry
         hash_of_hashes: hash.map(|h| h.to_string()).unwrap_or_default(),
         file_size: size,
         file_size_in_cache: info.bytes_have,
-        urls: info.urls.clone(),
+        urls: info.urls.iter().map(|url| without_password(url)).collect(),
         is_pinned: info.is_pinned(SystemTime::now()),
         expire_on: info.pinned_until.or(expires).map(seconds),
         added: seconds(info.added),
@@ -78,9 +79,9 @@ fn entry(shared: &Shared, settings: &Settings, info: &ContentInfo) -> CacheEntry
         uploaded: shared
             .progress_of(info.key)
             .map_or_else(SourceBytes::default, |p| p.borrow().uploaded),
-        shared: settings.peering
-            && hash.is_some()
-            && size >= settings.config.policies.min_file_size_to_cache()
+        shared: hash.is_some()
+            && shared.scope_of(&info.key).peering
+            && settings.is_large_enough(size)
             && info.have_count > 0,
     }
 }

@@ -1,7 +1,7 @@
 //! Dialling a peer: connection, handshakes and, in group mode, the proof of membership.
 
 use crate::{
-    shared::Shared,
+    shared::{Scope, Shared},
     swarm::{DialError, Established},
 };
 use dosvc_content::HashOfHashes;
@@ -17,6 +17,7 @@ pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// sent.
 pub(crate) async fn dial(
     shared: &Arc<Shared>,
+    scope: Scope,
     address: SocketAddr,
     swarm: HashOfHashes,
     discovered: bool,
@@ -24,11 +25,11 @@ pub(crate) async fn dial(
     if shared.is_own_address(address) {
         return Err(DialError::Ourselves);
     }
-    let group = shared.settings().group;
+    let group = scope.group;
     let class = shared
-        .peer_class(address.ip(), discovered, group.is_some())
+        .peer_class(&scope, address.ip(), discovered, group.is_some())
         .ok_or(DialError::Failed)?;
-    let permit = Arc::clone(&shared.connections)
+    let permit = Arc::clone(&shared.outgoing)
         .try_acquire_owned()
         .map_err(|_| DialError::Failed)?;
     let failed = |step: &'static str, error: &dyn std::fmt::Display| {
@@ -65,7 +66,7 @@ pub(crate) async fn dial(
         peer_id: theirs.peer_id,
         class,
         outgoing: true,
-        greeted: group.is_some(),
-        permit,
+        group,
+        places: (permit, None),
     }))
 }

@@ -7,8 +7,8 @@ use crate::{
     },
     cache::{self, JobUse},
     config::EngineConfig,
+    doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
-    incoming::accept_peers,
     jobs::{Control, Job},
     request::{Request, parse_hash_file},
     shared::{Parts, Settings, Shared, lock},
@@ -16,15 +16,14 @@ use crate::{
     upkeep,
 };
 use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
-use dosvc_discovery::{Discovery, DiscoveryConfig, DiscoveryError, InterfaceFilter, MDNS_PORT};
+use dosvc_discovery::DiscoveryError;
 use dosvc_host::Links;
 use dosvc_origin::{OriginClient, OriginConfig, OriginError};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
-use dosvc_wire::net::{BlockPool, Listener};
+use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -40,6 +39,8 @@ const BLOCK_BUFFERS_MAX: usize = 24;
 const ENDED_JOBS_MAX: usize = 200;
 /// Jobs that have not ended.
 const JOBS_MAX: usize = 10_000;
+/// Pieces of the hash files that callers gave, of all remembered jobs together: 256 MiB of hashes.
+const PIECES_KEPT_MAX: u64 = 8 << 20;
 /// How long connections and disk work may take to end at shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long a swarm may take to tell its peers.
@@ -91,6 +92,7 @@ pub enum EngineError {
 pub struct Engine {
     shared: Arc<Shared>,
     jobs: Arc<Jobs>,
+    doors: Arc<tokio::sync::Mutex<Option<Doors>>>,
 }
 
 #[derive(Debug, Default)]
@@ -108,8 +110,6 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         refuse_bypass(&config)?;
         let state_dir = config.state_dir.clone();
-        let listen = config.listen.clone();
-        let dns_sd = config.dns_sd;
         let hash_threads = config.hash_threads;
         let (store, peer_id) = tokio::task::spawn_blocking(move || {
             let mut store_config = StoreConfig::new(&state_dir);
@@ -133,8 +133,9 @@ impl Engine {
         let engine = Self {
             shared: Arc::clone(&shared),
             jobs: Arc::default(),
+            doors: Arc::default(),
         };
-        if let Err(error) = engine.open_to_peers(&listen, dns_sd).await {
+        if let Err(error) = engine.open_to_peers().await {
             shared.cancel.cancel();
             return Err(error);
         }
@@ -145,33 +146,19 @@ impl Engine {
         Ok(engine)
     }
 
-    async fn open_to_peers(&self, listen: &[SocketAddr], dns_sd: bool) -> Result<(), EngineError> {
+    /// Opens and closes what settings permit to be open.
+    async fn open_to_peers(&self) -> Result<(), EngineError> {
         let shared = &self.shared;
         let settings = shared.settings();
         for gate in &settings.gates {
             tracing::warn!(reason = gate, "peers are not used");
         }
-        if !settings.peering || listen.is_empty() {
-            return Ok(());
+        let mut doors = self.doors.lock().await;
+        if let Some(unsuitable) = doors.take_if(|doors| !doors.suit(&settings)) {
+            unsuitable.shut(shared).await;
         }
-        let listener = Listener::bind(listen).map_err(EngineError::Listen)?;
-        let addresses = listener.local_addrs();
-        let port = addresses.first().map_or(0, SocketAddr::port);
-        shared.listening.store(Arc::new(addresses));
-        shared
-            .tasks
-            .spawn(accept_peers(Arc::clone(shared), listener));
-        if dns_sd && settings.permits.multicast {
-            let discovery = Discovery::start(DiscoveryConfig {
-                peer_id: shared.peer_id,
-                port,
-                group: settings.group,
-                interfaces: InterfaceFilter::default(),
-                mdns_port: MDNS_PORT,
-            })
-            .await?;
-            shared.discovery.store(Some(Arc::new(discovery)));
-            upkeep::announce_held(shared).await;
+        if doors.is_none() {
+            *doors = Doors::open(shared).await?;
         }
         Ok(())
     }
@@ -183,7 +170,10 @@ impl Engine {
     /// # Errors
     /// When the request makes no sense, or settings forbid it.
     pub async fn get(&self, request: GetRequest) -> Result<JobId, JobError> {
-        let request = Request::parse(request)?;
+        // A hash file may have millions of pieces.
+        let request = tokio::task::spawn_blocking(move || Request::parse(request))
+            .await
+            .map_err(|e| internal_error(&e))??;
         let mode = self.shared.settings().mode;
         self.check_mode(request.mode)?;
         let mut jobs = lock(&self.jobs.by_id);
@@ -197,7 +187,24 @@ impl Engine {
                 format!("{JOBS_MAX} downloads are waiting already"),
             ));
         }
-        forget_ended(&mut jobs);
+        forget_ended(&mut jobs, ENDED_JOBS_MAX);
+        let kept = |jobs: &BTreeMap<JobId, Arc<Job>>| -> u64 {
+            jobs.values().map(|j| j.pieces_kept()).sum()
+        };
+        let job_pieces = request
+            .hash_file
+            .as_ref()
+            .map_or(0, |file| u64::from(file.lengths().piece_count()));
+        if job_pieces > 0 && kept(&jobs) + job_pieces > PIECES_KEPT_MAX {
+            forget_ended(&mut jobs, 0);
+            // A single one is never too large.
+            if kept(&jobs) > 0 && kept(&jobs) + job_pieces > PIECES_KEPT_MAX {
+                return Err(JobError::new(
+                    HResult(0x80D0_3001),
+                    "the hash files of the downloads that wait take too much memory; try again when some have ended",
+                ));
+            }
+        }
         let id = JobId(self.jobs.next.fetch_add(1, Ordering::Relaxed) + 1);
         let job = Arc::new(Job::new(id, request, mode));
         jobs.insert(id, Arc::clone(&job));
@@ -359,8 +366,12 @@ impl Engine {
             urls,
             link,
         } = request;
-        let hash_file = parse_hash_file(hash_file_json.as_bytes(), None)?;
+        let hash_file =
+            tokio::task::spawn_blocking(move || parse_hash_file(hash_file_json.as_bytes(), None))
+                .await
+                .map_err(|e| internal_error(&e))??;
         let hash = hash_file.hash_of_hashes();
+        let length = hash_file.lengths().content_length();
         let store = Arc::clone(&self.shared.store);
         tokio::task::spawn_blocking(move || {
             let info = AddInfo {
@@ -377,14 +388,21 @@ impl Engine {
                     Sharing::Independent
                 },
             };
-            store.import_file(local, &hash_file, info, &mut |_| {})
+            let content = store.import_file(local, &hash_file, info, &mut |_| {})?;
+            // Whoever hands a file in wants it shared, whatever was asked of it before.
+            store.set_mode_limit(&content.key(), None)
         })
         .await
         .map_err(|e| internal_error(&e))?
         .map_err(|e| storage_error(&e))?;
-        if let Some(discovery) = self.shared.discovery() {
+        let settings = self.shared.settings();
+        if let Some(discovery) = self.shared.discovery()
+            && settings.scope(None).offered
+            && settings.is_large_enough(length)
+        {
             discovery.announce(hash, true);
         }
+        self.shared.tell_swarms();
         let key = ContentKey::Hashed(hash).to_string();
         self.cache()
             .await
@@ -457,24 +475,22 @@ impl Engine {
         config.listen.clone_from(&old.config.listen);
         config.dns_sd = old.config.dns_sd;
         config.hash_threads = old.config.hash_threads;
-        let new = Settings::new(config);
-        let opens = new.peering && !old.peering && self.shared.listening.load().is_empty();
-        let group_changes = new.group != old.group && self.shared.discovery().is_some();
-        keep("group_id", group_changes);
-        let (listen, dns_sd) = (new.config.listen.clone(), new.config.dns_sd);
-        self.shared.replace_settings(new);
-        if opens && let Err(error) = self.open_to_peers(&listen, dns_sd).await {
+        self.shared.replace_settings(Settings::new(config));
+        if let Err(error) = self.open_to_peers().await {
             tracing::error!(%error, "peers cannot be used");
             restart.push("download_mode".to_owned());
         }
+        upkeep::review_announcements(&self.shared).await;
+        // Again: now there is, or isn't, a discovery to search with.
+        self.shared.tell_swarms();
         restart
     }
 
     /// Ends everything: no new peers, connections closed, state written.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
-        if let Some(discovery) = shared.discovery.swap(None).and_then(Arc::into_inner) {
-            discovery.stop().await;
+        if let Some(doors) = self.doors.lock().await.take() {
+            doors.shut(shared).await;
         }
         shared.cancel.cancel();
         shared.tasks.close();
@@ -503,16 +519,14 @@ fn refuse_bypass(config: &EngineConfig) -> Result<(), EngineError> {
         })
 }
 
-fn forget_ended(jobs: &mut BTreeMap<JobId, Arc<Job>>) {
+/// Forgets the oldest jobs that have ended, but for so many.
+fn forget_ended(jobs: &mut BTreeMap<JobId, Arc<Job>>, keep: usize) {
     let ended: Vec<JobId> = jobs
         .values()
         .filter(|j| j.status().state.is_final())
         .map(|j| j.id)
         .collect();
-    for id in ended
-        .iter()
-        .take(ended.len().saturating_sub(ENDED_JOBS_MAX))
-    {
+    for id in ended.iter().take(ended.len().saturating_sub(keep)) {
         jobs.remove(id);
     }
 }

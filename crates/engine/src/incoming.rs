@@ -1,49 +1,70 @@
 //! Peers that dial us: who may speak to us at all, and which swarm they are for.
 
-use crate::{dial::HANDSHAKE_TIME, shared::Shared, swarm::Established};
+use crate::{
+    dial::HANDSHAKE_TIME,
+    places::{Place, Places},
+    shared::{Scope, Shared},
+    swarm::Established,
+};
 use dosvc_content::HashOfHashes;
-use dosvc_piece_store::Content;
+use dosvc_piece_store::{Content, ContentKey};
 use dosvc_wire::{
     Handshake,
     net::{self, Listener},
 };
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 /// Introductions under way from one address; a machine needs one for each content at most.
 const INTRODUCTIONS_PER_ADDRESS: u32 = 32;
+/// Connections from one address, introductions included.
+const CONNECTIONS_PER_ADDRESS: u32 = 64;
+/// The same for loopback, where many daemons may share one address.
+const CONNECTIONS_FROM_LOOPBACK: u32 = 256;
 
-/// Accepts peers until the engine stops.
-pub(crate) async fn accept_peers(shared: Arc<Shared>, listener: Listener) {
-    let introductions = Arc::new(Introductions::default());
+/// Accepts peers until told to close. The listener is closed when this returns.
+pub(crate) async fn accept_peers(
+    shared: Arc<Shared>,
+    listener: Listener,
+    close: CancellationToken,
+) {
+    let introductions = Arc::new(Places::default());
     loop {
         let (stream, address) = tokio::select! {
-            () = shared.cancel.cancelled() => return,
+            () = close.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         // Out of scope: closed without a byte. Group membership is proven later; until then it is assumed.
-        let assumed = shared.settings().group.is_some();
-        if shared.peer_class(address.ip(), true, assumed).is_none() {
+        let scope = shared.settings().scope(None);
+        let assumed = scope.group.is_some();
+        if shared
+            .peer_class(&scope, address.ip(), true, assumed)
+            .is_none()
+        {
             tracing::debug!(%address, "connection from outside the mode's scope closed");
             continue;
         }
-        let Some(guard) = introductions.enter(address.ip()) else {
-            tracing::debug!(%address, "too many introductions from one address");
+        let max = connections_max(address.ip());
+        let (Some(guard), Some(place)) = (
+            introductions.enter(address.ip(), INTRODUCTIONS_PER_ADDRESS),
+            shared.places.enter(address.ip(), max),
+        ) else {
+            tracing::debug!(%address, "too many connections from one address");
             continue;
         };
-        let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-            tracing::warn!(%address, "connection maximum reached; peer turned away");
+        let Ok(permit) = Arc::clone(&shared.incoming).try_acquire_owned() else {
+            tracing::debug!(%address, "connection maximum reached; peer turned away");
             continue;
         };
         let shared = Arc::clone(&shared);
         let tasks = shared.tasks.clone();
         tasks.spawn(async move {
             let _guard = guard;
-            let introduction = introduce(&shared, stream, address, permit);
+            let introduction = introduce(&shared, stream, address, (permit, Some(place)));
             tokio::select! {
                 () = shared.cancel.cancelled() => {}
                 result = introduction => if let Err(reason) = result {
@@ -54,11 +75,19 @@ pub(crate) async fn accept_peers(shared: Arc<Shared>, listener: Listener) {
     }
 }
 
+fn connections_max(address: IpAddr) -> u32 {
+    if address.to_canonical().is_loopback() {
+        CONNECTIONS_FROM_LOOPBACK
+    } else {
+        CONNECTIONS_PER_ADDRESS
+    }
+}
+
 async fn introduce(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
     address: SocketAddr,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    places: (OwnedSemaphorePermit, Option<Place>),
 ) -> Result<(), String> {
     let theirs = net::receive_handshake(&mut stream, HANDSHAKE_TIME)
         .await
@@ -66,9 +95,12 @@ async fn introduce(
     if theirs.peer_id == shared.peer_id {
         return Err("that is ourselves".to_owned());
     }
+    if shared.is_banned(theirs.peer_id, ContentKey::Hashed(theirs.swarm)) {
+        return Err("banned for this content".to_owned());
+    }
     let ours = Handshake::new(theirs.swarm, shared.peer_id);
     let group = shared.settings().group;
-    let content = if let Some(group) = group {
+    let (content, scope) = if let Some(group) = group {
         // Whether we hold the content is said to members only: everybody gets a handshake, strangers nothing more.
         net::send_handshake(&mut stream, &ours)
             .await
@@ -77,34 +109,32 @@ async fn introduce(
         let member = net::verify_group(&mut stream, &params, HANDSHAKE_TIME)
             .await
             .map_err(|e| e.to_string())?;
-        let content = find_shared_content(shared, &theirs.swarm).await?;
+        let found = find_shared_content(shared, &theirs.swarm).await?;
         member
             .prove(&mut stream, HANDSHAKE_TIME)
             .await
             .map_err(|e| e.to_string())?;
-        content
+        found
     } else {
-        let content = find_shared_content(shared, &theirs.swarm).await?;
+        let found = find_shared_content(shared, &theirs.swarm).await?;
+        // A content may have a narrower scope than the device: then this peer hears nothing of it.
+        class_of(shared, &found.1, address)?;
         net::send_handshake(&mut stream, &ours)
             .await
             .map_err(|e| e.to_string())?;
-        content
+        found
     };
-    if shared.is_banned(&theirs.peer_id, content.key()) {
-        return Err("banned for this content".to_owned());
+    if scope.group != group {
+        return Err("the content is for another group".to_owned());
     }
-    let class = shared
-        .peer_class(address.ip(), false, group.is_some())
-        .or_else(|| shared.peer_class(address.ip(), true, group.is_some()))
-        .ok_or("outside the mode's scope")?;
     let peer = Established {
+        class: class_of(shared, &scope, address)?,
         stream,
         address,
         peer_id: theirs.peer_id,
-        class,
         outgoing: false,
-        greeted: group.is_some(),
-        permit,
+        group,
+        places,
     };
     if shared.admit(&content, peer) {
         Ok(())
@@ -113,62 +143,44 @@ async fn introduce(
     }
 }
 
+/// What a peer that dialled us is for a content of this scope.
+fn class_of(
+    shared: &Shared,
+    scope: &Scope,
+    address: SocketAddr,
+) -> Result<dosvc_policy::PeerClass, String> {
+    let proven = scope.group.is_some();
+    shared
+        .peer_class(scope, address.ip(), false, proven)
+        .or_else(|| shared.peer_class(scope, address.ip(), true, proven))
+        .ok_or_else(|| "outside the mode's scope".to_owned())
+}
+
 /// The content that a peer asks for, if we have or download it and it may be shared.
 async fn find_shared_content(
     shared: &Arc<Shared>,
     swarm: &HashOfHashes,
-) -> Result<Arc<Content>, String> {
+) -> Result<(Arc<Content>, Scope), String> {
     let store = Arc::clone(&shared.store);
     let swarm = *swarm;
-    let content = tokio::task::spawn_blocking(move || store.content(&swarm))
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?
-        .ok_or("content not held")?;
+    let (content, limit) = tokio::task::spawn_blocking(move || {
+        let limit = store.mode_limit(&ContentKey::Hashed(swarm));
+        store.content(&swarm).map(|content| (content, limit))
+    })
+    .await
+    .map_err(|e| e.to_string())?
+    .map_err(|e| e.to_string())?;
+    let content = content.ok_or("content not held")?;
     if shared.is_deleting(content.key()) {
         return Err("content is being deleted".to_owned());
     }
-    let policies = &shared.settings().config.policies;
-    if content.lengths().content_length() < policies.min_file_size_to_cache() {
+    let settings = shared.settings();
+    let scope = settings.scope(limit);
+    if !scope.offered {
+        return Err("content is not to be shared with those who dial".to_owned());
+    }
+    if !settings.is_large_enough(content.lengths().content_length()) {
         return Err("content is too small to be shared".to_owned());
     }
-    Ok(content)
-}
-
-/// Introductions under way, by address.
-#[derive(Debug, Default)]
-struct Introductions {
-    by_address: Mutex<HashMap<IpAddr, u32>>,
-}
-
-impl Introductions {
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<IntroductionGuard> {
-        let mut by_address = crate::shared::lock(&self.by_address);
-        let count = by_address.entry(address).or_default();
-        if *count >= INTRODUCTIONS_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(IntroductionGuard {
-            introductions: Arc::clone(self),
-            address,
-        })
-    }
-}
-
-struct IntroductionGuard {
-    introductions: Arc<Introductions>,
-    address: IpAddr,
-}
-
-impl Drop for IntroductionGuard {
-    fn drop(&mut self) {
-        let mut by_address = crate::shared::lock(&self.introductions.by_address);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
+    Ok((content, scope))
 }

@@ -8,7 +8,7 @@ use crate::{
     api::{JobError, JobId, JobState, JobStatus, SourceBytes},
     errors::{internal_error, origin_error, storage_error},
     metadata::{self, Metadata},
-    request::Request,
+    request::{Request, without_password},
     shared::{Shared, lock},
     swarm::{Attachment, Progress},
 };
@@ -18,9 +18,16 @@ use dosvc_piece_store::{AddInfo, Content, ContentKey, PlainKey, StoreError};
 use dosvc_policy::{ContentFacts, EffectiveMode, effective_mode};
 use std::{
     sync::{Arc, Mutex},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+/// How often a swarm that has too many messages waiting is asked again,
+const ATTACH_ATTEMPTS: u32 = 200;
+/// and how soon.
+const ATTACH_PAUSE: Duration = Duration::from_millis(50);
+/// The pause when a server can be asked again at once.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the caller wants of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +54,10 @@ impl Job {
             id,
             state: JobState::Queued,
             file_id: String::new(),
-            source_url: request.urls.first().map(ToString::to_string),
+            source_url: request
+                .urls
+                .first()
+                .map(|url| without_password(url.as_str())),
             file_size: None,
             bytes_done: 0,
             bytes_from_cache: 0,
@@ -85,6 +95,12 @@ impl Job {
     /// The content, once the job is complete.
     pub(crate) fn content(&self) -> Option<Arc<Content>> {
         lock(&self.content).clone()
+    }
+
+    /// Pieces of the hash file that the caller gave: what the job keeps in memory while it waits.
+    pub(crate) fn pieces_kept(&self) -> u64 {
+        let file = self.request.hash_file.as_ref();
+        file.map_or(0, |file| u64::from(file.lengths().piece_count()))
     }
 
     /// Whether the job is complete and has this content for the caller to take.
@@ -220,17 +236,12 @@ impl Job {
                 .map_err(|e| JobError::new(e.hresult(), e.to_string()))
         };
         let mode = judge(&ContentFacts::default())?;
+        let scope = settings.scope(self.request.mode);
         let anchored = self.request.trusted.is_some() || self.request.hash_file.is_some();
         let metadata =
             if mode.permits().hash_checks || anchored || self.request.hash_file_url.is_some() {
                 let waiting = |text: Option<String>| self.update(|s| s.waiting = text);
-                metadata::find(
-                    shared,
-                    &self.request,
-                    mode.permits().peers && settings.peering,
-                    &waiting,
-                )
-                .await?
+                metadata::find(shared, &self.request, scope, &waiting).await?
             } else {
                 Metadata::None("download mode 99 (Simple) makes no hash checks".to_owned())
             };
@@ -244,8 +255,14 @@ impl Job {
                 let mode = judge(&facts)?;
                 let info = self.add_info();
                 let store = Arc::clone(&shared.store);
+                let limit = self.request.mode;
                 let content = blocking(move || {
                     let content = store.add(&file, info)?;
+                    // Before a byte of it is here: what a caller keeps to itself is never shared, not even after a
+                    // crash. A caller that asks for no mode changes nothing.
+                    if limit.is_some() {
+                        store.set_mode_limit(&content.key(), limit)?;
+                    }
                     recover(&content)?;
                     Ok(content)
                 })
@@ -305,7 +322,7 @@ impl Job {
                     self.update(|s| s.waiting = Some(format!("{error}; trying again")));
                     match origin.next_attempt() {
                         Some(at) => tokio::time::sleep_until(at.into()).await,
-                        None => tokio::task::yield_now().await,
+                        None => tokio::time::sleep(PROBE_PAUSE).await,
                     }
                 }
             }
@@ -336,27 +353,21 @@ impl Job {
         clock: &Clock<'_>,
     ) -> Result<(), JobError> {
         let Source {
-            content,
-            origin,
-            mode,
-            ..
+            content, origin, ..
         } = source;
         let attachment = Attachment {
             job: self.id,
             foreground: self.request.foreground,
             origin,
             peers: self.request.peers.clone(),
-            share: mode.permits().peers,
         };
         let key = content.key();
-        let mut progress = shared
-            .attach(&content, attachment)
-            .ok_or_else(|| internal_error(&"the swarm is busy"))?;
         let _attached = Attached {
             shared,
             key,
             job: self.id,
         };
+        let mut progress = attach(shared, &content, attachment).await?;
         let base = Base {
             swarm: progress.borrow().clone(),
             job: self.status.borrow().clone(),
@@ -392,6 +403,25 @@ impl Job {
             s.duration_ms = duration_ms;
         });
     }
+}
+
+/// Joins the content's swarm, and waits until what the swarm says counts for this job too.
+async fn attach(
+    shared: &Arc<Shared>,
+    content: &Arc<Content>,
+    attachment: Attachment,
+) -> Result<watch::Receiver<Progress>, JobError> {
+    for _ in 0..ATTACH_ATTEMPTS {
+        let (reply, taken) = oneshot::channel();
+        // No reply: the swarm ended before it came to the message.
+        if let Some(progress) = shared.attach(content, attachment.clone(), reply)
+            && taken.await.is_ok()
+        {
+            return Ok(progress);
+        }
+        tokio::time::sleep(ATTACH_PAUSE).await;
+    }
+    Err(internal_error(&"the swarm is busy"))
 }
 
 fn stop(status: &mut JobStatus, state: JobState) {

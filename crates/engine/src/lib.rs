@@ -10,16 +10,19 @@
 //! Entry types: [`Engine`], [`EngineConfig`], and the plain values in [`api`].
 
 pub mod api;
+mod bans;
 mod cache;
 mod config;
 mod counters;
 mod dial;
+mod doors;
 mod engine;
 mod errors;
 mod incoming;
 mod jobs;
 mod limiter;
 mod metadata;
+mod places;
 mod request;
 mod shared;
 mod swarm;

@@ -15,6 +15,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// How much of a second a full bucket holds.
 const BURST: Duration = Duration::from_millis(100);
@@ -37,10 +38,11 @@ impl TokenBucket {
         }
     }
 
+    /// Debts to the old rate are forgiven: at a few bytes a second they may be hours.
     fn set_rate(&mut self, rate: Option<ByteRate>, now: Instant) {
         self.fill(now);
         self.rate = rate;
-        self.tokens = self.tokens.min(self.capacity());
+        self.tokens = self.tokens.clamp(0.0, self.capacity());
     }
 
     /// Takes the bytes and says how long the taker has to wait before it uses them.
@@ -83,6 +85,7 @@ fn per_second(rate: ByteRate) -> f64 {
 pub(crate) struct Limiter {
     bucket: Mutex<TokenBucket>,
     limited: AtomicBool,
+    changed: Notify,
 }
 
 impl Limiter {
@@ -90,18 +93,22 @@ impl Limiter {
         let limiter = Self {
             bucket: Mutex::new(TokenBucket::new(Instant::now())),
             limited: AtomicBool::new(false),
+            changed: Notify::new(),
         };
         limiter.set_rate(rate);
         limiter
     }
 
-    /// Changes the budget; takes effect with the next bytes. `None`: no limit.
+    /// Changes the budget; takes effect at once, for those who wait too. `None`: no limit.
     pub(crate) fn set_rate(&self, rate: Option<ByteRate>) {
-        self.bucket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set_rate(rate, Instant::now());
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        if bucket.rate == rate {
+            return;
+        }
+        bucket.set_rate(rate, Instant::now());
+        drop(bucket);
         self.limited.store(rate.is_some(), Ordering::Relaxed);
+        self.changed.notify_waiters();
     }
 
     fn is_unlimited(&self) -> bool {
@@ -113,13 +120,18 @@ impl Limiter {
         if self.is_unlimited() {
             return;
         }
+        // Made before the rate is looked at, so that no change is missed.
+        let changed = self.changed.notified();
         let wait = self
             .bucket
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take(bytes, Instant::now());
         if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = changed => {}
+            }
         }
     }
 }
@@ -221,6 +233,22 @@ mod tests {
             bucket.take(1000, now + Duration::from_secs(2)),
             Duration::from_secs(1)
         );
+    }
+
+    #[tokio::test]
+    async fn who_waits_under_a_tiny_limit_goes_on_when_it_is_raised() {
+        let limiter = Arc::new(Limiter::new(ByteRate::from_bps(1)));
+        let waiting = tokio::spawn({
+            let limiter = Arc::clone(&limiter);
+            async move { limiter.take(1 << 20).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        limiter.set_rate(ByteRate::from_bps(1 << 30));
+        tokio::time::timeout(Duration::from_secs(10), waiting)
+            .await
+            .expect("woken")
+            .expect("no panic");
     }
 
     #[test]

@@ -8,28 +8,52 @@ use crate::{
     dial,
     errors::origin_error,
     request::{Request, parse_hash_file},
-    shared::Shared,
-    swarm::Established,
+    shared::{Scope, Shared},
+    swarm::{DialError, Established},
 };
 use dosvc_content::{
-    HResult, HashOfHashes, PieceHash, PieceLengths, PiecesHashFile, hash_file_urls,
+    HResult, HashOfHashes, HashOfHashesHasher, PieceHash, PieceLengths, PiecesHashFile,
+    hash_file_urls,
 };
+use dosvc_origin::{OriginError, ShownUrl};
+use dosvc_piece_store::ContentKey;
 use dosvc_wire::{
     Extension, Limits,
     net::{self, DriveParams, Event},
 };
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{sync::mpsc, task::JoinSet};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use url::Url;
 
 /// The largest hash file taken over HTTP: 2.8 million pieces.
 const HASH_FILE_BYTES_MAX: usize = 128 << 20;
 /// Pieces asked for in one message.
 const METAINFO_PIECES: u32 = dosvc_wire::METAINFO_HASHES_MAX;
-/// How long one peer may take to give the hash file.
+/// How long one peer may take to give the hash file, and so much more for each answer that it takes.
 const PEER_TIME: Duration = Duration::from_secs(20);
-/// How long after a configured peer did not give the hash file it is asked again.
-const PEER_RETRY: Duration = Duration::from_secs(5);
+const PEER_TIME_PER_ANSWER: Duration = Duration::from_millis(500);
+/// Hashes of a hash file that are kept before it has shown itself to be the right one: 2 MiB. Of a larger one all
+/// hashes are first only counted into the hash of hashes, and asked for again when that is right.
+const UNPROVEN_HASHES_MAX: usize = 65_536;
+/// Peers that are asked for one hash file at once.
+const ASKED_AT_ONCE: usize = 8;
+/// Addresses that are asked, or wait to be, for one hash file.
+const ADDRESSES_MAX: usize = 256;
+/// How long after a peer did not give the hash file it is asked again; doubles each time.
+const PEER_RETRY: Duration = Duration::from_secs(2);
+const PEER_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often an address that was discovered is asked; discovery names it again if it comes back.
+const DISCOVERED_ASKED_MAX: u32 = 5;
+/// Hash files that are fetched over HTTP at once, by all downloads together.
+pub(crate) const HTTP_FETCHES_MAX: usize = 4;
 /// Without any source over HTTP, how long peers are waited for before that counts as an answer.
 const PEERS_PATIENCE: Duration = Duration::from_secs(30);
 /// Back-off between two rounds when servers can't be reached.
@@ -49,7 +73,7 @@ pub(crate) enum Metadata {
 pub(crate) async fn find(
     shared: &Arc<Shared>,
     request: &Request,
-    peering: bool,
+    scope: Scope,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     if let Some(file) = &request.hash_file {
@@ -58,10 +82,10 @@ pub(crate) async fn find(
     if let Some(file) = from_store(shared, request).await? {
         return Ok(Metadata::HashFile(file));
     }
-    match request.trusted.filter(|_| peering) {
+    match request.trusted.filter(|_| scope.peering) {
         Some(trusted) => tokio::select! {
             found = from_http(shared, request, true, waiting) => found,
-            file = from_peers(shared, request, trusted) => Ok(Metadata::HashFile(file)),
+            file = from_peers(shared, scope, request, trusted) => Ok(Metadata::HashFile(file)),
         },
         None => from_http(shared, request, false, waiting).await,
     }
@@ -138,21 +162,20 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
         let mut fetches = JoinSet::new();
         for url in candidates {
             let shared = Arc::clone(shared);
+            let trusted = request.trusted;
             fetches.spawn(async move {
-                let result = shared.origins.fetch_small(&url, HASH_FILE_BYTES_MAX).await;
-                (url, result)
+                let result = fetch(&shared, &url, trusted).await;
+                (ShownUrl::from(&url), result)
             });
         }
         while let Some(fetched) = fetches.join_next().await {
             let Ok((url, result)) = fetched else { continue };
             match result {
-                Ok(small) => match parse_hash_file(&small.bytes, request.trusted.as_ref()) {
-                    Ok(file) => return Round::Found(file),
-                    Err(error) => {
-                        tracing::warn!(%url, %error, "not a usable hash file");
-                        missing = format!("{url} is not a usable hash file: {}", error.message);
-                    }
-                },
+                Ok(Ok(file)) => return Round::Found(file),
+                Ok(Err(error)) => {
+                    tracing::warn!(%url, %error, "not a usable hash file");
+                    missing = format!("{url} is not a usable hash file: {}", error.message);
+                }
                 Err(error) if error.is_permanent() => {
                     tracing::debug!(%url, %error, "no hash file here");
                 }
@@ -164,6 +187,29 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
         Some(error) => Round::Unreachable(error),
         None => Round::Missing(missing),
     }
+}
+
+/// Fetches and judges one hash file; a few at a time, for each may take much memory and time.
+async fn fetch(
+    shared: &Shared,
+    url: &Url,
+    trusted: Option<HashOfHashes>,
+) -> Result<Result<PiecesHashFile, JobError>, OriginError> {
+    // The semaphore is never closed; without a place there is no bound, and nothing worse.
+    let _place = shared.hash_file_fetches.acquire().await;
+    let small = shared
+        .origins
+        .fetch_small_if(url, HASH_FILE_BYTES_MAX, looks_like_json)
+        .await?;
+    let parse = move || parse_hash_file(&small.bytes, trusted.as_ref());
+    let parsed = tokio::task::spawn_blocking(parse).await;
+    Ok(parsed.unwrap_or_else(|error| Err(crate::errors::internal_error(&error))))
+}
+
+/// Whether these can be the first bytes of a hash file: an object, and no page of a captive portal.
+fn looks_like_json(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    text.trim_ascii_start().first().is_none_or(|b| *b == b'{')
 }
 
 /// URLs to ask, in rounds that go out at once.
@@ -186,51 +232,199 @@ fn candidates(request: &Request) -> Vec<Vec<Url>> {
 /// Asks peers for the hash file until one gives it; never ends without one.
 async fn from_peers(
     shared: &Arc<Shared>,
+    scope: Scope,
     request: &Request,
     trusted: HashOfHashes,
 ) -> PiecesHashFile {
-    let mut search = shared.discovery().map(|d| d.find(trusted));
+    let mut search = shared
+        .discovery()
+        .filter(|_| scope.offered)
+        .map(|d| d.find(trusted));
+    let asker = Arc::new(Asker {
+        shared: Arc::clone(shared),
+        scope,
+        trusted,
+        places: Semaphore::new(ASKED_AT_ONCE),
+    });
     let mut asked: HashSet<SocketAddr> = HashSet::new();
     let mut asking = JoinSet::new();
     let settings = shared.settings();
     for address in request.peers.iter().chain(&settings.config.static_peers) {
         if asked.insert(*address) {
-            asking.spawn(ask_until_answered(Arc::clone(shared), *address, trusted));
+            asking.spawn(Arc::clone(&asker).ask(*address, false));
         }
     }
     loop {
         tokio::select! {
             Some(Ok((address, file))) = asking.join_next() => match file {
                 Some(file) => return file,
-                // Discovery finds it again if it is still there.
                 None => { asked.remove(&address); }
             },
             found = next_found(&mut search) => match found {
                 Some(found) => for address in found.addrs {
-                    if asked.insert(address) {
-                        let shared = Arc::clone(shared);
-                        asking.spawn(async move {
-                            (address, ask_peer(&shared, address, trusted, true).await)
-                        });
+                    if asked.len() < ADDRESSES_MAX && asked.insert(address) {
+                        asking.spawn(Arc::clone(&asker).ask(address, true));
                     }
                 },
                 None => search = None,
             },
+            // Nobody to ask and nothing to search with: the caller waits for other sources.
+            else => std::future::pending().await,
         }
     }
 }
 
-/// A configured peer may come up later: it is asked again and again.
-async fn ask_until_answered(
+/// Asks for one hash file.
+struct Asker {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    scope: Scope,
     trusted: HashOfHashes,
-) -> (SocketAddr, Option<PiecesHashFile>) {
-    loop {
-        if let Some(file) = ask_peer(&shared, address, trusted, false).await {
-            return (address, Some(file));
+    places: Semaphore,
+}
+
+impl Asker {
+    /// Asks an address again and again: a peer may be busy, or come up later. `None`: given up.
+    async fn ask(
+        self: Arc<Self>,
+        address: SocketAddr,
+        discovered: bool,
+    ) -> (SocketAddr, Option<PiecesHashFile>) {
+        let mut pause = PEER_RETRY;
+        let mut asked = 0;
+        loop {
+            let place = self.places.acquire().await;
+            let answer = self.metainfo_of(address, discovered).await;
+            drop(place);
+            asked += 1;
+            match answer {
+                Ok(file) => return (address, Some(file)),
+                Err(DialError::Ourselves) => return (address, None),
+                Err(DialError::Failed) if discovered && asked >= DISCOVERED_ASKED_MAX => {
+                    return (address, None);
+                }
+                Err(DialError::Failed) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PEER_RETRY_MAX);
         }
-        tokio::time::sleep(PEER_RETRY).await;
+    }
+
+    /// Connects to a peer and asks it for the hash file.
+    async fn metainfo_of(
+        &self,
+        address: SocketAddr,
+        discovered: bool,
+    ) -> Result<PiecesHashFile, DialError> {
+        let shared = &self.shared;
+        let peer = dial::dial(shared, self.scope, address, self.trusted, discovered).await?;
+        let Established {
+            stream,
+            group,
+            peer_id,
+            places: _places,
+            ..
+        } = *peer;
+        if shared.is_banned(peer_id, ContentKey::Hashed(self.trusted)) {
+            return Err(DialError::Failed);
+        }
+        let (commands, receiver) = net::command_channel();
+        let (sender, events) = mpsc::channel(16);
+        let params = DriveParams {
+            key: 0,
+            lengths: None,
+            limits: Limits::default(),
+            pool: shared.pool.clone(),
+            events: sender,
+            down: Arc::new(crate::limiter::OpenGate),
+            up: Arc::new(crate::limiter::OpenGate),
+        };
+        let mut dialogue = Dialogue {
+            commands,
+            events,
+            deadline: Instant::now() + PEER_TIME,
+        };
+        let collect = async {
+            if group.is_none() {
+                dialogue
+                    .commands
+                    .send(net::Command::Extension(shared.hello()))
+                    .ok()?;
+            }
+            dialogue.hash_file(&self.trusted).await
+        };
+        let file = tokio::select! {
+            _ = net::drive(stream, params, receiver) => None,
+            file = collect => file,
+        };
+        file.ok_or(DialError::Failed)
+    }
+}
+
+/// The questions to one peer, and its answers.
+struct Dialogue {
+    commands: net::CommandSender,
+    events: mpsc::Receiver<(u32, Event)>,
+    deadline: Instant,
+}
+
+impl Dialogue {
+    /// Gets the hash file. What a peer merely says takes no more memory than [`UNPROVEN_HASHES_MAX`] hashes.
+    async fn hash_file(&mut self, trusted: &HashOfHashes) -> Option<PiecesHashFile> {
+        let (lengths, first) = self.part(0, None).await?;
+        let count = lengths.piece_count() as usize;
+        if count > UNPROVEN_HASHES_MAX && !self.proves(&lengths, &first, trusted).await? {
+            return None;
+        }
+        let mut hashes = first;
+        while hashes.len() < count {
+            let at = u32::try_from(hashes.len()).ok()?;
+            let (_, more) = self.part(at, Some(&lengths)).await?;
+            hashes.extend(more);
+        }
+        let file = PiecesHashFile::new(lengths, hashes).ok()?;
+        file.expect(trusted).ok()
+    }
+
+    /// Whether all hashes together are those that are trusted; none is kept.
+    async fn proves(
+        &mut self,
+        lengths: &PieceLengths,
+        first: &[PieceHash],
+        trusted: &HashOfHashes,
+    ) -> Option<bool> {
+        let mut hasher = HashOfHashesHasher::new(lengths);
+        first.iter().for_each(|hash| hasher.push(hash));
+        let mut at = u32::try_from(first.len()).ok()?;
+        while at < lengths.piece_count() {
+            let (_, more) = self.part(at, Some(lengths)).await?;
+            more.iter().for_each(|hash| hasher.push(hash));
+            at += u32::try_from(more.len()).ok()?;
+        }
+        Some(hasher.finish() == *trusted)
+    }
+
+    /// The hashes from piece `first` on, as many as the peer gives at once: at least one, none past the end.
+    async fn part(
+        &mut self,
+        first: u32,
+        known: Option<&PieceLengths>,
+    ) -> Option<(PieceLengths, Vec<PieceHash>)> {
+        let ask = Extension::MetainfoRequest {
+            first,
+            count: METAINFO_PIECES,
+        };
+        self.commands.send(net::Command::Extension(ask)).ok()?;
+        let answer = next_metainfo(&mut self.events, first);
+        let (lengths, hashes) = tokio::time::timeout_at(self.deadline.into(), answer)
+            .await
+            .ok()
+            .flatten()?;
+        let left = (lengths.piece_count() - first.min(lengths.piece_count())) as usize;
+        let fits = known.is_none_or(|known| *known == lengths)
+            && hashes.len() <= left
+            && (left == 0 || !hashes.is_empty());
+        self.deadline += PEER_TIME_PER_ANSWER;
+        fits.then_some((lengths, hashes))
     }
 }
 
@@ -241,75 +435,6 @@ async fn next_found(
         Some(search) => search.next().await,
         None => std::future::pending().await,
     }
-}
-
-async fn ask_peer(
-    shared: &Arc<Shared>,
-    address: SocketAddr,
-    trusted: HashOfHashes,
-    discovered: bool,
-) -> Option<PiecesHashFile> {
-    let answer = metainfo_of(shared, address, trusted, discovered);
-    tokio::time::timeout(PEER_TIME, answer).await.ok().flatten()
-}
-
-async fn metainfo_of(
-    shared: &Arc<Shared>,
-    address: SocketAddr,
-    trusted: HashOfHashes,
-    discovered: bool,
-) -> Option<PiecesHashFile> {
-    let peer = dial::dial(shared, address, trusted, discovered)
-        .await
-        .ok()?;
-    let Established {
-        stream,
-        greeted,
-        permit,
-        ..
-    } = *peer;
-    let (commands, receiver) = net::command_channel();
-    let (sender, mut events) = mpsc::channel(16);
-    let params = DriveParams {
-        key: 0,
-        lengths: None,
-        limits: Limits::default(),
-        pool: shared.pool.clone(),
-        events: sender,
-        down: Arc::new(crate::limiter::OpenGate),
-        up: Arc::new(crate::limiter::OpenGate),
-    };
-    let drive = net::drive(stream, params, receiver);
-    let collect = async {
-        if !greeted {
-            commands
-                .send(net::Command::Extension(shared.hello()))
-                .ok()?;
-        }
-        let mut hashes: Vec<PieceHash> = Vec::new();
-        loop {
-            let first = u32::try_from(hashes.len()).ok()?;
-            let count = METAINFO_PIECES;
-            let ask = Extension::MetainfoRequest { first, count };
-            commands.send(net::Command::Extension(ask)).ok()?;
-            let (lengths, more) = next_metainfo(&mut events, first).await?;
-            let wanted = lengths.piece_count() as usize;
-            if more.is_empty() && wanted > hashes.len() || hashes.len() + more.len() > wanted {
-                return None;
-            }
-            hashes.extend(more);
-            if hashes.len() == wanted {
-                let file = PiecesHashFile::new(lengths, hashes).ok()?;
-                return file.expect(&trusted).ok();
-            }
-        }
-    };
-    let file = tokio::select! {
-        _ = drive => None,
-        file = collect => file,
-    };
-    drop(permit);
-    file
 }
 
 /// The next answer that begins at `first`.

@@ -118,8 +118,23 @@ pub(crate) fn parse_hash_file(
     Ok(file)
 }
 
+/// A URL as it may be shown: without the password that it may carry.
+pub(crate) fn without_password(text: &str) -> String {
+    match Url::parse(text) {
+        Ok(mut url) if url.password().is_some() => {
+            // Only a URL without a host refuses it, and such a URL has no password.
+            let _ = url.set_password(Some("***"));
+            url.to_string()
+        }
+        _ => text.to_owned(),
+    }
+}
+
 fn parse_url(text: &str) -> Result<Url, JobError> {
-    let refused = |why: String| JobError::new(HResult::NO_URI, format!("URL {text:?}: {why}"));
+    let refused = |why: String| {
+        let shown = without_password(text);
+        JobError::new(HResult::NO_URI, format!("URL {shown:?}: {why}"))
+    };
     let url = Url::parse(text).map_err(|e| refused(e.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(refused(
@@ -172,6 +187,15 @@ mod tests {
             }),
             HResult::BAD_CONTENT_ID.to_string()
         );
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let shown = without_password("https://me:secret@h.test/a?b=c");
+        assert_eq!(shown, "https://me:***@h.test/a?b=c");
+        assert_eq!(without_password("http://h/x"), "http://h/x");
+        let refused = parse_url("ftp://me:secret@h/x").expect_err("not HTTP");
+        assert!(!refused.message.contains("secret"), "{refused}");
     }
 
     #[test]

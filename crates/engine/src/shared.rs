@@ -2,9 +2,11 @@
 
 use crate::{
     api::JobId,
+    bans::Bans,
     config::EngineConfig,
     counters::Totals,
     limiter::Budgets,
+    places::Places,
     swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
     workers::Workers,
@@ -30,13 +32,13 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, Semaphore, mpsc::error::TrySendError, watch};
+use tokio::sync::{Notify, Semaphore, mpsc::error::TrySendError, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Peer connections of the whole engine.
-pub(crate) const CONNECTIONS_MAX: usize = 1000;
-/// Banned (peer, content) pairs remembered.
-const BANS_MAX: usize = 10_000;
+/// Connections of peers that dialled us.
+const INCOMING_MAX: usize = 750;
+/// Connections to peers that we dialled. Apart from the others, so that nobody's knocking keeps us from downloading.
+const OUTGOING_MAX: usize = 250;
 /// How long a foreground download looks for peers before HTTP runs at full speed: the first answers on the link.
 const DISCOVERY_GRACE_FOREGROUND: Duration = Duration::from_millis(500);
 /// The same in the background, where nobody waits: the answers to the second question too, for a question or an
@@ -60,7 +62,46 @@ pub(crate) struct Settings {
     pub(crate) group: Option<GroupHash>,
 }
 
+/// What one content may have to do with peers: the device's mode, narrowed by what its caller asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scope {
+    pub(crate) mode: DownloadMode,
+    /// Whether it may have peers at all.
+    pub(crate) peering: bool,
+    /// The group that its peers must prove to be of.
+    pub(crate) group: Option<GroupHash>,
+    /// Whether peers that dial us, and the link, may hear of it: they know us as the device's mode has it.
+    pub(crate) offered: bool,
+}
+
 impl Settings {
+    /// The scope of a content that its caller limited to a mode, or did not.
+    pub(crate) fn scope(&self, limit: Option<DownloadMode>) -> Scope {
+        let mode = match limit {
+            None => self.mode,
+            Some(limit) if dosvc_policy::is_within(limit, self.mode) => limit,
+            Some(limit) if dosvc_policy::is_within(self.mode, limit) => self.mode,
+            // Neither is inside the other (Lan and Group): no peer is in both.
+            Some(_) => DownloadMode::CdnOnly,
+        };
+        let permits = dosvc_policy::permits(mode);
+        let group = self.config.policies.group_id().map(|g| g.hash());
+        let group = group.filter(|_| permits.group);
+        let peering =
+            self.peering && permits.peers && (mode != DownloadMode::Group || group.is_some());
+        Scope {
+            mode,
+            peering,
+            group,
+            offered: peering && group == self.group,
+        }
+    }
+
+    /// Whether a content of this length is large enough to be shared.
+    pub(crate) fn is_large_enough(&self, length: u64) -> bool {
+        length >= self.config.policies.min_file_size_to_cache()
+    }
+
     pub(crate) fn new(config: EngineConfig) -> Self {
         let policies = &config.policies;
         let mode = policies.download_mode();
@@ -136,12 +177,16 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     pub(crate) store: Arc<Store>,
     pub(crate) origins: OriginClient,
+    pub(crate) hash_file_fetches: Semaphore,
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) incoming: Arc<Semaphore>,
+    pub(crate) outgoing: Arc<Semaphore>,
+    /// Connections of peers that dialled us, by their address.
+    pub(crate) places: Arc<Places>,
     pub(crate) discovery: ArcSwapOption<Discovery>,
     pub(crate) listening: ArcSwap<Vec<SocketAddr>>,
     pub(crate) tasks: TaskTracker,
@@ -149,7 +194,9 @@ pub(crate) struct Shared {
     pub(crate) dirty: Notify,
     links: Mutex<(Instant, Links)>,
     swarms: Mutex<HashMap<ContentKey, SwarmHandle>>,
-    bans: Mutex<Vec<(PeerId, ContentKey)>>,
+    bans: Mutex<Bans>,
+    /// Counts the changes of settings; every swarm watches it.
+    settings_changes: watch::Sender<u64>,
     deleting: Mutex<Vec<ContentKey>>,
     next_nonce: AtomicU64,
 }
@@ -187,10 +234,13 @@ impl Shared {
             started: now,
             store,
             origins,
+            hash_file_fetches: Semaphore::new(crate::metadata::HTTP_FETCHES_MAX),
             pool,
             totals: Totals::default(),
             turns,
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
+            outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
+            places: Arc::default(),
             discovery: ArcSwapOption::empty(),
             listening: ArcSwap::default(),
             tasks: TaskTracker::new(),
@@ -198,7 +248,8 @@ impl Shared {
             dirty: Notify::new(),
             links: Mutex::new((now, links)),
             swarms: Mutex::new(HashMap::new()),
-            bans: Mutex::new(Vec::new()),
+            bans: Mutex::default(),
+            settings_changes: watch::Sender::new(0),
             deleting: Mutex::new(Vec::new()),
             next_nonce: AtomicU64::new(0),
         }
@@ -224,9 +275,16 @@ impl Shared {
             settings.config.active_background_max,
         );
         self.settings.store(Arc::new(settings));
-        for swarm in lock(&self.swarms).values() {
-            let _ = swarm.messages.try_send(Message::Reconfigure);
-        }
+        self.tell_swarms();
+    }
+
+    /// Lets every swarm look at its scope and at the settings again.
+    pub(crate) fn tell_swarms(&self) {
+        self.settings_changes.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn settings_changes(&self) -> watch::Receiver<u64> {
+        self.settings_changes.subscribe()
     }
 
     pub(crate) fn discovery(&self) -> Option<Arc<Discovery>> {
@@ -275,15 +333,16 @@ impl Shared {
         nonce
     }
 
-    /// What a peer at this address is to us; `None`: outside the mode's scope.
+    /// What a peer at this address is to us; `None`: outside the scope, or banned.
     pub(crate) fn peer_class(
         &self,
+        scope: &Scope,
         address: IpAddr,
         discovered: bool,
         group_proven: bool,
     ) -> Option<PeerClass> {
         let settings = self.settings();
-        if !settings.peering {
+        if !scope.peering || self.is_banned_address(address) {
             return None;
         }
         let address = address.to_canonical();
@@ -295,7 +354,7 @@ impl Shared {
             loopback: address.is_loopback(),
         };
         dosvc_policy::peer_class(
-            settings.mode,
+            scope.mode,
             facts,
             settings.config.policies.restrict_peer_selection_by(),
         )
@@ -323,16 +382,29 @@ impl Shared {
             && (ip.is_loopback() || self.with_links(|links| links.is_own(ip)))
     }
 
-    pub(crate) fn ban(&self, peer: PeerId, content: ContentKey) {
+    /// Bans a peer: its id for this content, its address for every one (unless it is this machine's).
+    pub(crate) fn ban(&self, peer: PeerId, address: IpAddr, content: ContentKey) {
+        let now = Instant::now();
+        let address = address.to_canonical();
+        let is_here = address.is_loopback() || self.with_links(|links| links.is_own(address));
         let mut bans = lock(&self.bans);
-        if bans.len() >= BANS_MAX {
-            bans.remove(0);
+        bans.ban_id(peer, content, now);
+        if !is_here {
+            bans.ban_address(address, now);
         }
-        bans.push((peer, content));
     }
 
-    pub(crate) fn is_banned(&self, peer: &PeerId, content: ContentKey) -> bool {
-        lock(&self.bans).contains(&(*peer, content))
+    pub(crate) fn is_banned(&self, peer: PeerId, content: ContentKey) -> bool {
+        lock(&self.bans).has_id(peer, content, Instant::now())
+    }
+
+    pub(crate) fn is_banned_address(&self, address: IpAddr) -> bool {
+        lock(&self.bans).has_address(address.to_canonical(), Instant::now())
+    }
+
+    /// What a content may have to do with peers, as things are.
+    pub(crate) fn scope_of(&self, key: &ContentKey) -> Scope {
+        self.settings().scope(self.store.mode_limit(key))
     }
 
     /// Something was written to the store that has to be synced.
@@ -355,8 +427,9 @@ impl Shared {
         self: &Arc<Self>,
         content: &Arc<Content>,
         attachment: Attachment,
+        reply: oneshot::Sender<()>,
     ) -> Option<watch::Receiver<Progress>> {
-        self.send_to_swarm(content, Message::Attach(Box::new(attachment)))
+        self.send_to_swarm(content, Message::Attach(Box::new(attachment), reply))
     }
 
     fn send_to_swarm(

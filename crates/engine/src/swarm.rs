@@ -12,20 +12,22 @@ mod transfer;
 
 use crate::{
     api::{JobError, JobId, PeerInfo, SourceBytes},
+    cache,
     counters::RateMeter,
     errors::storage_error,
     limiter::DownloadGate,
-    shared::{Settings, Shared},
+    places::Place,
+    shared::{Scope, Shared},
 };
 pub(crate) use dials::DialError;
 use dials::Dials;
 use disk::{Disk, DiskEvent};
-use dosvc_content::{Bitfield, PeerId, PieceIndex};
+use dosvc_content::{Bitfield, GroupHash, PeerId, PieceIndex};
 use dosvc_discovery::Search;
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
-use dosvc_scheduler::{FetchId, SourceId, SourceInfo, SourceKind, Swarm as Core, SwarmConfig};
+use dosvc_scheduler::{FetchId, SourceId, SourceInfo, SourceKind, Swarm as Core};
 use dosvc_wire::net;
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
@@ -40,15 +42,19 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::AbortHandle,
 };
 use url::Url;
 
 /// How long a swarm without jobs and connections stays in memory.
 const IDLE_TIME: Duration = Duration::from_secs(20);
+/// How long a content that lost a piece tries to mend itself; what is still missing then comes with the next download.
+const REPAIR_TIME: Duration = Duration::from_secs(3600);
 /// How often progress is published at most.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is published while nothing changes.
+const PUBLISH_INTERVAL_QUIET: Duration = Duration::from_secs(1);
 /// Events handled in one go before commands are carried out.
 const EVENT_BATCH: usize = 64;
 /// Room for events of connections and fetches: they wait when their swarm is behind.
@@ -65,13 +71,13 @@ pub(crate) struct Established {
     pub(crate) class: PeerClass,
     /// We dialled.
     pub(crate) outgoing: bool,
-    /// Hellos were exchanged already, with the proof of group membership.
-    pub(crate) greeted: bool,
-    pub(crate) permit: ConnectionPermit,
+    /// The group that the peer proved to be of; Hellos were exchanged with the proof.
+    pub(crate) group: Option<GroupHash>,
+    pub(crate) places: ConnectionPlaces,
 }
 
-/// A place among the engine's peer connections; given back when dropped.
-pub(crate) type ConnectionPermit = tokio::sync::OwnedSemaphorePermit;
+/// Places among the engine's peer connections, and among those of the peer's address; given back when dropped.
+pub(crate) type ConnectionPlaces = (OwnedSemaphorePermit, Option<Place>);
 
 /// A job's wish that its content be downloaded.
 #[derive(Debug, Clone)]
@@ -82,8 +88,6 @@ pub(crate) struct Attachment {
     pub(crate) origin: Option<Origin>,
     /// Peers to try beside those that are discovered.
     pub(crate) peers: Vec<SocketAddr>,
-    /// Whether this content may have peers at all (its effective mode).
-    pub(crate) share: bool,
 }
 
 /// What others ask of a swarm.
@@ -91,12 +95,10 @@ pub(crate) struct Attachment {
 pub(crate) enum Message {
     /// A peer dialled us and wants this content.
     Incoming(Box<Established>),
-    /// A job wants the content.
-    Attach(Box<Attachment>),
+    /// A job wants the content; what progress says before the reply was before the job.
+    Attach(Box<Attachment>, oneshot::Sender<()>),
     /// A job doesn't want it any more.
     Detach(JobId),
-    /// Settings have changed.
-    Reconfigure,
     /// Who are the peers?
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
@@ -143,8 +145,11 @@ pub(crate) struct Swarm {
     disk: Disk,
 
     jobs: HashMap<JobId, Attachment>,
-    /// A content that was complete once and lost a piece mends itself.
-    repairing: bool,
+    settings_changes: watch::Receiver<u64>,
+    /// What this content may have to do with peers.
+    scope: Scope,
+    /// A content that was complete once and lost a piece mends itself until then.
+    repair_until: Option<Instant>,
     foreground: Arc<AtomicBool>,
     /// Whether peers are to be waited for, as the scheduler was told last.
     with_peers: bool,
@@ -194,13 +199,12 @@ impl Swarm {
         let settings = shared.settings();
         let foreground = Arc::new(AtomicBool::new(false));
         let have = content.have();
-        let with_peers = content.hash_file().is_some() && settings.peering;
-        let mut core = Core::new(
-            content.lengths(),
-            have,
-            core_config(shared, &settings, false, with_peers),
-            now,
-        );
+        let scope = settings.scope(shared.store.mode_limit(&content.key()));
+        let with_peers = content.hash_file().is_some()
+            && scope.peering
+            && settings.is_large_enough(content.lengths().content_length());
+        let config = settings.swarm_config(shared.peer_id, false, with_peers);
+        let mut core = Core::new(content.lengths(), have, config, now);
         core.set_paused(true, now);
         let mut swarm = Self {
             disk: Disk::new(
@@ -215,7 +219,9 @@ impl Swarm {
             http_events: mpsc::channel(EVENTS_MAX),
             disk_events,
             jobs: HashMap::new(),
-            repairing: false,
+            settings_changes: shared.settings_changes(),
+            scope,
+            repair_until: None,
             download_gate: Arc::new(DownloadGate {
                 budgets: Arc::clone(&shared.budgets),
                 foreground: Arc::clone(&foreground),
@@ -278,6 +284,7 @@ impl Swarm {
                 Some(event) = self.disk_events.recv() => self.handle_disk_event(event),
                 Some(outcome) = self.dials.next() => self.handle_dialled(outcome),
                 found = next_found(&mut self.search) => self.handle_found(found),
+                Ok(()) = self.settings_changes.changed() => self.apply_settings(),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.handle_time(Instant::now());
@@ -297,9 +304,11 @@ impl Swarm {
     fn handle_message(&mut self, message: Message) {
         match message {
             Message::Incoming(peer) => self.add_peer(*peer),
-            Message::Attach(attachment) => self.attach(*attachment),
+            Message::Attach(attachment, reply) => {
+                self.attach(*attachment);
+                let _ = reply.send(());
+            }
             Message::Detach(job) => self.detach(job),
-            Message::Reconfigure => self.reconfigure(),
             Message::Peers(reply) => {
                 let _ = reply.send(self.peer_infos(Instant::now()));
             }
@@ -317,25 +326,35 @@ impl Swarm {
         }
         self.end_greetings(now);
         self.dial_due(now);
-        if self.changed && now >= self.published_at + PUBLISH_INTERVAL || self.news_is_urgent() {
+        if self.repair_until.is_some_and(|until| until <= now) {
+            tracing::warn!(content = %self.content.key(), "damage could not be mended: no source has had the piece");
+            self.end_repair(now);
+        }
+        if self.publish_at().is_some_and(|at| at <= now) || self.news_is_urgent() {
             self.publish(now);
         }
     }
 
+    /// When progress is to be published next: soon when something has changed, and now and then while bytes are
+    /// wanted, for rates and reasons change by themselves.
+    fn publish_at(&self) -> Option<Instant> {
+        if self.changed {
+            Some(self.published_at + PUBLISH_INTERVAL)
+        } else {
+            self.is_wanted()
+                .then(|| self.published_at + PUBLISH_INTERVAL_QUIET)
+        }
+    }
+
+    /// When there is something to do without any event. Whatever is due must be done by [`Self::handle_time`] or
+    /// [`Self::carry_out`], or the loop would turn without end.
     fn next_deadline(&self, now: Instant) -> Instant {
-        let publish = (self.changed || self.is_wanted()).then(|| {
-            self.published_at
-                + if self.changed {
-                    PUBLISH_INTERVAL
-                } else {
-                    Duration::from_secs(1)
-                }
-        });
         [
             self.core.poll_timeout(),
             self.next_greeting_end(),
-            self.dials.next_due(),
-            publish,
+            self.dials.next_due().filter(|_| self.may_dial()),
+            self.publish_at(),
+            self.repair_until,
             self.idle_since.map(|at| at + IDLE_TIME),
         ]
         .into_iter()
@@ -347,51 +366,80 @@ impl Swarm {
 
     /// True when the content is to be completed: a job asks for it, or it has to be mended.
     fn is_wanted(&self) -> bool {
-        (!self.jobs.is_empty() || self.repairing)
+        (!self.jobs.is_empty() || self.repair_until.is_some())
             && self.error.is_none()
             && !self.core.is_complete()
     }
 
     fn may_have_peers(&self) -> bool {
+        let length = self.content.lengths().content_length();
         self.content.hash_file().is_some()
-            && self.shared.settings().peering
-            && (self.jobs.is_empty() || self.jobs.values().any(|j| j.share))
+            && self.scope.peering
+            && self.shared.settings().is_large_enough(length)
     }
 
     fn attach(&mut self, attachment: Attachment) {
         let now = Instant::now();
         self.stopping.clear();
         let first = self.jobs.is_empty();
-        if self.may_have_peers() || attachment.share {
-            let statics = self.shared.settings().config.static_peers.clone();
-            for address in attachment.peers.iter().copied().chain(statics) {
-                self.dials.add(address, dials::Origin::Configured, now);
-            }
+        if first {
+            self.http_error = None;
         }
-        if let Some(origin) = attachment
-            .origin
-            .clone()
-            .filter(|_| self.origins.is_empty())
-        {
+        let origins_are_dead = self.origins.values().all(|o| o.is_dead().is_some());
+        if let Some(origin) = attachment.origin.clone().filter(|_| origins_are_dead) {
             self.add_origin(origin, now);
         }
         self.jobs.insert(attachment.job, attachment);
         self.update_priority(now);
         self.core.set_paused(!self.is_wanted(), now);
         if first {
-            self.start_search();
             self.start_checking();
-            if self.search.is_none() && self.dials.known_count() == 0 {
-                // Nobody can be found: HTTP need not wait for peers.
-                self.core.handle_discovery_ended(now);
-            }
+        }
+        self.apply_settings();
+        if first && self.search.is_none() && self.dials.known_count() == 0 {
+            // Nobody can be found: HTTP need not wait for peers.
+            self.core.handle_discovery_ended(now);
+        }
+        // The job is told what is true now, not what was.
+        self.publish(now);
+    }
+
+    /// Puts what settings and the content's own limit permit in force: peers that have fallen out of scope go, and
+    /// those that have come into it are looked for.
+    fn apply_settings(&mut self) {
+        let now = Instant::now();
+        self.scope = self.shared.scope_of(&self.content.key());
+        self.set_core_config(now);
+        self.drop_out_of_scope(now);
+        if !self.may_have_peers() || !self.scope.offered {
+            self.search = None;
+            cache::withdraw(&self.shared, self.content.key());
+        }
+        if self.may_have_peers() {
+            self.add_configured(now);
+            self.start_search();
+        } else {
+            self.dials.clear();
         }
         self.changed = true;
     }
 
+    /// Peers that are named by callers and by the configuration.
+    fn add_configured(&mut self, now: Instant) {
+        if !self.is_wanted() {
+            return;
+        }
+        let named: Vec<SocketAddr> = self.jobs.values().flat_map(|j| &j.peers).copied().collect();
+        let statics = self.shared.settings().config.static_peers.clone();
+        for address in named.into_iter().chain(statics) {
+            self.dials
+                .add(address, None, dials::Origin::Configured, false, now);
+        }
+    }
+
     /// A content that was complete and lost a piece mends itself from where it came from.
     fn start_repair(&mut self, now: Instant) {
-        self.repairing = true;
+        self.repair_until = Some(now + REPAIR_TIME);
         let urls: Vec<Url> = self
             .content
             .urls()
@@ -402,16 +450,14 @@ impl Swarm {
             let origin = self.shared.origins.open(urls, None);
             self.add_origin(origin, now);
         }
-        for address in self.shared.settings().config.static_peers.clone() {
-            self.dials.add(address, dials::Origin::Configured, now);
-        }
         self.core.set_paused(!self.is_wanted(), now);
-        self.start_search();
+        self.apply_settings();
     }
 
     fn end_repair(&mut self, now: Instant) {
-        if std::mem::take(&mut self.repairing) && self.jobs.is_empty() {
+        if self.repair_until.take().is_some() && self.jobs.is_empty() {
             self.stop_downloading(now);
+            self.core.set_paused(!self.is_wanted(), now);
         }
     }
 
@@ -429,7 +475,7 @@ impl Swarm {
     fn detach(&mut self, job: JobId) {
         let now = Instant::now();
         self.jobs.remove(&job);
-        if self.jobs.is_empty() && !self.repairing {
+        if self.jobs.is_empty() && self.repair_until.is_none() {
             self.stop_downloading(now);
         }
         self.update_priority(now);
@@ -451,7 +497,8 @@ impl Swarm {
     }
 
     fn start_search(&mut self) {
-        if !self.is_wanted() || !self.may_have_peers() {
+        let may_search = self.may_have_peers() && self.scope.offered;
+        if !self.is_wanted() || !may_search || self.search.is_some() {
             return;
         }
         if let (Some(discovery), Some(file)) = (self.shared.discovery(), self.content.hash_file()) {
@@ -460,25 +507,14 @@ impl Swarm {
         }
     }
 
-    fn reconfigure(&mut self) {
-        let now = Instant::now();
-        let settings = self.shared.settings();
+    fn set_core_config(&mut self, now: Instant) {
         self.with_peers = self.may_have_peers();
-        self.core.set_config(
-            core_config(
-                &self.shared,
-                &settings,
-                self.is_foreground(),
-                self.with_peers,
-            ),
-            now,
+        let config = self.shared.settings().swarm_config(
+            self.shared.peer_id,
+            self.is_foreground(),
+            self.with_peers,
         );
-        if !settings.peering {
-            self.disconnect_all(now);
-            self.search = None;
-            self.dials.clear();
-        }
-        self.changed = true;
+        self.core.set_config(config, now);
     }
 
     fn is_foreground(&self) -> bool {
@@ -490,13 +526,8 @@ impl Swarm {
         let foreground = self.jobs.values().any(|j| j.foreground);
         let with_peers = self.may_have_peers();
         let was_foreground = self.foreground.swap(foreground, Ordering::Relaxed);
-        let had_peers = std::mem::replace(&mut self.with_peers, with_peers);
-        if (foreground, with_peers) != (was_foreground, had_peers) {
-            let settings = self.shared.settings();
-            self.core.set_config(
-                core_config(&self.shared, &settings, foreground, with_peers),
-                now,
-            );
+        if (foreground, with_peers) != (was_foreground, self.with_peers) {
+            self.set_core_config(now);
         }
     }
 
@@ -575,7 +606,7 @@ impl Swarm {
         if !self.stopping.is_empty() {
             return retire();
         }
-        if !self.jobs.is_empty() || !self.peers.is_empty() || self.repairing {
+        if !self.jobs.is_empty() || !self.peers.is_empty() || self.repair_until.is_some() {
             self.idle_since = None;
             return false;
         }
@@ -607,15 +638,6 @@ fn held_bytes(content: &Content, have: &Bitfield) -> u64 {
     } else {
         whole
     }
-}
-
-fn core_config(
-    shared: &Shared,
-    settings: &Settings,
-    foreground: bool,
-    with_peers: bool,
-) -> SwarmConfig {
-    settings.swarm_config(shared.peer_id, foreground, with_peers)
 }
 
 async fn next_found(search: &mut Option<Search>) -> Option<dosvc_discovery::Found> {

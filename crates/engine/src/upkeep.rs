@@ -1,7 +1,7 @@
 //! What an engine does beside downloads: sync the store, keep the cache within its limits, answer for what is held.
 
 use crate::{cache, shared::Shared};
-use dosvc_piece_store::{CacheLimits, ContentKey};
+use dosvc_piece_store::{CacheLimits, ContentInfo, ContentKey};
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -93,19 +93,27 @@ async fn enforce(shared: &Arc<Shared>) {
     }
 }
 
-/// Answers for everything that is held and may be shared.
-pub(crate) async fn announce_held(shared: &Arc<Shared>) {
+/// Answers for everything that is held and may be shared, and for nothing else.
+pub(crate) async fn review_announcements(shared: &Arc<Shared>) {
     let Some(discovery) = shared.discovery() else {
         return;
     };
     let store = Arc::clone(&shared.store);
-    let listed = tokio::task::spawn_blocking(move || store.list()).await;
-    let min_size = shared.settings().config.policies.min_file_size_to_cache();
-    for info in listed.ok().and_then(Result::ok).unwrap_or_default() {
-        if let ContentKey::Hashed(hash) = info.key
-            && info.have_count > 0
-            && info.lengths.content_length() >= min_size
-        {
+    let listed = tokio::task::spawn_blocking(move || {
+        let infos = store.list().ok()?;
+        let with_limit = |info: ContentInfo| (store.mode_limit(&info.key), info);
+        Some(infos.into_iter().map(with_limit).collect::<Vec<_>>())
+    });
+    let settings = shared.settings();
+    for (limit, info) in listed.await.ok().flatten().unwrap_or_default() {
+        let ContentKey::Hashed(hash) = info.key else {
+            continue;
+        };
+        let may_be_shared = settings.scope(limit).offered
+            && settings.is_large_enough(info.lengths.content_length());
+        if !may_be_shared {
+            discovery.withdraw(&hash);
+        } else if info.have_count > 0 {
             discovery.announce(hash, false);
         }
     }

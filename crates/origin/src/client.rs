@@ -20,7 +20,7 @@ use crate::address;
 use crate::answer;
 use crate::body::Reader;
 use crate::error::{OriginError, RedirectRefusal, cut};
-use crate::limits::{LOOKUP_TIMEOUT, PAGE_BYTES_MAX};
+use crate::limits::{LOOKED_AT_BYTES, LOOKUP_TIMEOUT, PAGE_BYTES_MAX};
 use crate::origin::Origin;
 use crate::redirect::{RedirectPolicy, Trail};
 use crate::resolver::{NotPublic, PublicOnly, environment_proxies};
@@ -170,6 +170,20 @@ impl OriginClient {
     /// # Errors
     /// [`OriginError::TooLarge`] past `bytes_max`; else what a request can fail with. One attempt, no back-off.
     pub async fn fetch_small(&self, url: &Url, bytes_max: usize) -> Result<Small, OriginError> {
+        self.fetch_small_if(url, bytes_max, |_| true).await
+    }
+
+    /// The same, given up as soon as what has come does not look right to `fits`, which is asked until
+    /// `LOOKED_AT_BYTES` are here: whatever a server answers with instead of the file costs next to nothing.
+    ///
+    /// # Errors
+    /// [`OriginError::Unexpected`] when it does not fit; else as [`Self::fetch_small`].
+    pub async fn fetch_small_if(
+        &self,
+        url: &Url,
+        bytes_max: usize,
+        fits: impl Fn(&[u8]) -> bool,
+    ) -> Result<Small, OriginError> {
         let (response, hop) = self
             .follow(Hop::given(url.clone()), |_| HeaderMap::new())
             .await?;
@@ -203,7 +217,11 @@ impl OriginClient {
             if chunk.len() > bytes_max - bytes.len() {
                 return Err(too_large());
             }
+            let looked_at = bytes.len() >= LOOKED_AT_BYTES;
             bytes.extend_from_slice(&chunk);
+            if !looked_at && !fits(&bytes) {
+                return Err(OriginError::Unexpected { url: shown });
+            }
         }
         Ok(Small {
             bytes: bytes.freeze(),

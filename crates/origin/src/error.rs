@@ -215,6 +215,12 @@ pub enum OriginError {
         /// The limit.
         bytes_max: u64,
     },
+    /// The answer is something else than what was asked for: a page of a captive portal, or the content itself.
+    #[error("{url} answers with something else than what was asked for")]
+    Unexpected {
+        /// The URL.
+        url: ShownUrl,
+    },
     /// The answer does not say how long the content is.
     #[error(
         "{url} does not say how long the content is (HTTP {status}); give a hash file, or a server that sends Content-Length"
@@ -291,6 +297,7 @@ impl OriginError {
             } => HResult(0x8007_2F08),
             Self::Redirect { .. } => HResult(0x8007_2F7C),
             Self::TooLarge { .. } => HResult(0x8007_00DF),
+            Self::Unexpected { .. } => HResult::METAINFO_INVALID,
             Self::SizeUnknown { status: 206, .. } => HResult::SIZE_UNKNOWN_206,
             Self::SizeUnknown { .. } => HResult::SIZE_UNKNOWN_200,
         }
@@ -321,6 +328,7 @@ impl OriginError {
             | Self::Changed { .. }
             | Self::Redirect { .. }
             | Self::TooLarge { .. }
+            | Self::Unexpected { .. }
             | Self::SizeUnknown { .. } => true,
         }
     }

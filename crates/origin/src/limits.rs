@@ -39,3 +39,6 @@ pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest page of a redirect that is read to keep its connection, in bytes.
 pub(crate) const PAGE_BYTES_MAX: u64 = 4096;
+
+/// So much of a small file is looked at while it arrives, to tell it from something else.
+pub(crate) const LOOKED_AT_BYTES: usize = 512;

@@ -6,6 +6,7 @@
 //! cache/<key>/    one folder per content, private (0700)
 //!     data        the content's bytes in place, sparse
 //!     hashes      the hash file, binary
+//!     mode-limit  the download mode that a caller limited it to
 //!     *.new       half written, removed when the content is opened
 //! cache/.removed-*  being deleted, removed when the store is opened
 //! ```
@@ -55,6 +56,10 @@ impl Layout {
 
     pub(crate) fn content(&self, key: &ContentKey) -> PathBuf {
         self.cache().join(key.to_string())
+    }
+
+    pub(crate) fn mode_limit(&self, key: &ContentKey) -> PathBuf {
+        self.content(key).join("mode-limit")
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod evict;
 mod import;
+mod mode_limit;
 mod reconcile;
 mod sync;
 

@@ -157,7 +157,10 @@ pub struct Connection {
     peer_requests: BTreeMap<Block, bool>,
     ignored_in_a_row: u32,
     metainfo_wanted: VecDeque<(u32, u32)>,
+    /// Requests of the peer whose answers have not gone out yet, those in `transmit` included.
     metainfo_owed: u32,
+    /// Answers in `transmit`.
+    metainfo_queued: u32,
     transmit: Vec<u8>,
     events: VecDeque<PeerEvent>,
     received_at: Instant,
@@ -187,6 +190,7 @@ impl Connection {
             ignored_in_a_row: 0,
             metainfo_wanted: VecDeque::new(),
             metainfo_owed: 0,
+            metainfo_queued: 0,
             transmit: Vec::new(),
             events: VecDeque::new(),
             received_at: now,
@@ -371,7 +375,12 @@ impl Connection {
         length: u32,
     ) -> Result<bool, Violation> {
         debug_assert!(prefix.len() <= EXTENSION_PREFIX_LEN as usize);
-        Ok(Extension::check_prefix(prefix, length)? == Prefix::Known)
+        let known = Extension::check_prefix(prefix, length)? == Prefix::Known;
+        if known && Extension::is_metainfo(prefix) && self.metainfo_wanted.is_empty() {
+            // Before a megabyte of it is collected.
+            return Err(Violation::UnrequestedMetainfo);
+        }
+        Ok(known)
     }
 
     /// A whole extension payload.
@@ -553,7 +562,7 @@ impl Connection {
                 self.metainfo_wanted.push_back((*first, *count));
             }
             Extension::Metainfo { .. } => {
-                self.metainfo_owed = self.metainfo_owed.saturating_sub(1);
+                self.metainfo_queued += 1;
             }
             Extension::Fetching { add, drop }
                 if add.len() > FETCHING_MAX || drop.len() > FETCHING_MAX =>
@@ -598,6 +607,9 @@ impl Connection {
         } else {
             out.append(&mut self.transmit);
         }
+        // Only a peer that reads is owed more.
+        self.metainfo_owed = self.metainfo_owed.saturating_sub(self.metainfo_queued);
+        self.metainfo_queued = 0;
     }
 
     /// Bytes that [`Self::poll_transmit`] would give.

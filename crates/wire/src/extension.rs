@@ -197,6 +197,11 @@ impl Extension {
         }
     }
 
+    /// Whether a prefix of a message of ours begins a [`Self::Metainfo`].
+    pub(crate) fn is_metainfo(prefix: &[u8]) -> bool {
+        prefix.get(EXTENSION_MAGIC.len()) == Some(&kind::METAINFO)
+    }
+
     /// Bytes of the payload.
     pub fn encoded_len(&self) -> usize {
         EXTENSION_PREFIX_LEN as usize

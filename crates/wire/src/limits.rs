@@ -44,8 +44,8 @@ pub const METAINFO_REQUESTS_MAX: u32 = 2;
 pub(crate) const METAINFO_WANTED_MAX: usize = 64;
 
 /// Bytes of messages other than blocks that may wait for a peer that does not read; past it the connection
-/// ends. Holds two metainfo answers, a bitfield and some hundred thousand Have messages.
-pub const CONTROL_BYTES_MAX: usize = 8 << 20;
+/// ends. Holds the largest bitfield, some answers and a hundred thousand Have messages.
+pub const CONTROL_BYTES_MAX: usize = 5 << 20;
 
 /// Commands that may wait in front of one connection.
 pub const COMMANDS_MAX: usize = 65_536;

@@ -1,6 +1,8 @@
-//! Addresses where peers of this content may be, and when to dial which.
+//! Addresses where peers of this content may be, and when to dial which. Of a peer with several addresses one is
+//! dialled at a time, and none while the peer is connected.
 
 use super::Established;
+use dosvc_content::PeerId;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -16,6 +18,10 @@ const DIALLING_MAX: usize = 16;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between two dials of one address.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A discovered address that failed so often in a row is forgotten; discovery names it again if it comes back.
+const FAILURES_MAX: u32 = 8;
+/// How long a peer's other addresses wait for the one that is being dialled.
+const NEXT_ADDRESS: Duration = Duration::from_secs(2);
 
 /// How an address became known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub(super) enum Origin {
 #[derive(Debug)]
 struct Known {
     origin: Origin,
+    /// Who is there, as far as anybody has said.
+    peer: Option<PeerId>,
     state: State,
     failures: u32,
 }
@@ -37,6 +45,7 @@ struct Known {
 enum State {
     Due(Instant),
     Dialling,
+    /// The peer is connected, by this address or another.
     Connected,
 }
 
@@ -60,29 +69,63 @@ pub(crate) enum DialError {
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     known: HashMap<SocketAddr, Known>,
-    banned: HashSet<SocketAddr>,
+    own: HashSet<SocketAddr>,
     running: JoinSet<Dialled>,
     next_due: Option<Instant>,
 }
 
 impl Dials {
-    /// Remembers an address; due at once.
-    pub(super) fn add(&mut self, address: SocketAddr, origin: Origin, now: Instant) {
-        if self.banned.contains(&address) || self.known.len() >= KNOWN_MAX {
+    /// Remembers an address; due at once, unless its peer is connected.
+    pub(super) fn add(
+        &mut self,
+        address: SocketAddr,
+        peer: Option<PeerId>,
+        origin: Origin,
+        connected: bool,
+        now: Instant,
+    ) {
+        if self.own.contains(&address) {
             return;
         }
-        let known = self.known.entry(address).or_insert(Known {
-            origin,
-            state: State::Due(now),
-            failures: 0,
-        });
-        if origin == Origin::LinkLocal {
-            known.origin = origin;
+        if let Some(known) = self.known.get_mut(&address) {
+            if origin == Origin::LinkLocal {
+                known.origin = origin;
+            }
+            known.peer = peer.or(known.peer);
+            return;
         }
-        self.refresh();
+        if self.known.len() >= KNOWN_MAX && !self.forget_worst() {
+            return;
+        }
+        let state = if connected {
+            State::Connected
+        } else {
+            self.next_due = Some(self.next_due.map_or(now, |at| at.min(now)));
+            State::Due(now)
+        };
+        let known = Known {
+            origin,
+            peer,
+            state,
+            failures: 0,
+        };
+        self.known.insert(address, known);
     }
 
-    /// The next address to dial now, if any; it counts as being dialled from here on.
+    /// Makes room: the discovered address that failed most often goes.
+    fn forget_worst(&mut self) -> bool {
+        let worst = self
+            .known
+            .iter()
+            .filter(|(_, k)| {
+                k.failures > 0 && k.origin == Origin::LinkLocal && matches!(k.state, State::Due(_))
+            })
+            .max_by_key(|(_, k)| k.failures)
+            .map(|(address, _)| *address);
+        worst.is_some_and(|address| self.known.remove(&address).is_some())
+    }
+
+    /// The next address to dial now, if any, those that failed least first; it counts as being dialled from here on.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<(SocketAddr, Origin)> {
         if self.running.len() >= DIALLING_MAX || self.next_due.is_none_or(|at| at > now) {
             return None;
@@ -90,11 +133,24 @@ impl Dials {
         let (address, known) = self
             .known
             .iter_mut()
-            .find(|(_, k)| matches!(k.state, State::Due(at) if at <= now))?;
+            .filter(|(_, k)| matches!(k.state, State::Due(at) if at <= now))
+            .min_by_key(|(_, k)| k.failures)?;
         known.state = State::Dialling;
         let due = (*address, known.origin);
+        if let Some(peer) = known.peer {
+            self.put_off(peer, now + NEXT_ADDRESS);
+        }
         self.refresh();
         Some(due)
+    }
+
+    /// The peer's other addresses are not due before `at`.
+    fn put_off(&mut self, peer: PeerId, at: Instant) {
+        for known in self.known.values_mut().filter(|k| k.peer == Some(peer)) {
+            if let State::Due(due) = &mut known.state {
+                *due = (*due).max(at);
+            }
+        }
     }
 
     pub(super) fn start(&mut self, dial: impl Future<Output = Dialled> + Send + 'static) {
@@ -113,42 +169,50 @@ impl Dials {
 
     pub(super) fn failed(&mut self, address: SocketAddr, now: Instant) {
         if let Some(known) = self.known.get_mut(&address) {
-            let wait = RETRY_FIRST
-                .saturating_mul(1 << known.failures.min(6))
-                .min(RETRY_MAX);
+            known.state = State::Due(now + wait_after(known.failures));
             known.failures += 1;
-            known.state = State::Due(now + wait);
+            if known.failures >= FAILURES_MAX && known.origin == Origin::LinkLocal {
+                self.known.remove(&address);
+            }
         }
         self.refresh();
     }
 
-    pub(super) fn connected(&mut self, address: SocketAddr) {
+    /// This peer answers at the address, whether or not the connection is the one that stays.
+    pub(super) fn is_at(&mut self, peer: PeerId, address: SocketAddr) {
         if let Some(known) = self.known.get_mut(&address) {
+            known.peer = Some(peer);
+        }
+    }
+
+    /// The peer is connected: none of its addresses is dialled.
+    pub(super) fn connected(&mut self, peer: PeerId) {
+        for known in self.known.values_mut().filter(|k| k.peer == Some(peer)) {
             known.state = State::Connected;
-            known.failures = 0;
         }
         self.refresh();
     }
 
-    /// The connection to this address has ended; it may be tried again after a while.
-    pub(super) fn closed(&mut self, address: SocketAddr, now: Instant) {
-        if let Some(known) = self.known.get_mut(&address) {
-            known.state = State::Due(now + RETRY_FIRST);
+    /// The peer's connection has ended; its addresses may be tried again after a while, which gets longer each time
+    /// that nothing came of it.
+    pub(super) fn closed(&mut self, peer: PeerId, was_of_use: bool, now: Instant) {
+        for known in self.known.values_mut().filter(|k| k.peer == Some(peer)) {
+            if was_of_use {
+                known.failures = 0;
+            }
+            known.state = State::Due(now + wait_after(known.failures));
+            known.failures += 1;
         }
         self.refresh();
     }
 
-    /// Never dials this address again for this content.
-    pub(super) fn ban(&mut self, address: SocketAddr) {
+    /// The address is our own: never dialled again for this content.
+    pub(super) fn is_ours(&mut self, address: SocketAddr) {
         self.known.remove(&address);
-        if self.banned.len() < KNOWN_MAX {
-            self.banned.insert(address);
+        if self.own.len() < KNOWN_MAX {
+            self.own.insert(address);
         }
         self.refresh();
-    }
-
-    pub(super) fn is_banned(&self, address: &SocketAddr) -> bool {
-        self.banned.contains(address)
     }
 
     /// Forgets every address that is not connected, and ends dials under way.
@@ -175,5 +239,104 @@ impl Dials {
                 State::Dialling | State::Connected => None,
             })
             .min();
+    }
+}
+
+fn wait_after(failures: u32) -> Duration {
+    RETRY_FIRST
+        .saturating_mul(1 << failures.min(6))
+        .min(RETRY_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], n))
+    }
+
+    fn peer(n: u8) -> PeerId {
+        PeerId::from_random([n; 16])
+    }
+
+    fn found(dials: &mut Dials, n: u16, who: u8, now: Instant) {
+        dials.add(address(n), Some(peer(who)), Origin::LinkLocal, false, now);
+    }
+
+    fn take_all(dials: &mut Dials, now: Instant) -> Vec<u16> {
+        std::iter::from_fn(|| dials.take_due(now).map(|(a, _)| a.port())).collect()
+    }
+
+    #[test]
+    fn of_one_peer_one_address_is_dialled_at_a_time_and_none_once_it_is_connected() {
+        let now = Instant::now();
+        let mut dials = Dials::default();
+        for port in [1, 2, 3] {
+            found(&mut dials, port, 1, now);
+        }
+        found(&mut dials, 9, 2, now);
+        let first = take_all(&mut dials, now);
+        assert_eq!(first.len(), 2, "one of each peer: {first:?}");
+        dials.connected(peer(1));
+        let later = now + Duration::from_secs(3600);
+        assert!(take_all(&mut dials, later).is_empty());
+        assert_eq!(dials.next_due(), None, "and nothing wakes for them");
+        dials.closed(peer(1), true, later);
+        assert_eq!(dials.next_due(), Some(later + RETRY_FIRST));
+        assert_eq!(take_all(&mut dials, later + RETRY_FIRST).len(), 1);
+    }
+
+    #[test]
+    fn peer_that_closes_without_giving_anything_is_tried_ever_more_seldom() {
+        let mut now = Instant::now();
+        let mut dials = Dials::default();
+        dials.add(address(1), None, Origin::Configured, false, now);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert_eq!(take_all(&mut dials, now), [1]);
+            dials.is_at(peer(1), address(1));
+            dials.connected(peer(1));
+            dials.closed(peer(1), false, now);
+            let due = dials.next_due().expect("tried again");
+            waits.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn dead_addresses_are_forgotten_and_fresh_ones_go_first() {
+        let mut now = Instant::now();
+        let mut dials = Dials::default();
+        for port in 1..=1000 {
+            dials.add(address(port), None, Origin::LinkLocal, false, now);
+        }
+        for port in take_all(&mut dials, now) {
+            dials.failed(address(port), now);
+        }
+        found(&mut dials, 2000, 1, now);
+        assert_eq!(dials.known_count(), 1000, "a dead one made room");
+        assert!(take_all(&mut dials, now).contains(&2000));
+        for _ in 0..FAILURES_MAX {
+            now += RETRY_MAX;
+            for port in take_all(&mut dials, now) {
+                dials.failed(address(port), now);
+            }
+        }
+        let left = dials.known_count();
+        assert!(left <= 1, "{left}");
+    }
+
+    #[test]
+    fn configured_addresses_are_never_forgotten() {
+        let mut now = Instant::now();
+        let mut dials = Dials::default();
+        dials.add(address(1), None, Origin::Configured, false, now);
+        for _ in 0..20 {
+            now += RETRY_MAX;
+            assert_eq!(take_all(&mut dials, now), [1]);
+            dials.failed(address(1), now);
+        }
     }
 }

@@ -7,22 +7,24 @@ use crate::{
     dial,
     limiter::{OpenGate, UploadGate},
 };
-use dosvc_content::{Bitfield, Block, PeerId, PieceIndex};
+use dosvc_content::{Bitfield, Block, GroupHash, PeerId, PieceIndex};
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{Extension, Limits, net};
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 /// Connections of one content.
 const PEERS_MAX: usize = 200;
+/// Of them those with one address, loopback left out: a machine needs one, a few may share an address.
+const PEERS_PER_ADDRESS: usize = 8;
 /// How long a new peer may take to say Hello before it is taken for one without extensions (a Windows machine).
 const GREETING_TIME: Duration = Duration::from_millis(150);
-/// Pieces in one answer to a request for the hash file.
-const METAINFO_PIECES_MAX: u32 = dosvc_wire::METAINFO_HASHES_MAX;
+/// Pieces in one answer to a request for the hash file, 128 KiB: what waits for a peer that does not read is small.
+const METAINFO_PIECES_MAX: u32 = 4096;
 
 /// One connection.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Peer {
     pub(super) peer_id: PeerId,
     pub(super) kind: SourceKind,
     outgoing: bool,
+    /// The group that it proved to be of.
+    group: Option<GroupHash>,
     pub(super) commands: net::CommandSender,
     /// Until when a Hello is awaited; the scheduler does not know the peer before.
     greeting: Option<Instant>,
@@ -64,12 +68,21 @@ impl Swarm {
     /// Takes in a connection whose handshakes are done, unless the same peer is connected already.
     pub(super) fn add_peer(&mut self, peer: Established) {
         let now = Instant::now();
-        if self.peers.len() >= PEERS_MAX
-            || self.dials.is_banned(&peer.address)
-            || !self.wins_over_duplicate(&peer, now)
+        self.dials.is_at(peer.peer_id, peer.address);
+        // Settings may have changed, and bans been spoken, while it introduced itself.
+        if !self.is_in_scope(peer.address, peer.group)
+            || self.shared.is_banned(peer.peer_id, self.content.key())
+            || !self.has_room_for(peer.address.ip())
         {
+            self.dials.failed(peer.address, now);
             return;
         }
+        let known = peer.peer_id;
+        if !self.wins_over_duplicate(&peer, now) {
+            self.dials.connected(known);
+            return;
+        }
+        self.dials.connected(known);
         let key = self.next_source();
         let (commands, receiver) = net::command_channel();
         let kind = source_kind(peer.class);
@@ -96,14 +109,14 @@ impl Swarm {
             address,
             peer_id,
             outgoing,
-            greeted,
-            permit,
+            group,
+            places,
             ..
         } = peer;
         self.shared.tasks.spawn(async move {
             let reason = net::drive(stream, params, receiver).await;
             tracing::debug!(%address, ?reason, "peer connection ended");
-            drop(permit);
+            drop(places);
         });
         tracing::debug!(%address, %peer_id, ?kind, outgoing, "peer connected");
         self.peers.insert(
@@ -113,6 +126,7 @@ impl Swarm {
                 peer_id,
                 kind,
                 outgoing,
+                group,
                 commands,
                 greeting: Some(now + GREETING_TIME),
                 pieces: 0,
@@ -124,7 +138,7 @@ impl Swarm {
                 partial: 0,
             },
         );
-        if greeted {
+        if group.is_some() {
             self.greeted(key, true, now);
         } else {
             self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
@@ -141,11 +155,43 @@ impl Swarm {
         let we_are_smaller = self.shared.peer_id < new.peer_id;
         if old.outgoing == new.outgoing || old.outgoing == we_are_smaller {
             // What was dialled later, or by the wrong side, goes.
-            self.dials.connected(new.address);
             return false;
         }
         self.drop_peer(key, now);
         true
+    }
+
+    fn has_room_for(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let same = |peer: &&Peer| peer.address.ip().to_canonical() == address;
+        self.peers.len() < PEERS_MAX
+            && (address.is_loopback()
+                || self.peers.values().filter(same).count() < PEERS_PER_ADDRESS)
+    }
+
+    /// Whether a peer at this address, which proved this group, may have anything of this content.
+    fn is_in_scope(&self, address: SocketAddr, group: Option<GroupHash>) -> bool {
+        self.may_have_peers()
+            && (self.scope.group.is_none() || group == self.scope.group)
+            && [false, true].iter().any(|discovered| {
+                let proven = self.scope.group.is_some();
+                self.shared
+                    .peer_class(&self.scope, address.ip(), *discovered, proven)
+                    .is_some()
+            })
+    }
+
+    /// After settings or the content's own limit have changed.
+    pub(super) fn drop_out_of_scope(&mut self, now: Instant) {
+        let out: Vec<u32> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| !self.is_in_scope(p.address, p.group))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in out {
+            self.drop_peer(key, now);
+        }
     }
 
     pub(super) fn tell(&mut self, source: SourceId, command: net::Command) {
@@ -259,8 +305,8 @@ impl Swarm {
 
     pub(super) fn ban_peer(&mut self, key: u32, now: Instant) {
         if let Some(peer) = self.peers.get(&key) {
-            self.dials.ban(peer.address);
-            self.shared.ban(peer.peer_id, self.content.key());
+            self.shared
+                .ban(peer.peer_id, peer.address.ip(), self.content.key());
         }
         self.drop_peer(key, now);
     }
@@ -277,9 +323,9 @@ impl Swarm {
     pub(super) fn peer_closed(&mut self, key: u32, reason: &net::CloseReason, now: Instant) {
         if let Some(peer) = self.peers.remove(&key) {
             if reason.is_misbehaviour() {
-                tracing::warn!(address = %peer.address, %reason, "peer broke the protocol; not dialled again");
-                self.dials.ban(peer.address);
-                self.shared.ban(peer.peer_id, self.content.key());
+                tracing::warn!(address = %peer.address, %reason, "peer broke the protocol; banned");
+                self.shared
+                    .ban(peer.peer_id, peer.address.ip(), self.content.key());
             }
             self.peer_gone(key, &peer, now);
         }
@@ -290,7 +336,7 @@ impl Swarm {
         if !peer.is_greeting() {
             self.core.handle_source_removed(SourceId(key), now);
         }
-        self.dials.closed(peer.address, now);
+        self.dials.closed(peer.peer_id, peer.bytes_in > 0, now);
         self.changed = true;
     }
 
@@ -303,37 +349,42 @@ impl Swarm {
 
     pub(super) fn handle_found(&mut self, found: Option<dosvc_discovery::Found>) {
         let Some(found) = found else {
+            // Discovery has stopped; another may have taken its place.
             self.search = None;
+            self.start_search();
             return;
         };
         let now = Instant::now();
-        let connected = self.peers.values().any(|p| p.peer_id == found.peer_id);
-        if found.peer_id == self.shared.peer_id || connected {
+        if found.peer_id == self.shared.peer_id {
             return;
         }
-        // One address is enough to begin with; the others are there when it fails.
+        let connected = self.peers.values().any(|p| p.peer_id == found.peer_id);
         for address in found.addrs {
-            self.dials.add(address, dials::Origin::LinkLocal, now);
+            let peer = Some(found.peer_id);
+            self.dials
+                .add(address, peer, dials::Origin::LinkLocal, connected, now);
         }
         self.changed = true;
     }
 
+    /// Whether there is any use in one more peer.
+    pub(super) fn may_dial(&self) -> bool {
+        self.is_wanted() && self.may_have_peers() && self.peers.len() < PEERS_MAX
+    }
+
     pub(super) fn dial_due(&mut self, now: Instant) {
-        if !self.is_wanted() || !self.may_have_peers() || self.peers.len() >= PEERS_MAX {
+        if !self.may_dial() {
             return;
         }
         let Some(swarm) = self.content.hash_file().map(|f| f.hash_of_hashes()) else {
             return;
         };
         while let Some((address, origin)) = self.dials.take_due(now) {
-            if self.peers.values().any(|p| p.address == address) {
-                self.dials.connected(address);
-                continue;
-            }
             let shared = Arc::clone(&self.shared);
             let discovered = origin == dials::Origin::LinkLocal;
+            let scope = self.scope;
             self.dials.start(async move {
-                let result = dial::dial(&shared, address, swarm, discovered).await;
+                let result = dial::dial(&shared, scope, address, swarm, discovered).await;
                 Dialled { address, result }
             });
         }
@@ -342,14 +393,8 @@ impl Swarm {
     pub(super) fn handle_dialled(&mut self, dialled: Dialled) {
         let now = Instant::now();
         match dialled.result {
-            Ok(peer) if self.shared.is_banned(&peer.peer_id, self.content.key()) => {
-                self.dials.ban(dialled.address);
-            }
-            Ok(peer) => {
-                self.dials.connected(dialled.address);
-                self.add_peer(*peer);
-            }
-            Err(dials::DialError::Ourselves) => self.dials.ban(dialled.address),
+            Ok(peer) => self.add_peer(*peer),
+            Err(dials::DialError::Ourselves) => self.dials.is_ours(dialled.address),
             Err(dials::DialError::Failed) => self.dials.failed(dialled.address, now),
         }
         self.changed = true;

@@ -416,8 +416,25 @@ fn metainfo_requests_wait_in_a_short_queue() {
         first: 0,
         hashes: Vec::new(),
     });
+    // A peer that does not read the answer is owed no further one: they would gather here.
+    feed(&mut c, now, &request).expect("ignored");
+    assert_eq!(events(&mut c).len(), 0);
+    sent(&mut c);
     feed(&mut c, now, &request).expect("room again");
     assert_eq!(events(&mut c).len(), 1);
+}
+
+#[test]
+fn metainfo_that_nobody_asked_for_is_refused_by_its_first_bytes() {
+    let mut c = new(Instant::now());
+    let mut prefix = crate::EXTENSION_MAGIC.to_vec();
+    prefix.push(4);
+    assert_eq!(
+        c.handle_extension_prefix(&prefix, 6 + 16 + 32),
+        Err(Violation::UnrequestedMetainfo)
+    );
+    c.extension(&Extension::MetainfoRequest { first: 0, count: 1 });
+    assert_eq!(c.handle_extension_prefix(&prefix, 6 + 16 + 32), Ok(true));
 }
 
 #[test]
