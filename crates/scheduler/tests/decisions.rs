@@ -289,3 +289,48 @@ fn explain_gives_the_reason_for_each_source() {
     let report = small.swarm.explain(small.now);
     assert_eq!(report[0].state, SourceState::Down);
 }
+
+/// A peer that sends a byte a second is never silent, and took over blocks of the honest peer that then could not go
+/// back to where they came from: the download stood still for good.
+#[test]
+fn peers_that_trickle_or_serve_nothing_keep_no_block_from_an_honest_one() {
+    for other in 2..30 {
+        let mut small = Small::new(false, |_| {});
+        let honest = small.add_holder(1);
+        let trickling = small.add_holder(other);
+        let dumb = small.add_holder(other + 100);
+        let mut coming: Vec<Block> = Vec::new();
+        let start = small.now;
+        let mut steps = 0u32;
+        while !small.swarm.is_complete() {
+            for command in small.wait(Duration::from_millis(100)) {
+                match command {
+                    Command::Request { source, block } if source == honest => coming.push(block),
+                    Command::Request { source, block } if source == trickling => {
+                        small.swarm.handle_block_begun(source, block, small.now);
+                    }
+                    Command::Cancel { source, block } if source == honest => {
+                        coming.retain(|b| *b != block);
+                    }
+                    _ => {}
+                }
+            }
+            steps += 1;
+            if steps.is_multiple_of(10) {
+                small.swarm.handle_progress(trickling, 1, small.now);
+            }
+            if let Some(block) = coming.pop() {
+                small.swarm.handle_block_begun(honest, block, small.now);
+                if small.swarm.handle_block(honest, block, small.now) == BlockUse::Wanted {
+                    small.swarm.handle_piece_verified(block.piece(), small.now);
+                }
+            }
+            let passed = small.now - start;
+            assert!(
+                passed < Duration::from_secs(30),
+                "{:?} of {PIECES} with {trickling:?} and {dumb:?}",
+                small.swarm.have()
+            );
+        }
+    }
+}

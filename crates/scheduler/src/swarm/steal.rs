@@ -16,6 +16,9 @@ const DOUBLE_MARGIN: Duration = Duration::from_millis(250);
 /// While nothing arrives, a block that waited this long elsewhere is tried with anybody who is idle.
 const PATIENCE: Duration = Duration::from_millis(400);
 
+/// A block that was taken from a source may come back to it when it waited this long elsewhere.
+const COME_BACK: Duration = Duration::from_secs(2);
+
 /// What an idle source could take over.
 struct Loot {
     block: Block,
@@ -33,7 +36,6 @@ impl Swarm {
         let Some(t) = self.sources.get(&thief) else {
             return false;
         };
-        let starving = self.is_starving();
         let mut best: Option<Loot> = None;
         for (&id, s) in self
             .sources
@@ -52,7 +54,7 @@ impl Swarm {
                         Giver::Peer(id),
                         asked.block,
                         at + 1,
-                        starving && now.saturating_duration_since(asked.at) > PATIENCE,
+                        now.saturating_duration_since(asked.at),
                     )
                 }
             });
@@ -143,15 +145,11 @@ impl Swarm {
     /// Whether the block may go from one source to the other at all.
     fn may_move(&self, t: &Source, block: Block) -> bool {
         let piece = block.piece();
-        // What was taken from a source does not come back to it, or two of them could play ball with it.
-        t.has.has(piece)
-            && !t.withdrawn.contains(&block)
-            && self.pieces.givers(block).len() == 1
-            && !self.is_bound(piece)
+        t.has.has(piece) && self.pieces.givers(block).len() == 1 && !self.is_bound(piece)
     }
 
-    /// A block that waits at `s` behind others (`ahead` blocks with its own). `starving`: it waited long while nothing
-    /// arrived at all, so that measured rates, which contain waiting, are no reason to leave it there.
+    /// A block that waits at `s` behind others (`ahead` blocks with its own), for `waited` so far. When it waited long
+    /// while nothing arrived at all, measured rates, which contain waiting, are no reason to leave it there.
     fn loot(
         &self,
         t: &Source,
@@ -159,11 +157,14 @@ impl Swarm {
         from: Giver,
         block: Block,
         ahead: usize,
-        starving: bool,
+        waited: Duration,
     ) -> Option<Loot> {
-        if !self.may_move(t, block) {
+        // What was taken from a source does not soon come back to it, or two of them could play ball with it.
+        let comes_back = t.withdrawn.contains(&block) && waited < COME_BACK;
+        if comes_back || !self.may_move(t, block) {
             return None;
         }
+        let starving = waited > PATIENCE && self.is_starving();
         let loot = |gain| Loot {
             block,
             from,
@@ -219,7 +220,14 @@ impl Swarm {
         let piece = self.pieces.index(longest.end - 1);
         let block = self.pieces.lengths().blocks(piece).next()?;
         let ahead = (longest.end - longest.next) as usize * s.runs.len();
-        self.loot(t, s, Giver::Http(id, longest.fetch), block, ahead, false)
+        self.loot(
+            t,
+            s,
+            Giver::Http(id, longest.fetch),
+            block,
+            ahead,
+            Duration::ZERO,
+        )
     }
 
     fn is_bound(&self, piece: PieceIndex) -> bool {
