@@ -334,3 +334,28 @@ fn peers_that_trickle_or_serve_nothing_keep_no_block_from_an_honest_one() {
         }
     }
 }
+
+/// A block that was withdrawn after we had decided to serve it kept its slot for good: asked for again it was taken for
+/// a repetition, and after a few of those nobody was served any more.
+#[test]
+fn a_withdrawn_block_gives_its_slot_back_and_may_be_asked_for_again() {
+    let mut small = Small::new(true, |_| {});
+    let peer = small.add(1, SourceKind::LanPeer, false);
+    small.swarm.handle_interested(peer, true, small.now);
+    small.commands();
+    for round in 0..20 {
+        let block = small.block(round % PIECES);
+        small
+            .swarm
+            .handle_request(peer, block, small.now)
+            .expect("not a repetition");
+        assert!(
+            small.commands().contains(&Command::Serve {
+                source: peer,
+                block
+            }),
+            "round {round}"
+        );
+        small.swarm.handle_cancelled(peer, block, small.now);
+    }
+}

@@ -215,13 +215,15 @@ impl Swarm {
         Ok(())
     }
 
-    /// The peer withdrew a request. One that is being sent goes on.
+    /// The peer withdrew a request before its block began to be sent; one that has begun goes on and is not reported here.
     pub fn handle_cancelled(&mut self, id: SourceId, block: Block, now: Instant) {
         if let Some(s) = self.sources.get_mut(&id) {
             s.last_heard = now;
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
         }
+        // Told to be served but not begun: it will not be, and no `handle_served` follows.
+        self.uploads.active.retain(|a| !a.is(id, block));
         self.settle(now);
     }
 
