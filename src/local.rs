@@ -82,6 +82,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     let TransferConfig {
         max_active_foreground,
         max_active_background,
+        max_active_uploads,
         hash_threads,
     } = config.transfers;
     let CacheConfig { keep_free } = config.cache;
@@ -93,6 +94,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
+        active_uploads_max: max_active_uploads,
         keep_free,
         hash_threads: hash_threads.and_then(NonZeroUsize::new),
     }
@@ -183,6 +185,7 @@ mod tests {
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
+        ("transfers.max_active_uploads", "3", true),
         ("transfers.hash_threads", "3", true),
         ("managed.file", "/elsewhere/managed.toml", false),
         (

@@ -5,8 +5,8 @@ use super::Local;
 use crate::config::Config;
 use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
-    PeerInfo, SourceBytes,
+    BandwidthStatus, CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId,
+    JobState, JobStatus, MonthStatus, PeerInfo, SourceBytes,
 };
 use std::{
     collections::BTreeMap,
@@ -302,6 +302,8 @@ impl Local for Engine {
                 lan: 5 << 30,
                 ..SourceBytes::default()
             },
+            bandwidth: BandwidthStatus::default(),
+            month: MonthStatus::default(),
         }
     }
 
