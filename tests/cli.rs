@@ -4,15 +4,14 @@
 
 mod place;
 
-use place::{PATIENCE, Place, code, json, mode, stderr, stdout, wait_until};
+use place::{Place, code, json, mode, stderr, stdout, wait_until};
 use serde_json::Value;
 use std::{
-    fs::{self, File},
+    fs,
     net::TcpListener,
     os::unix::fs::MetadataExt as _,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
-    time::Duration,
 };
 
 #[test]

@@ -279,12 +279,13 @@ fn limit_that_changes_is_in_force_within_two_seconds_and_costs_no_connection() {
     let server = Server::start();
     let url = format!("http://{}/f.bin", server.address);
     let _get = place.start(&["get", &url, "-o", "f.bin"]);
+    let status = || json(&place.run(&["status", "--json", "--socket", "api.sock"]));
     let done = || {
-        ask(&place, "downloads")[0]["bytes_done"]
+        status()["Files"][0]["TotalBytesDownloaded"]
             .as_u64()
             .unwrap_or(0)
     };
-    let bps = || ask(&place, "status")["bandwidth"]["background"]["bps"].as_u64();
+    let bps = || status()["Service"]["bandwidth"]["background"]["bps"].as_u64();
     wait_until("the download runs", || done() >= 1 << 20);
     let opened = server.opened.load(Ordering::SeqCst);
 

@@ -2,14 +2,15 @@
 
 use crate::{
     api::{
-        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
-        MonthStatus, PeerInfo,
+        CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
+        JobState, JobStatus, MonthStatus, PeerInfo,
     },
     bandwidth,
     cache::{self, JobUse},
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
+    explain,
     jobs::{Control, Job},
     month,
     request::{Request, parse_hash_file},
@@ -445,6 +446,15 @@ impl Engine {
             bandwidth: shared.bandwidth.status(&settings.config.policies),
             month: month_status(shared, &settings),
         }
+    }
+
+    /// Why a content is downloaded and shared the way it is; `id` is a download's number, or a file id or the beginning
+    /// of one.
+    ///
+    /// # Errors
+    /// When nothing is called that, or its mode is refused.
+    pub async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
+        explain::explain(&self.shared, &self.all_jobs(), id).await
     }
 
     /// The peers of every content that is active, connected or not.
