@@ -9,9 +9,10 @@ use crate::{
     shared::{Shared, lock},
 };
 use dosvc_policy::{DownloadLimit, Estimator, LimitSource, Month, Policies, Priority};
-use dosvc_wire::net::Throttle as _;
+use dosvc_wire::net::Throttle;
 use jiff::{Zoned, civil::DateTime};
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -173,16 +174,26 @@ pub(crate) struct HttpGate {
 }
 
 impl HttpGate {
-    /// Waits until the bytes may pass.
-    pub(crate) async fn take(&self, bytes: u32) {
-        let bandwidth = &self.shared.bandwidth;
-        if self.in_lan && bandwidth.is_spared(self.gate.foreground.load(Ordering::Relaxed)) {
-            return;
+    fn is_spared(&self) -> bool {
+        let foreground = self.gate.foreground.load(Ordering::Relaxed);
+        self.in_lan && self.shared.bandwidth.is_spared(foreground)
+    }
+
+    /// These bytes have passed.
+    pub(crate) fn count(&self, bytes: u64) {
+        if !self.is_spared() {
+            self.shared.bandwidth.count(bytes);
         }
-        if !self.gate.is_unlimited() {
-            self.gate.take(bytes).await;
-        }
-        bandwidth.count(u64::from(bytes));
+    }
+}
+
+impl Throttle for HttpGate {
+    fn take(&self, bytes: u32) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.gate.take(bytes)
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.is_spared() || self.gate.is_unlimited()
     }
 }
 

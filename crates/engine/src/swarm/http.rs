@@ -4,7 +4,7 @@ use crate::{bandwidth::HttpGate, limiter::DownloadGate, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, OriginError};
 use dosvc_scheduler::FetchId;
-use dosvc_wire::net::{BlockBuf, BlockPool};
+use dosvc_wire::net::{BlockBuf, BlockPool, Throttle as _};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -86,7 +86,10 @@ impl Fetch {
                         continue;
                     }
                     let n = rest.len().min(data.len() - filled);
-                    gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    if !gate.is_unlimited() {
+                        gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    }
+                    gate.count(n as u64);
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     let news = u32::try_from(filled - reported).unwrap_or(0);
