@@ -31,6 +31,7 @@ pub(super) enum Message {
     Request(Block),
     Cancel(Block),
     Fetching(Vec<PieceIndex>, Vec<PieceIndex>),
+    Offer(Vec<PieceIndex>, bool),
 }
 
 #[derive(Debug)]
@@ -441,6 +442,7 @@ impl<'a> World<'a> {
                 self.machines[to].cancel(from, block);
             }
             Message::Fetching(add, drop) => swarm.handle_fetching(id, &add, &drop, now),
+            Message::Offer(pieces, free) => swarm.handle_offer(id, &pieces, free, now),
         }
         self.after(to);
     }

@@ -115,6 +115,12 @@ impl World<'_> {
             Command::TellFetching { source, add, drop } => {
                 self.send(at, source, Message::Fetching(add, drop))
             }
+            Command::Offer {
+                source,
+                pieces,
+                free,
+            } => self.send(at, source, Message::Offer(pieces, free)),
+            Command::Serve { source, block } if std::env::var_os("SERVES").is_some() && { eprintln!("{:9.3} ms: {at:3} -> {:3} piece {}", self.now as f64/1e6, source.0, block.piece().get()); false } => {}
             Command::Serve { source, block } => self.serve(at, node(source), block),
             Command::Fetch {
                 source,
@@ -410,6 +416,11 @@ pub(super) fn digest(now: Nanos, at: Node, command: &Command) -> u64 {
             (10, source, (add.len() as u64) << 32 | drop.len() as u64)
         }
         Command::Serve { source, block } => (11, source, of(block)),
+        Command::Offer {
+            source,
+            pieces,
+            free,
+        } => (14, source, pieces.len() as u64 * 2 + u64::from(*free)),
         Command::Ban { source, .. } => (12, source, 0),
         Command::Disconnect { source, .. } => (13, source, 0),
     };
