@@ -36,10 +36,3 @@ pub use picker::{Picker, Shelf, Shortlist};
 pub use source::{SourceId, SourceInfo, SourceKind};
 pub use stats::{Activity, KindBytes, Stats};
 pub use swarm::Swarm;
-
-/// EXPERIMENT
-pub fn knob(i: usize) -> f64 {
-    static K: std::sync::OnceLock<Vec<f64>> = std::sync::OnceLock::new();
-    let k = K.get_or_init(|| std::env::var("K").unwrap_or_default().split(',').filter_map(|x| x.parse().ok()).collect());
-    k.get(i).copied().unwrap_or([0.0,2.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0][i])
-}

@@ -86,7 +86,10 @@ impl Picker {
 
     fn put(&mut self, piece: u32) {
         let bucket = self.bucket_of(piece);
-        let Some(buckets) = self.shelf[piece as usize].index().map(|i| &mut self.buckets[i]) else {
+        let Some(buckets) = self.shelf[piece as usize]
+            .index()
+            .map(|i| &mut self.buckets[i])
+        else {
             return;
         };
         if buckets.len() <= bucket {
@@ -100,7 +103,10 @@ impl Picker {
     fn take(&mut self, piece: u32) {
         let bucket = self.bucket_of(piece);
         let place = self.place[piece as usize] as usize;
-        let Some(buckets) = self.shelf[piece as usize].index().map(|i| &mut self.buckets[i]) else {
+        let Some(buckets) = self.shelf[piece as usize]
+            .index()
+            .map(|i| &mut self.buckets[i])
+        else {
             return;
         };
         let list = &mut buckets[bucket];

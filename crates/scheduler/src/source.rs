@@ -117,6 +117,13 @@ pub(crate) struct Upload {
     pub(crate) declined_until: Option<Instant>,
 }
 
+impl Upload {
+    /// Waits for offers and may take them.
+    pub(crate) fn takes_offers(&self) -> bool {
+        self.steered && self.unchoked && self.interested
+    }
+}
+
 /// One source.
 #[derive(Debug)]
 pub(crate) struct Source {

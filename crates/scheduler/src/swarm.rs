@@ -8,8 +8,8 @@ mod steal;
 mod upload;
 
 use crate::{
-    Activity, BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, Shelf, SourceId,
-    SourceInfo, Stats, SwarmConfig,
+    Activity, BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, Shelf,
+    SourceId, SourceInfo, Stats, SwarmConfig,
     meter::Meter,
     pieces::{Giver, PieceState, Pieces},
     rng::{Rng, key_of, mix},
@@ -139,7 +139,7 @@ impl Swarm {
             self.commands
                 .push_back(Command::ShowBitfield { source: id, pieces });
             self.tell_everything(id);
-            self.offers.due = true;
+            self.offers.note_partners();
         }
         self.http.due = true;
         self.settle(now);
@@ -180,7 +180,7 @@ impl Swarm {
         s.up.queue.retain(|b| !pieces.has(b.piece()));
         self.uploads.note_queue(id, s);
         s.has = pieces;
-        self.offers.due = true;
+        self.offers.note_partners();
         self.update_interest(id);
         self.ready.insert(id);
         self.http.due = true;
@@ -202,7 +202,7 @@ impl Swarm {
                 }
                 self.picker.change_full(true);
                 self.http.due = true;
-                self.offers.due = true;
+                self.offers.note_partners();
             }
             if !self.pieces.have().has(piece) {
                 s.interesting += 1;
@@ -260,6 +260,7 @@ impl Swarm {
         for piece in drop {
             if s.fetching.remove(&piece.get()).is_some() {
                 self.picker.remove_fetcher(*piece);
+                self.offers.note_more();
                 self.http.due = true;
             }
         }
@@ -278,7 +279,7 @@ impl Swarm {
             return;
         };
         s.advance(now);
-        self.offers.moved_at = now;
+        self.offers.note_moved(now);
         s.meter.add(bytes);
         s.partial += u64::from(bytes);
         s.note_progress(now);
@@ -385,6 +386,7 @@ impl Swarm {
             return;
         }
         self.picker.set_shelf(piece, Shelf::Held);
+        self.offers.note_more();
         // The Have says so.
         self.told.remove(&piece.get());
         self.tell.remove(&piece.get());
@@ -722,7 +724,7 @@ impl Swarm {
         self.uncount(id);
         self.drop_uploads(id);
         self.sources.remove(&id);
-        self.offers.due = true;
+        self.offers.note_partners();
         self.ready.remove(&id);
         self.hungry.remove(&id);
         self.wake_peers();

@@ -25,9 +25,15 @@ fn main() {
         scenario.seed = seed.into();
         scenario.neighbours = 64;
         if let Some(kib) = env::var("KIB").ok().and_then(|k| k.parse::<u32>().ok()) {
-            scenario.lengths = dosvc_content::PieceLengths::new((u64::from(pieces) * u64::from(kib)) << 10, u64::from(kib) << 10).expect("sane");
+            scenario.lengths = dosvc_content::PieceLengths::new(
+                (u64::from(pieces) * u64::from(kib)) << 10,
+                u64::from(kib) << 10,
+            )
+            .expect("sane");
         }
-        if env::var_os("NOCHECK").is_some() { scenario.check_every = 0; }
+        if env::var_os("NOCHECK").is_some() {
+            scenario.check_every = 0;
+        }
         scenario.look = env::var_os("TIMELINE").is_some();
         let begun = Instant::now();
         let outcome = run(&scenario);

@@ -29,7 +29,7 @@ impl Swarm {
             self.check_source(id, now);
         }
         self.rotate(now);
-        self.offer_tick(now);
+        self.drop_stale_offers(now);
         self.http.due = true;
         self.settle(now);
     }
@@ -47,7 +47,10 @@ impl Swarm {
             return Some(soon.map_or(self.next_tick, |at| at.min(self.next_tick)));
         }
         // What was shown and is not asked for is shown to others some time.
-        let steering = self.sources.values().any(|s| s.up.steered && s.up.interested);
+        let steering = self
+            .sources
+            .values()
+            .any(|s| s.up.steered && s.up.interested);
         let steer = steering.then_some(self.next_tick + TICK * 9);
         if self.paused || self.is_complete() {
             return steer;
@@ -93,6 +96,7 @@ impl Swarm {
                 .collect();
             for piece in old {
                 s.fetching.remove(&piece);
+                self.offers.note_more();
                 self.picker.remove_fetcher(self.pieces.index(piece));
             }
         }

@@ -102,7 +102,7 @@ impl Swarm {
             begun: None,
         });
         s.note_busy(now);
-        self.offers.moved_at = now;
+        self.offers.note_moved(now);
         self.stats.requests += 1;
         self.commands
             .push_back(Command::Request { source: id, block });
@@ -191,7 +191,7 @@ impl Swarm {
         s.partial = s.partial.saturating_sub(u64::from(block.len()));
         let fresh = u32::try_from(fresh).expect("at most a block");
         s.meter.add(fresh);
-        self.offers.moved_at = now;
+        self.offers.note_moved(now);
         s.note_progress(now);
         s.ramp = (s.ramp * 2).min(self.config.limits.requests_in_flight);
         let (giver, expected) = Self::giver_of(s, id, block, now);

@@ -14,10 +14,9 @@ const SLOTS_SHORT: u32 = 3;
 /// A block that takes longer than this has the uplink for itself: its receiver can pass it on the sooner, and the next
 /// decision can wait until it is out.
 const LONG_BLOCK: Duration = Duration::from_millis(10);
-/// Blocks being sent at once when their receivers have several givers.
-const SHARED_MAX: usize = 4;
-/// An uplink that is used to this share is full.
-const USED: f64 = 0.8;
+/// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
+/// and a piece can be passed on only when it is whole.
+const SHARED_MAX: usize = 2;
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
@@ -158,8 +157,10 @@ impl Uploads {
     /// Blocks that should be queued or offered: what begins while answers are on their way, and one more.
     pub(super) fn room(&self, answer: Duration) -> usize {
         let free = (self.slots() as usize).saturating_sub(self.active.len());
-        let meanwhile = self.pace.map_or(0, |pace| answer.as_micros() / pace.as_micros().max(1));
-        free + 1 + usize::try_from(meanwhile).unwrap_or(0).min(64)
+        let meanwhile = self
+            .pace
+            .map_or(0, |pace| answer.as_micros() / pace.as_micros().max(1));
+        free + 1 + usize::try_from(meanwhile).unwrap_or(0)
     }
 
     /// When a block that is queued may begin.
@@ -180,6 +181,7 @@ impl Swarm {
         };
         s.last_heard = now;
         s.up.interested = interested;
+        self.offers.note_more();
         if !interested {
             s.up.queue.clear();
             self.uploads.queued.remove(&id);
@@ -259,15 +261,14 @@ impl Swarm {
         let max = self.config.limits.serving;
         loop {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            let room = self.uploads.active.len() < crate::knob(1) as usize;
+            let room = self.uploads.active.len() < SHARED_MAX;
             if !due && !room {
                 return;
             }
-            let Some((_spread, load, id, block)) = self.choose_serve() else {
+            let Some((id, block)) = self.choose_serve() else {
                 return;
             };
-            // What nobody else can give goes out at any rate that its receiver takes.
-            if !due && (crate::knob(3) != 0.0 && load > crate::knob(3) as usize || !self.has_spare_uplink()) {
+            if !due && !self.has_spare_uplink() {
                 return;
             }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
@@ -280,9 +281,8 @@ impl Swarm {
     }
 
     /// The rarest block, counting what is on its way from us, to the peer that least is on its way to, then to the one
-    /// that lacks most; peers that get nothing from us just now first. Also tells how far the block
-    /// has spread and how much is on its way to the peer.
-    fn choose_serve(&self) -> Option<(u32, usize, SourceId, Block)> {
+    /// that lacks most; peers that get nothing from us just now first.
+    fn choose_serve(&self) -> Option<(SourceId, Block)> {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
@@ -296,7 +296,7 @@ impl Swarm {
                 }
             }
         }
-        best.map(|(key, block)| (key.1, key.2, key.6, block))
+        best.map(|(key, block)| (key.6, block))
     }
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
@@ -307,7 +307,7 @@ impl Swarm {
             let s = self.sources.get(&a.to)?;
             Some(1.0 / self.load(a.to, s).max(1) as f64)
         };
-        active.iter().filter_map(share).sum::<f64>() < crate::knob(2)
+        active.iter().filter_map(share).sum::<f64>() < 1.0
     }
 
     /// Pieces that are on their way to the peer, from us or from others.
@@ -384,6 +384,7 @@ impl Swarm {
                 s.up.unchoked = true;
             }
             unchoked += 1;
+            self.offers.note_more();
             self.commands.push_back(Command::Unchoke { source: id });
         }
     }

@@ -120,7 +120,6 @@ impl World<'_> {
                 pieces,
                 free,
             } => self.send(at, source, Message::Offer(pieces, free)),
-            Command::Serve { source, block } if std::env::var_os("SERVES").is_some() && { eprintln!("{:9.3} ms: {at:3} -> {:3} piece {}", self.now as f64/1e6, source.0, block.piece().get()); false } => {}
             Command::Serve { source, block } => self.serve(at, node(source), block),
             Command::Fetch {
                 source,

@@ -30,6 +30,20 @@ fn golden() -> Vec<(Extension, Vec<u8>)> {
             with(&[2, 0, 2, 0, 1], &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]),
         ),
         (
+            Extension::Offer {
+                free: false,
+                pieces: vec![1, 2],
+            },
+            with(&[5, 0], &[0, 0, 0, 1, 0, 0, 0, 2]),
+        ),
+        (
+            Extension::Offer {
+                free: true,
+                pieces: vec![],
+            },
+            with(&[5], &[1]),
+        ),
+        (
             Extension::MetainfoRequest {
                 first: 5,
                 count: 0x8000,
@@ -132,6 +146,7 @@ proptest! {
             Extension::GroupProof(proof),
             Extension::Fetching { add: add.clone(), drop: drop.clone() },
             Extension::MetainfoRequest { first, count },
+            Extension::Offer { free: version % 2 == 0, pieces: add },
             Extension::Metainfo {
                 content_length,
                 piece_size: count,
