@@ -31,6 +31,7 @@ const METAINFO_PIECES_MAX: u32 = 4096;
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) peer_id: PeerId,
+    pub(super) class: PeerClass,
     pub(super) kind: SourceKind,
     outgoing: bool,
     /// The group that it proved to be of.
@@ -91,7 +92,8 @@ impl Swarm {
         self.dials.connected(known);
         let key = self.next_source();
         let (commands, receiver) = net::command_channel();
-        let kind = source_kind(peer.class);
+        let class = peer.class;
+        let kind = source_kind(class);
         let open = matches!(kind, SourceKind::LanPeer | SourceKind::LinkLocalPeer);
         let params = net::DriveParams {
             key,
@@ -104,10 +106,10 @@ impl Swarm {
             } else {
                 Arc::clone(&self.download_gate) as _
             },
-            up: if open {
-                Arc::new(OpenGate)
-            } else {
+            up: if class == PeerClass::Internet {
                 Arc::new(UploadGate(Arc::clone(&self.shared.budgets)))
+            } else {
+                Arc::new(OpenGate)
             },
         };
         let Established {
@@ -130,6 +132,7 @@ impl Swarm {
             Peer {
                 address,
                 peer_id,
+                class,
                 kind,
                 outgoing,
                 group,
@@ -349,6 +352,7 @@ impl Swarm {
             self.core.handle_source_removed(SourceId(key), now);
         }
         self.dials.closed(peer.peer_id, peer.bytes_in > 0, now);
+        self.review_uploads(now);
         self.changed = true;
     }
 
