@@ -249,17 +249,23 @@ impl Swarm {
         match extension {
             Extension::Hello { .. } => self.greeted(key, true, now),
             Extension::Fetching { add, drop } => {
-                let lengths = self.content.lengths();
-                let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
-                    list.into_iter().filter_map(|i| lengths.piece(i)).collect()
-                };
-                let (add, drop) = (pieces(add), pieces(drop));
+                let (add, drop) = (self.pieces(&add), self.pieces(&drop));
                 self.core.handle_fetching(SourceId(key), &add, &drop, now);
+            }
+            Extension::Offer { free, pieces } => {
+                let pieces = self.pieces(&pieces);
+                self.core.handle_offer(SourceId(key), &pieces, free, now);
             }
             Extension::MetainfoRequest { first, count } => self.send_metainfo(key, first, count),
             // A proof after the greeting, or hashes that nobody asked for here.
             _ => {}
         }
+    }
+
+    /// Those of a peer's numbers that are pieces of this content.
+    fn pieces(&self, numbers: &[u32]) -> Vec<PieceIndex> {
+        let lengths = self.content.lengths();
+        numbers.iter().filter_map(|i| lengths.piece(*i)).collect()
     }
 
     fn send_metainfo(&mut self, key: u32, first: u32, count: u32) {
@@ -420,6 +426,12 @@ impl Swarm {
             add: numbers(add),
             drop: numbers(drop),
         };
+        self.tell(source, net::Command::Extension(extension));
+    }
+
+    pub(super) fn offer(&mut self, source: SourceId, pieces: &[PieceIndex], free: bool) {
+        let pieces = numbers(pieces);
+        let extension = Extension::Offer { free, pieces };
         self.tell(source, net::Command::Extension(extension));
     }
 

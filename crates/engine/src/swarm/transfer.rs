@@ -44,6 +44,11 @@ impl Swarm {
                 Command::TellFetching { source, add, drop } => {
                     self.tell_fetching(source, &add, &drop)
                 }
+                Command::Offer {
+                    source,
+                    pieces,
+                    free,
+                } => self.offer(source, &pieces, free),
                 Command::Serve { source, block } => self.serve(source, block),
                 Command::Ban { source, reason } => self.ban(source, &reason.to_string()),
                 Command::Disconnect { source, reason } => {
