@@ -17,7 +17,7 @@ pub(crate) type FlowId = u32;
 /// Cells on their way in the model of ideal links.
 const IDEAL_WINDOW: u32 = 8;
 /// Bytes of a packet beside what it carries.
-const PACKET: u64 = 66;
+const PACKET: f64 = 66.0;
 
 /// Which model the links follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,12 +158,14 @@ impl Flow {
 
 #[derive(Debug)]
 struct Port {
-    link: Link,
     latency: Nanos,
     /// When the uplink has sent what stands in its queue.
     up_free: Nanos,
     /// The same for the downlink.
     down_free: Nanos,
+    /// Nanoseconds for a byte.
+    up_byte: f64,
+    down_byte: f64,
     /// Nanoseconds by which a link may be ahead after a pause.
     up_burst: Nanos,
     down_burst: Nanos,
@@ -172,14 +174,14 @@ struct Port {
 }
 
 impl Port {
-    fn send(&mut self, bytes: u64, now: Nanos) -> Nanos {
-        let took = bytes * 1_000_000_000 / self.link.up;
+    fn send(&mut self, bytes: f64, now: Nanos) -> Nanos {
+        let took = duration(bytes * self.up_byte);
         self.up_free = self.up_free.max(now.saturating_sub(self.up_burst)) + took;
         self.up_free.max(now)
     }
 
-    fn receive(&mut self, bytes: u64, at: Nanos) -> Nanos {
-        let took = bytes * 1_000_000_000 / self.link.down;
+    fn receive(&mut self, bytes: f64, at: Nanos) -> Nanos {
+        let took = duration(bytes * self.down_byte);
         self.down_free = self.down_free.max(at.saturating_sub(self.down_burst)) + took;
         self.down_free.max(at)
     }
@@ -222,7 +224,8 @@ impl Links {
         let burst = |rate: u64| params.burst * 1_000_000_000 / rate;
         let ports: Vec<Port> = links
             .map(|(link, role)| Port {
-                link,
+                up_byte: 1e9 / link.up as f64,
+                down_byte: 1e9 / link.down as f64,
                 role,
                 latency: nanos(link.latency),
                 up_free: 0,
@@ -348,7 +351,7 @@ impl Links {
         let latency = self.ports[from].latency + self.ports[to].latency;
         let at = match self.params.model {
             NetworkModel::Tcp => {
-                let left = self.ports[from].send(bytes as u64 + PACKET, now);
+                let left = self.ports[from].send(bytes as f64 + PACKET, now);
                 // What arrives before it is not all known yet; what is known goes first.
                 self.ports[to].down_free.max(left + latency)
             }
@@ -413,7 +416,7 @@ impl Links {
                 len,
                 pushed: now,
             });
-            let leaves = port.send(weight(&self.params, len), now);
+            let leaves = port.send(f64::from(len) * self.params.overhead, now);
             self.schedule.push((leaves, NetEvent::Depart(id)));
         }
         self.arm(id, now);
@@ -485,7 +488,7 @@ impl Links {
             self.schedule.push((back, NetEvent::Lost(id)));
             return;
         }
-        let lands = port.receive(weight(&self.params, cell.len), at);
+        let lands = port.receive(f64::from(cell.len) * self.params.overhead, at);
         flow.landing.push_back(cell);
         self.schedule.push((lands, NetEvent::Land(id)));
     }
@@ -538,14 +541,13 @@ impl Links {
     }
 }
 
-/// Bytes on the link.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a size"
+    reason = "a short time"
 )]
-fn weight(params: &Network, len: u32) -> u64 {
-    (f64::from(len) * params.overhead) as u64
+fn duration(nanos: f64) -> Nanos {
+    nanos as Nanos
 }
 
 impl Flow {
