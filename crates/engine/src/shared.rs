@@ -20,7 +20,7 @@ use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Device, PeerClass, Permits, RemoteFacts};
 use dosvc_scheduler::SwarmConfig;
 use dosvc_wire::{
-    EXTENSION_VERSION, Extension,
+    CAPABILITY_PARTS, EXTENSION_VERSION, Extension,
     net::{BlockPool, GroupParams},
 };
 use std::{
@@ -295,7 +295,7 @@ impl Shared {
     pub(crate) fn hello(&self) -> Extension {
         Extension::Hello {
             version: EXTENSION_VERSION,
-            capabilities: 0,
+            capabilities: CAPABILITY_PARTS,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
@@ -313,7 +313,7 @@ impl Shared {
             swarm,
             local: self.peer_id,
             remote,
-            capabilities: 0,
+            capabilities: CAPABILITY_PARTS,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
