@@ -40,7 +40,7 @@ pub struct Network {
     /// Bytes that a send buffer holds, sent or not, until they are acknowledged; `None`: as Linux grows it, six windows
     /// and at most 4 MiB.
     pub send_buffer: Option<u64>,
-    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: as many as it holds.
+    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: what the driver asks for.
     pub notsent_lowat: Option<u64>,
     /// Bytes on the link for one byte of content: headers.
     pub overhead: f64,
@@ -136,6 +136,8 @@ pub(crate) struct Flow {
     window: Window,
     /// When the last message alone arrives.
     message_at: Nanos,
+    /// Bytes that may be in the send buffer and not sent, as its owner asked.
+    pub(crate) unsent_max: u64,
     /// The sender has more to write than there was room for.
     pub(crate) starving: bool,
 }
@@ -296,6 +298,7 @@ impl Links {
             armed: false,
             window: self.params.window(),
             message_at: 0,
+            unsent_max: u64::MAX,
             starving: false,
         });
         id
@@ -330,8 +333,8 @@ impl Links {
         };
         let held = flow.unsent() + flow.in_flight + flow.lost_bytes;
         let room = buffer.saturating_sub(held);
-        let lowat = self.params.notsent_lowat;
-        room.min(lowat.map_or(u64::MAX, |max| max.saturating_sub(flow.unsent())))
+        let unsent_max = self.params.notsent_lowat.unwrap_or(flow.unsent_max);
+        room.min(unsent_max.saturating_sub(flow.unsent()))
     }
 
     /// Puts bytes of content into the send buffer.

@@ -20,6 +20,8 @@ mod pace;
 mod read;
 mod write;
 
+pub use pace::Pace;
+
 use super::{BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Throttle, Transport};
 use crate::connection::Connection;
 use crate::limits::{CONTROL_BYTES_MAX, Limits};
