@@ -25,6 +25,9 @@ const PROGRESS_INTERVAL: Nanos = 100_000_000;
 /// How long a new peer may take to say Hello before it is taken for one without extensions, as the engine has it.
 const GREETING_TIME: Nanos = 150_000_000;
 
+/// Bytes of the header of a part of a block.
+const PIECE_HEADER: usize = 13;
+
 /// What stands in a stream.
 #[derive(Debug)]
 enum Chunk {
@@ -315,7 +318,13 @@ impl World<'_> {
         let (now, clock) = (self.time(), self.now);
         let out = self.end(end).out;
         let at = self.network.flow(out).written();
-        let ready = self.network.message(out, bytes.len(), clock);
+        // A header alone arrives with what it is the header of.
+        let alone = part.is_none() || bytes.len() > PIECE_HEADER;
+        let ready = if alone {
+            self.network.message(out, bytes.len(), clock)
+        } else {
+            None
+        };
         if let Some(ready) = ready {
             self.queue.push(ready, Event::Message(out));
         }
