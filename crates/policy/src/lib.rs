@@ -5,11 +5,13 @@
 //! that the parser and the documents come from.
 //!
 //! Entry types: [`Policies`] (values with their [`Provider`]), [`permits`] and [`effective_mode`], [`peer_class`],
-//! [`peering_gates`], [`cache_bytes_max`].
+//! [`gates`], [`resolve_group`], [`cache_bytes_max`].
 
 mod cache;
+mod device;
 pub mod document;
 mod gates;
+mod group;
 mod hours;
 mod mode;
 mod policies;
@@ -20,7 +22,9 @@ mod table;
 mod value;
 
 pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
-pub use gates::{Device, Gate, peering_gates};
+pub use device::{Adapter, AdapterKind, Device, Power};
+pub use gates::{Closed, Gate, Gates, gates, vpn};
+pub use group::{GroupFacts, GroupFrom, ResolvedGroup, resolve_group};
 pub use hours::Hours;
 pub use mode::{
     ContentFacts, EffectiveMode, ModeReason, ModeRefused, Permits, SIMPLE_BELOW_BYTES, admit,
