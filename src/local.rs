@@ -184,6 +184,12 @@ mod tests {
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
         ("transfers.hash_threads", "3", true),
+        ("managed.file", "/elsewhere/managed.toml", false),
+        (
+            "managed.public_key",
+            "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            false,
+        ),
     ];
 
     #[test]

@@ -5,8 +5,10 @@
 //! that the parser and the documents come from.
 //!
 //! Entry types: [`Policies`] (values with their [`Provider`]), [`permits`] and [`effective_mode`], [`peer_class`],
-//! [`gates`], [`resolve_group`], [`cache_bytes_max`].
+//! [`gates`], [`resolve_group`], [`cache_bytes_max`], [`download_limit`] with its [`Estimator`], [`MonthlyUploads`].
 
+mod available;
+mod bandwidth;
 mod cache;
 mod device;
 pub mod document;
@@ -14,6 +16,7 @@ mod gates;
 mod group;
 mod hours;
 mod mode;
+mod month;
 mod policies;
 mod provider;
 mod scope;
@@ -21,6 +24,10 @@ mod spelling;
 mod table;
 mod value;
 
+pub use available::Estimator;
+pub use bandwidth::{
+    DYNAMIC_BACKGROUND, DYNAMIC_FOREGROUND, DownloadLimit, LimitSource, Priority, download_limit,
+};
 pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
 pub use device::{Adapter, AdapterKind, Device, Power};
 pub use gates::{Closed, Gate, Gates, gates, vpn};
@@ -30,6 +37,7 @@ pub use mode::{
     ContentFacts, EffectiveMode, ModeReason, ModeRefused, Permits, SIMPLE_BELOW_BYTES, admit,
     effective_mode, is_within, permits,
 };
+pub use month::{Month, MonthlyUploads};
 pub use policies::{
     BUILT_IN_VPN_KEYWORDS, CacheHostSource, GroupIdSource, PeerRestriction, Policies, PolicyError,
     PolicyRow,

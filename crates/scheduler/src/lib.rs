@@ -29,7 +29,7 @@ mod stats;
 mod swarm;
 
 pub use command::{BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Refusal};
-pub use config::SwarmConfig;
+pub use config::{Giving, SwarmConfig};
 pub use explain::{SourceReport, SourceState, Waiting};
 pub use limits::Limits;
 pub use picker::{Picker, Shortlist};

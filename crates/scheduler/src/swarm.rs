@@ -92,6 +92,7 @@ impl Swarm {
             seed,
             ..config
         };
+        self.review_giving();
         self.wake_all(now);
     }
 

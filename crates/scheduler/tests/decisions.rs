@@ -2,7 +2,8 @@
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceLengths};
 use dosvc_scheduler::{
-    BlockUse, Command, SourceId, SourceInfo, SourceKind, SourceState, Swarm, SwarmConfig, Waiting,
+    BlockUse, Command, Giving, SourceId, SourceInfo, SourceKind, SourceState, Swarm, SwarmConfig,
+    Waiting,
 };
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,62 @@ fn unchoke_slots_go_round() {
     let later = small.wait(Duration::from_secs(11));
     assert!(later.contains(&Command::Choke { source: a }), "{later:?}");
     assert!(later.contains(&Command::Unchoke { source: b }), "{later:?}");
+}
+
+#[test]
+fn who_may_be_given_nothing_is_choked_and_who_may_again_is_not() {
+    let mut small = Small::new(true, |c| {
+        c.giving = Giving {
+            internet: false,
+            ..Giving::ALL
+        }
+    });
+    let lan = small.add(1, SourceKind::LinkLocalPeer, true);
+    let group = small.add(2, SourceKind::GroupPeer, true);
+    let internet = small.add(3, SourceKind::InternetPeer, true);
+    for id in [lan, group, internet] {
+        small
+            .swarm
+            .handle_bitfield(id, Bitfield::new(PIECES), small.now);
+        small.swarm.handle_interested(id, true, small.now);
+    }
+    let commands = small.commands();
+    assert!(commands.contains(&Command::Unchoke { source: lan }));
+    assert!(commands.contains(&Command::Unchoke { source: group }));
+    assert!(!commands.contains(&Command::Unchoke { source: internet }));
+    let only_internet = Giving {
+        internet: true,
+        ..Giving::NONE
+    };
+    assert!(small.swarm.is_wanted_by(only_internet) && !small.swarm.is_wanted_by(Giving::NONE));
+    let block = small.block(0);
+    assert!(
+        small
+            .swarm
+            .handle_request(internet, block, small.now)
+            .is_err()
+    );
+    small
+        .swarm
+        .handle_request(lan, block, small.now)
+        .expect("unchoked");
+    small.commands();
+
+    let mut config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+    config.giving = only_internet;
+    small.swarm.set_config(config, small.now);
+    let commands = small.commands();
+    assert!(commands.contains(&Command::Choke { source: lan }));
+    assert!(commands.contains(&Command::Choke { source: group }));
+    assert!(commands.contains(&Command::Unchoke { source: internet }));
+    // Nor do slots that go round bring them back.
+    for _ in 0..5 {
+        let commands = small.wait(Duration::from_secs(11));
+        assert!(
+            !commands.contains(&Command::Unchoke { source: lan }),
+            "{commands:?}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! rarest first, to whom nobody else is sending just now.
 
 use super::Swarm;
-use crate::{Command, Refusal, SourceId, source::Source};
+use crate::{Command, Giving, Refusal, SourceId, source::Source};
 use dosvc_content::{Block, PieceIndex};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -360,15 +360,41 @@ impl Swarm {
         self.unchoke_next();
     }
 
+    /// Whether a peer among these wants something of us.
+    pub fn is_wanted_by(&self, giving: Giving) -> bool {
+        self.sources
+            .values()
+            .any(|s| s.up.interested && giving.includes(s.info.kind))
+    }
+
+    /// After `config.giving` has changed: who is given nothing any more is choked, others get their chance. What is
+    /// being sent goes out.
+    pub(super) fn review_giving(&mut self) {
+        let giving = self.config.giving;
+        let out = |s: &&Source| s.up.unchoked && !giving.includes(s.info.kind);
+        let out: Vec<SourceId> = self
+            .sources
+            .iter()
+            .filter(|(_, s)| out(s))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in out {
+            self.choke(id);
+        }
+        self.unchoke_next();
+    }
+
+    /// Whether the peer waits for a slot that it may have.
+    fn waits(&self, s: &Source) -> bool {
+        s.up.interested && !s.up.unchoked && self.config.giving.includes(s.info.kind)
+    }
+
     /// Gives free slots to those who wait and were served least.
     fn unchoke_next(&mut self) {
         let max = self.config.limits.unchoked;
         let mut unchoked = self.sources.values().filter(|s| s.up.unchoked).count();
         loop {
-            let waiting = self
-                .sources
-                .iter()
-                .filter(|(_, s)| s.up.interested && !s.up.unchoked);
+            let waiting = self.sources.iter().filter(|(_, s)| self.waits(s));
             let Some(id) = waiting.min_by_key(|(_, s)| s.up.served).map(|(id, _)| *id) else {
                 return;
             };
@@ -406,11 +432,7 @@ impl Swarm {
             return;
         }
         self.uploads.rotate_at = now + ROTATION;
-        let waiting = self
-            .sources
-            .values()
-            .filter(|s| s.up.interested && !s.up.unchoked)
-            .count();
+        let waiting = self.sources.values().filter(|s| self.waits(s)).count();
         let share = waiting.min(self.config.limits.unchoked.div_ceil(2));
         let mut holding: Vec<(u64, SourceId)> = self
             .sources
