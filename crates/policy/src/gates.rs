@@ -243,7 +243,7 @@ impl Gates {
     /// Whether a peer of this class may be used at all.
     pub fn permit_peer(&self, class: PeerClass) -> bool {
         let closed = self.closed();
-        !closed.peers && !(closed.distant_peers && class.is_distant())
+        !(closed.peers || closed.distant_peers && class.is_distant())
     }
 
     /// Whether a peer of this class may have anything from us.

@@ -10,6 +10,7 @@
 mod available;
 mod bandwidth;
 mod cache;
+mod delays;
 mod device;
 pub mod document;
 mod gates;
@@ -29,6 +30,7 @@ pub use bandwidth::{
     DYNAMIC_BACKGROUND, DYNAMIC_FOREGROUND, DownloadLimit, LimitSource, Priority, download_limit,
 };
 pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
+pub use delays::{HttpDelays, http_delays};
 pub use device::{Adapter, AdapterKind, Device, Power};
 pub use gates::{Closed, Gate, Gates, gates, vpn};
 pub use group::{GroupFacts, GroupFrom, ResolvedGroup, resolve_group};
