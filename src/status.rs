@@ -131,7 +131,7 @@ fn service_text(status: &EngineStatus) -> String {
         cache_bytes_max,
         disk_total_bytes,
         disk_available_bytes,
-        peering_gates,
+        gates,
         downloaded,
         uploaded,
     } = status;
@@ -159,8 +159,11 @@ fn service_text(status: &EngineStatus) -> String {
         format!("  downloaded         {}", bytes_text(downloaded)),
         format!("  uploaded           {}", bytes_text(uploaded)),
     ];
-    for gate in peering_gates {
-        lines.push(format!("  no peers now       {gate}"));
+    for gate in gates {
+        lines.push(format!(
+            "  closed now         {} ({})",
+            gate.message, gate.code
+        ));
     }
     lines.join("\n")
 }

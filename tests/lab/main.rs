@@ -26,11 +26,14 @@ mod origin;
 mod peer;
 mod process;
 
+mod cache_host;
 mod crash;
+mod gates;
 mod harness;
 mod hostile;
 mod idle;
 mod loopback;
 mod outage;
 mod scope;
+mod selection;
 mod sharing;

@@ -12,6 +12,7 @@
 pub mod api;
 mod bans;
 mod cache;
+mod cache_hosts;
 mod config;
 mod counters;
 mod dial;
@@ -21,6 +22,7 @@ mod errors;
 mod incoming;
 mod jobs;
 mod limiter;
+mod machine;
 mod metadata;
 mod places;
 mod request;

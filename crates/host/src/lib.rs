@@ -31,7 +31,7 @@ pub use power::power;
 pub use root::Root;
 pub use watch::Changes;
 
-use dosvc_policy::{Adapter, AdapterKind, Device, GroupFacts};
+use dosvc_policy::{Adapter, AdapterKind, Device};
 use std::path::Path;
 
 /// The time of day, the date and the zone as a person at this machine reads them: what timetables (business
@@ -80,16 +80,8 @@ impl Host {
         lease(&self.root, now).or(connectivity.lease.clone())
     }
 
-    /// What can name the machine's group, the tenant left out, which only the configuration knows. Programs may be
-    /// asked for it: see [`directory`].
-    pub fn group_facts(&self, lease: &Lease) -> GroupFacts {
-        let Directory { site, sid } = directory(&self.root);
-        GroupFacts {
-            ad_site: site,
-            domain_sid: sid,
-            dhcp_option: lease.group.clone(),
-            dns_suffix: lease::dns_suffix(&self.root, lease),
-            tenant_id: None,
-        }
+    /// The connection's DNS suffix: what DHCP said, else the first name that the resolver searches in.
+    pub fn dns_suffix(&self, lease: &Lease) -> Option<String> {
+        lease::dns_suffix(&self.root, lease)
     }
 }

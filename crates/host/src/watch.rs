@@ -103,7 +103,7 @@ async fn readable(source: Option<&AsyncFd<OwnedFd>>, counts: fn(&[u8]) -> bool) 
         return std::future::pending().await;
     };
     loop {
-        match source.async_io(Interest::READABLE, |fd| read(fd)).await {
+        match source.async_io(Interest::READABLE, read).await {
             Ok(message) if counts(&message) => return,
             Ok(_) => {}
             // Messages were lost because too many came: that is a change, too.

@@ -2,7 +2,7 @@
 
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, OriginError};
-use dosvc_scheduler::FetchId;
+use dosvc_scheduler::{FetchId, SourceKind};
 use dosvc_wire::net::{BlockBuf, BlockPool, Throttle};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -24,6 +24,7 @@ pub(super) enum HttpEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FetchKey {
     pub(super) source: u32,
+    pub(super) kind: SourceKind,
     pub(super) fetch: FetchId,
 }
 
