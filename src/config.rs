@@ -118,6 +118,8 @@ pub(crate) struct TransferConfig {
     pub(crate) max_active_foreground: usize,
     /// The most background downloads that run at once; others wait.
     pub(crate) max_active_background: usize,
+    /// The most contents that are uploaded at once; they take turns when there are more.
+    pub(crate) max_active_uploads: usize,
     /// Threads that hash pieces; `None`: one for each processor.
     pub(crate) hash_threads: Option<usize>,
 }
@@ -291,6 +293,7 @@ impl Config {
             transfers: TransferConfig {
                 max_active_foreground: 16,
                 max_active_background: 8,
+                max_active_uploads: 4,
                 hash_threads: None,
             },
             managed: ManagedConfig {

@@ -230,6 +230,19 @@ pub(crate) const KEYS: &[KeySpec] = &[
         show: |config| config.transfers.max_active_background.to_string(),
     },
     KeySpec {
+        path: "transfers.max_active_uploads",
+        default: Some("4"),
+        example: "",
+        allowed: "1 to 1000",
+        doc: "The most contents that are uploaded at once; they take turns of ten seconds when there are more. All are offered.",
+        restart: false,
+        set: |config, raw| {
+            config.transfers.max_active_uploads = count(raw, 1, 1000)?;
+            Some(())
+        },
+        show: |config| config.transfers.max_active_uploads.to_string(),
+    },
+    KeySpec {
         path: "transfers.hash_threads",
         default: Some("0"),
         example: "",

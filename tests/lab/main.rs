@@ -34,6 +34,7 @@ mod hostile;
 mod idle;
 mod loopback;
 mod outage;
+mod policy;
 mod scope;
 mod selection;
 mod sharing;

@@ -2,15 +2,18 @@
 
 use crate::{
     api::JobId,
+    bandwidth::Bandwidth,
     bans::Bans,
     cache_hosts::CacheHosts,
     config::EngineConfig,
     counters::Totals,
-    limiter::Budgets,
+    limiter::{Budgets, Limiter},
     machine::Facts,
+    month::Ledger,
     places::Places,
     swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
+    uploads::UploadTurns,
     workers::Workers,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -46,6 +49,9 @@ const DISCOVERY_GRACE_FOREGROUND: Duration = Duration::from_millis(500);
 /// The same in the background, where nobody waits: the answers to the second question too, for a question or an
 /// answer by multicast may be lost, and RFC 6762 (section 5.2) has the second one a second after the first.
 const DISCOVERY_GRACE_BACKGROUND: Duration = Duration::from_millis(1500);
+/// What peers must give so that a foreground download leaves HTTP alone. No policy says so; it is the default of the one
+/// for background downloads.
+const FOREGROUND_QOS_BPS: u64 = 20 << 20;
 /// How old a snapshot of the machine's links may be.
 const LINKS_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -134,7 +140,7 @@ impl Settings {
         }
     }
 
-    /// Which peers are given anything.
+    /// Which peers gates let have anything.
     fn giving(&self) -> Giving {
         let permits = |class| self.gates.permit_upload(class);
         Giving {
@@ -158,7 +164,6 @@ impl Settings {
         config.foreground = foreground;
         let delays = dosvc_policy::http_delays(policies, foreground);
         config.cache_fallback_delay = delays.cache_fallback;
-        config.giving = self.giving();
         // Without peers there is nothing to wait for.
         if peers {
             config.http_delay = delays.for_peers;
@@ -170,7 +175,11 @@ impl Settings {
         } else {
             config.discovery_grace = Duration::ZERO;
         }
-        config.qos_bps = Some(policies.min_background_qos().bps());
+        config.qos_bps = Some(if foreground {
+            FOREGROUND_QOS_BPS
+        } else {
+            policies.min_background_qos().bps()
+        });
         config
     }
 }
@@ -189,8 +198,13 @@ pub(crate) struct Shared {
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
+    /// What keeps the budgets at what they should be.
+    pub(crate) bandwidth: Bandwidth,
+    /// What was uploaded this month.
+    pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
+    pub(crate) upload_turns: UploadTurns,
     pub(crate) incoming: Arc<Semaphore>,
     pub(crate) outgoing: Arc<Semaphore>,
     /// Connections of peers that dialled us, by their address.
@@ -242,8 +256,18 @@ impl Shared {
             settings.config.active_foreground_max,
             settings.config.active_background_max,
         );
+        let upload_turns = UploadTurns::new(settings.config.active_uploads_max);
+        let budgets = Budgets {
+            foreground: Limiter::new(None),
+            background: Limiter::new(None),
+            upload: Limiter::new(None),
+        };
+        let bandwidth = Bandwidth::default();
+        bandwidth.apply(&budgets, &settings.config.policies);
         Self {
-            budgets: Arc::new(budgets(&settings)),
+            budgets: Arc::new(budgets),
+            bandwidth,
+            ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             peer_id,
@@ -256,6 +280,7 @@ impl Shared {
             pool,
             totals: Totals::default(),
             turns,
+            upload_turns,
             incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
             places: Arc::default(),
@@ -282,21 +307,26 @@ impl Shared {
 
     /// Puts new settings in force, in running swarms too.
     pub(crate) fn replace_settings(&self, settings: Settings) {
-        self.budgets
-            .foreground
-            .set_rate(settings.config.policies.max_foreground_download_bandwidth());
-        self.budgets
-            .background
-            .set_rate(settings.config.policies.max_background_download_bandwidth());
-        self.budgets
-            .upload
-            .set_rate(settings.config.policies.max_upload_bandwidth());
+        self.bandwidth
+            .apply(&self.budgets, &settings.config.policies);
+        self.upload_turns
+            .set_max(settings.config.active_uploads_max);
         self.turns.set_limits(
             settings.config.active_foreground_max,
             settings.config.active_background_max,
         );
         self.settings.store(Arc::new(settings));
         self.tell_swarms();
+    }
+
+    /// Who may be given anything, as far as the whole device is concerned.
+    pub(crate) fn giving(&self) -> Giving {
+        let settings = self.settings();
+        let cap = settings.config.policies.monthly_upload_data_cap();
+        settings.giving().and(Giving {
+            internet: !self.ledger.is_reached(cap),
+            ..Giving::ALL
+        })
     }
 
     /// Lets every swarm look at its scope and at the settings again.
@@ -399,6 +429,12 @@ impl Shared {
             links.0 = Instant::now();
         }
         ask(&links.1)
+    }
+
+    /// Whether the address lies in one of our subnets, or on this machine.
+    pub(crate) fn is_in_lan(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback() || self.with_links(|links| links.on_link(address))
     }
 
     /// Whether the address is one of this machine's.
@@ -565,15 +601,6 @@ impl Drop for Deleting<'_> {
         if let Some(at) = deleting.iter().position(|key| *key == self.key) {
             deleting.swap_remove(at);
         }
-    }
-}
-
-fn budgets(settings: &Settings) -> Budgets {
-    let policies = &settings.config.policies;
-    Budgets {
-        foreground: crate::limiter::Limiter::new(policies.max_foreground_download_bandwidth()),
-        background: crate::limiter::Limiter::new(policies.max_background_download_bandwidth()),
-        upload: crate::limiter::Limiter::new(policies.max_upload_bandwidth()),
     }
 }
 

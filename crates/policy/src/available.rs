@@ -2,7 +2,7 @@
 //!
 //! A share of the bandwidth needs to know the whole. Nobody but the download itself can tell: what a network card
 //! could do says little of the way to a server. So every few minutes the limits that are shares are lifted for a few
-//! seconds, and the best rate that was sustained over two of them is what is available until the next time. What piled
+//! seconds, and the best rate that was sustained over three of them is what is available until the next time. What piled
 //! up in the system's buffers while a limit was in force does not count: the first half second is left out.
 
 use dosvc_content::ByteRate;
@@ -12,7 +12,7 @@ use std::{
 };
 
 /// A rate counts when it was kept up for this long.
-const SUSTAINED: Duration = Duration::from_secs(2);
+const SUSTAINED: Duration = Duration::from_secs(3);
 /// The beginning of a measurement that does not count: full buffers, connections that start slowly.
 const SETTLING: Duration = Duration::from_millis(500);
 /// A measurement ends when the best rate has not grown by more than this (in parts of a hundred) …
@@ -272,7 +272,7 @@ mod tests {
             rig.link = link * MB;
             rig.run(Duration::from_secs(1));
         }
-        rig.run(Duration::from_secs(4));
+        rig.run(Duration::from_secs(5));
         let available = rig.estimator.available().unwrap().bps();
         assert!(available >= 78 * MB / 10, "{available}");
     }
