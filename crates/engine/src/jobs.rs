@@ -76,6 +76,7 @@ impl Job {
             connections: SourceBytes::default(),
             num_peers: 0,
             foreground: request.foreground,
+            cache_host: None,
             download_mode: mode.number(),
             verified_by_hash_file: false,
             waiting: None,
@@ -250,7 +251,7 @@ impl Job {
         let settings = shared.settings();
         let policies = &settings.config.policies;
         let judge = |facts: &ContentFacts| {
-            effective_mode(policies, self.request.mode, facts, &settings.device)
+            effective_mode(policies, self.request.mode, facts, &settings.gates)
                 .map_err(|e| JobError::new(e.hresult(), e.to_string()))
         };
         let mode = judge(&ContentFacts::default())?;
@@ -376,6 +377,7 @@ impl Job {
         let attachment = Attachment {
             job: self.id,
             foreground: self.request.foreground,
+            urls: self.request.urls.clone(),
             origin,
             peers: self.request.peers.clone(),
         };
@@ -444,6 +446,7 @@ impl Job {
             s.connections = now.connections;
             s.num_peers = now.num_peers;
             s.waiting.clone_from(&now.waiting);
+            s.cache_host.clone_from(&now.cache_host);
             s.duration_ms = duration_ms;
         });
     }

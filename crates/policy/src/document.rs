@@ -52,6 +52,10 @@ Where Microsoft's pages contradict each other or say nothing, this is what dosvc
 | Hash checks in mode 99 | none | no hash file is looked for; one that the caller gives is checked all the same |
 | Hours: 0 per cent | nothing | dynamic, as in the other percentage policies |
 | Hours: which clock, past midnight | nothing | local time; `from` is inside, `to` is not; `from` after `to` crosses midnight; equal: the whole day |
+| What a metered connection closes | nothing for peering; a cost policy for downloads | peers beyond the LAN, and HTTP for background downloads |
+| What a VPN closes | no peering, or no uploads | peers both ways; with `restrict_peer_selection_by` = 2 nothing |
+| Letters of `vpn_keywords` | nothing | their case does not matter |
+| `group_id_source` 1, 2 or 5 that has nothing | only 3 and 4 fall back to the automatic order | as written: no group, and no peers |
 | Fallback delay with several cache hosts | the first server only (older), or per file (2025) | per file (newest text) |
 | Order of `cache_host` | in order, or round robin | in order from the first; the next one after a failure |
 | Scheme and port in `cache_host` | nothing; the Linux agent takes a scheme | both may be given |
