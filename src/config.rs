@@ -70,6 +70,8 @@ pub(crate) struct Config {
 pub(crate) struct DaemonConfig {
     /// Cache, state and peer id lie here.
     pub(crate) state_dir: PathBuf,
+    /// The folder under which the machine's own files are seen.
+    pub(crate) host_root: PathBuf,
     /// Addresses for peers (TCP); port 0 takes a free one; empty: no peer can connect to us.
     pub(crate) listen: Vec<SocketAddr>,
     /// The Unix socket of the local API.
@@ -98,6 +100,8 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) dns_sd: bool,
     /// Peers to try for every content.
     pub(crate) peers: Vec<SocketAddr>,
+    /// The Entra tenant's id, a source of the group's id.
+    pub(crate) tenant_id: Option<String>,
 }
 
 /// The table `[cache]`.
@@ -273,6 +277,7 @@ impl Config {
                 ],
                 api_socket: options.api_socket(&state_dir),
                 api_group: None,
+                host_root: "/".into(),
                 log_format: LogFormat::Text,
                 log_level: "info".to_owned(),
                 state_dir,
@@ -280,6 +285,7 @@ impl Config {
             discovery: DiscoveryConfig {
                 dns_sd: true,
                 peers: Vec::new(),
+                tenant_id: None,
             },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,

@@ -75,13 +75,18 @@ fn engine_config(config: &Config) -> EngineConfig {
     let DaemonConfig {
         state_dir,
         listen,
+        host_root,
         // What `run` itself goes by.
         api_socket: _,
         api_group: _,
         log_format: _,
         log_level: _,
     } = &config.daemon;
-    let DiscoveryConfig { dns_sd, peers } = &config.discovery;
+    let DiscoveryConfig {
+        dns_sd,
+        peers,
+        tenant_id,
+    } = &config.discovery;
     let TransferConfig {
         max_active_foreground,
         max_active_background,
@@ -93,6 +98,8 @@ fn engine_config(config: &Config) -> EngineConfig {
         policies: config.policies.clone(),
         state_dir: state_dir.clone(),
         listen: listen.clone(),
+        host_root: host_root.clone(),
+        tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
@@ -185,10 +192,16 @@ mod tests {
         ("daemon.listen", "127.0.0.1:1", true),
         ("daemon.api_socket", "/elsewhere/api.sock", false),
         ("daemon.api_group", "fleet", false),
+        ("daemon.host_root", "/host", true),
         ("daemon.log_format", "json", false),
         ("daemon.log_level", "debug", false),
         ("discovery.dns_sd", "false", true),
         ("discovery.peers", "192.0.2.1", true),
+        (
+            "discovery.tenant_id",
+            "00000000-0000-0000-0000-000000000009",
+            true,
+        ),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),

@@ -131,7 +131,7 @@ fn service_text(status: &EngineStatus) -> String {
         cache_bytes_max,
         disk_total_bytes,
         disk_available_bytes,
-        peering_gates,
+        gates,
         downloaded,
         uploaded,
         bandwidth,
@@ -182,8 +182,11 @@ fn service_text(status: &EngineStatus) -> String {
             format_bytes(month.internet_bytes)
         ));
     }
-    for gate in peering_gates {
-        lines.push(format!("  no peers now       {gate}"));
+    for gate in gates {
+        lines.push(format!(
+            "  closed now         {} ({})",
+            gate.message, gate.code
+        ));
     }
     lines.join("\n")
 }

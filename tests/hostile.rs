@@ -55,11 +55,12 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n\
+            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nhost_root = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n\
              [delivery_optimization]\nmin_file_size_to_cache = 1\nmin_ram_allowed_to_peer = 1\n\
              min_disk_size_allowed_to_peer = 1\n",
             folder.path().join("state"),
             folder.path().join("api.sock"),
+            folder.path().join("no-host"),
         );
         fs::write(folder.path().join("dosvc.toml"), text).unwrap();
         Self(folder)

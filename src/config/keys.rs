@@ -1,6 +1,7 @@
 //! The one table of keys that are no policies. The parser, the sample and the reload come from it.
 
 use super::{Config, LogFormat, PublicKey, SWARM_PORT};
+use dosvc_content::GroupId;
 use dosvc_policy::{POLICIES, Percent, Policy, RawValue, nearest};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -104,6 +105,19 @@ pub(crate) const KEYS: &[KeySpec] = &[
         show: |config| quoted(config.daemon.api_group.as_deref().unwrap_or_default()),
     },
     KeySpec {
+        path: "daemon.host_root",
+        default: Some("\"/\""),
+        example: "",
+        allowed: "an absolute folder",
+        doc: "Where the machine's own files (proc, sys, run, var, etc) are seen: in a container, where the host's are mounted.",
+        restart: true,
+        set: |config, raw| {
+            config.daemon.host_root = absolute_path(raw, usize::MAX)?;
+            Some(())
+        },
+        show: |config| quoted(config.daemon.host_root.display()),
+    },
+    KeySpec {
         path: "daemon.log_format",
         default: Some("\"text\""),
         example: "",
@@ -161,6 +175,20 @@ pub(crate) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| list(&config.discovery.peers),
+    },
+    KeySpec {
+        path: "discovery.tenant_id",
+        default: None,
+        example: "\"00000000-0000-0000-0000-000000000001\"",
+        allowed: "a GUID",
+        doc: "The Entra tenant's id: the group's id when group_id_source is 5, or when nothing else gives one.",
+        restart: false,
+        set: |config, raw| {
+            let id = raw.text()?.trim();
+            config.discovery.tenant_id = GroupId::is_guid(id).then(|| Some(id.to_owned()))?;
+            Some(())
+        },
+        show: |config| quoted(config.discovery.tenant_id.as_deref().unwrap_or_default()),
     },
     KeySpec {
         path: "cache.keep_free_percent",

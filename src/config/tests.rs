@@ -81,6 +81,7 @@ fn without_anything_the_daemon_runs_in_lan_mode() {
             ],
             api_socket: "/run/dosvc/api.sock".into(),
             api_group: None,
+            host_root: "/".into(),
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }

@@ -121,6 +121,7 @@ fn configuration_text(folder: &Path, socket: &Path) -> String {
          allow_vpn_peer_caching = 1\n\
          max_cache_size = 100\n\
          [daemon]\n\
+         host_root = {}\n\
          state_dir = {}\n\
          api_socket = {}\n\
          listen = [\"127.0.0.1:0\"]\n\
@@ -128,6 +129,8 @@ fn configuration_text(folder: &Path, socket: &Path) -> String {
          dns_sd = false\n\
          [cache]\n\
          keep_free_percent = 0\n",
+        // Nothing is there: nothing is known that could close a gate.
+        text(&folder.join("no-host")),
         text(&folder.join("state")),
         text(socket),
     )

@@ -196,6 +196,7 @@ pub(crate) mod tests {
                 ..SourceBytes::default()
             },
             num_peers: 2,
+            cache_host: None,
             foreground: false,
             download_mode: 1,
             verified_by_hash_file: true,

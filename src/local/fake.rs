@@ -131,6 +131,7 @@ impl Local for Engine {
             rate_bps: 0,
             connections: SourceBytes::default(),
             num_peers: 2,
+            cache_host: None,
             foreground: request.foreground,
             download_mode: self.state().mode,
             verified_by_hash_file: true,
@@ -293,7 +294,7 @@ impl Local for Engine {
             cache_bytes_max: 10 << 30,
             disk_total_bytes: 100 << 30,
             disk_available_bytes: 50 << 30,
-            peering_gates: Vec::new(),
+            gates: Vec::new(),
             downloaded: SourceBytes {
                 lan: 3 << 30,
                 http: 1 << 30,

@@ -39,6 +39,8 @@ pub(super) struct FileRecord {
     download_mode: Option<u8>,
     #[serde(rename = "SourceURL")]
     source_url: Option<String>,
+    /// The cache host that gave something last.
+    cache_host: Option<String>,
     num_peers: u32,
     predefined_caller_application: String,
     expire_on: Option<String>,
@@ -124,6 +126,7 @@ impl FileRecord {
             source_url: job
                 .and_then(|job| job.source_url.clone())
                 .or_else(|| entry.and_then(|entry| entry.urls.first().cloned())),
+            cache_host: job.and_then(|job| job.cache_host.clone()),
             num_peers: job.map_or(0, |job| job.num_peers),
             predefined_caller_application: job.map(|job| job.caller.clone()).unwrap_or_default(),
             expire_on: entry.and_then(|entry| entry.expire_on).and_then(timestamp),
@@ -274,12 +277,12 @@ mod tests {
     fn json_has_the_names_of_the_cmdlet() {
         let record = &records(vec![status()], vec![entry(&status().file_id)])[0];
         let json = serde_json::to_value(record).unwrap();
-        // monitoring.md, section 2; CacheHost is not known to the engine yet.
+        // monitoring.md, section 2.
         for name in "FileId FileSize FileSizeInCache TotalBytesDownloaded PercentPeerCaching BytesFromPeers BytesFromHttp \
             Status Priority BytesFromCacheServer BytesFromLanPeers BytesFromLinkLocalPeers BytesFromGroupPeers \
             BytesFromInternetPeers BytesToLanPeers BytesToLinkLocalPeers BytesToGroupPeers BytesToInternetPeers \
             DownloadDuration HttpConnectionCount CacheServerConnectionCount LanConnectionCount LinkLocalConnectionCount \
-            GroupConnectionCount InternetConnectionCount DownloadMode SourceURL NumPeers PredefinedCallerApplication \
+            GroupConnectionCount InternetConnectionCount DownloadMode SourceURL CacheHost NumPeers PredefinedCallerApplication \
             ExpireOn IsPinned"
             .split_whitespace()
         {

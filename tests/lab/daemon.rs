@@ -177,12 +177,16 @@ impl Daemon {
 }
 
 /// Writes a machine's configuration: state and socket in its own folder, and whatever else is given. How full the
-/// disk is that the suite runs on does not matter.
+/// disk is that the suite runs on does not matter, nor what its machine is: it is looked at where `daemon` says.
 pub(crate) fn write_config(node: &Node, daemon: &str, tables: &str) -> PathBuf {
     let (config, state) = (node.dir().join("dosvc.toml"), node.dir().join("state"));
     let socket = node.socket_dir().join("api");
+    let host = match daemon.contains("host_root") {
+        true => String::new(),
+        false => format!("host_root = {:?}\n", node.dir().join("no-host")),
+    };
     let text = format!(
-        "[cache]\nkeep_free_percent = 0\n[daemon]\nstate_dir = {state:?}\napi_socket = {socket:?}\n{daemon}\n\n{tables}\n"
+        "[cache]\nkeep_free_percent = 0\n[daemon]\n{host}state_dir = {state:?}\napi_socket = {socket:?}\n{daemon}\n\n{tables}\n"
     );
     fs::write(&config, text).expect("the node's folder can be written");
     config

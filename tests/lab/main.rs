@@ -26,7 +26,9 @@ mod origin;
 mod peer;
 mod process;
 
+mod cache_host;
 mod crash;
+mod gates;
 mod harness;
 mod hostile;
 mod idle;
@@ -34,4 +36,5 @@ mod loopback;
 mod outage;
 mod policy;
 mod scope;
+mod selection;
 mod sharing;

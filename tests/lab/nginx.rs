@@ -26,6 +26,8 @@ pub(crate) struct Nginx {
 pub(crate) struct Request {
     pub(crate) client: IpAddr,
     pub(crate) path: String,
+    /// What stands behind the question mark.
+    pub(crate) query: String,
     /// Bytes of the body that nginx sent.
     pub(crate) body_bytes: u64,
 }
@@ -114,7 +116,7 @@ worker_processes 2;
 pid {dir}/pid;
 events {{ worker_connections 1024; }}
 http {{
-  log_format lab '$remote_addr $status $body_bytes_sent $uri';
+  log_format lab '$remote_addr $status $body_bytes_sent $uri $args';
   access_log {dir}/access.log lab;
   client_body_temp_path {dir}/body;
   proxy_temp_path {dir}/proxy;
@@ -138,6 +140,8 @@ fn parse(line: &str) -> Option<Request> {
     Some(Request {
         client,
         path: fields.next()?.to_owned(),
+        // nginx writes a dash for none.
+        query: fields.next()?.trim_start_matches('-').to_owned(),
         body_bytes,
     })
 }

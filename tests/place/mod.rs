@@ -24,9 +24,11 @@ impl Place {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n[cache]\nkeep_free_percent = 0\n",
+            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nhost_root = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n[cache]\nkeep_free_percent = 0\n",
             folder.path().join("state"),
             folder.path().join("api.sock"),
+            // Whether this machine runs on battery or over a VPN does not matter.
+            folder.path().join("no-host"),
         );
         fs::write(folder.path().join("dosvc.toml"), text).unwrap();
         Self { folder }

@@ -33,12 +33,16 @@ impl HResult {
     pub const BAD_CONTENT_ID: Self = Self(0x80D0_2202);
     /// Ranges expected.
     pub const RANGES_EXPECTED: Self = Self(0x80D0_2204);
+    /// Participation throttled.
+    pub const PARTICIPATION_THROTTLED: Self = Self(0x80D0_3001);
     /// Blocked by user or admin settings (typical: Bypass mode).
     pub const BLOCKED_BY_SETTINGS: Self = Self(0x80D0_3002);
     /// Cost policy (metered).
     pub const COST_POLICY: Self = Self(0x80D0_3801);
     /// Mode not allowed by content policy.
     pub const MODE_NOT_ALLOWED_BY_CONTENT: Self = Self(0x80D0_3802);
+    /// Power state.
+    pub const POWER_STATE: Self = Self(0x80D0_3804);
     /// No network.
     pub const NO_NETWORK: Self = Self(0x80D0_3805);
     /// Mode not allowed by device policy.

@@ -153,6 +153,9 @@ pub struct JobStatus {
     pub num_peers: u32,
     /// Foreground or background.
     pub foreground: bool,
+    /// The cache host that gave something last.
+    #[serde(default)]
+    pub cache_host: Option<String>,
     /// Effective mode of this content (download-modes, section 2.5): 99 when there is no hash file.
     pub download_mode: u8,
     /// True when every byte is checked against a hash file.
@@ -219,6 +222,31 @@ pub struct PeerInfo {
     pub pieces: (u32, u32),
 }
 
+/// A gate that is closed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GateStatus {
+    /// A word for scripts: `ram`, `disk`, `group`, `vpn`, `vpn_cache_host`, `battery`, `metered`, `monthly_cap`.
+    pub name: String,
+    /// The HRESULT, as `0x80D03804`.
+    pub code: String,
+    /// Why, in plain words.
+    pub message: String,
+    /// What it closes.
+    pub closes: Vec<String>,
+}
+
+impl GateStatus {
+    pub(crate) fn of(gate: &dosvc_policy::Gate) -> Self {
+        let closes = gate.closes().names();
+        Self {
+            name: gate.name().to_owned(),
+            code: gate.hresult().to_string(),
+            message: gate.to_string(),
+            closes: closes.into_iter().map(str::to_owned).collect(),
+        }
+    }
+}
+
 /// The engine as a whole.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EngineStatus {
@@ -244,8 +272,8 @@ pub struct EngineStatus {
     pub disk_total_bytes: u64,
     /// Bytes of that disk that are free for us.
     pub disk_available_bytes: u64,
-    /// Why peers are not used although the mode allows them; empty when they are.
-    pub peering_gates: Vec<String>,
+    /// What is closed although the mode permits it, and why; empty when nothing is.
+    pub gates: Vec<GateStatus>,
     /// Bytes downloaded since the start.
     pub downloaded: SourceBytes,
     /// Bytes uploaded since the start.

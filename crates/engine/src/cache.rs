@@ -11,7 +11,7 @@ use crate::{
 use dosvc_content::HResult;
 use dosvc_host::Disk;
 use dosvc_piece_store::{ContentInfo, ContentKey, StoreError};
-use dosvc_policy::DiskSpace;
+use dosvc_policy::{DiskSpace, PeerClass};
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -87,6 +87,7 @@ fn entry(shared: &Shared, settings: &Settings, info: &ContentInfo) -> CacheEntry
             .map_or_else(SourceBytes::default, |p| p.borrow().uploaded),
         shared: hash.is_some()
             && shared.scope_of(&info.key).peering
+            && settings.gates.permit_upload(PeerClass::Lan)
             && settings.is_large_enough(size)
             && info.have_count > 0,
     }

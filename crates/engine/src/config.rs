@@ -3,7 +3,8 @@
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
-/// Settings of an engine. Everything but `state_dir`, `listen`, `dns_sd` and `hash_threads` may change while it runs.
+/// Settings of an engine. Everything but `state_dir`, `listen`, `host_root`, `dns_sd` and `hash_threads` may
+/// change while it runs.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// The Delivery Optimization policies.
@@ -12,6 +13,10 @@ pub struct EngineConfig {
     pub state_dir: PathBuf,
     /// Addresses to listen on for peers, while the mode permits peers. Port 0: any free one.
     pub listen: Vec<SocketAddr>,
+    /// The folder under which the machine's own files (`proc`, `sys`, `run`, `var`, `etc`) are seen.
+    pub host_root: PathBuf,
+    /// The Entra tenant's id, a source of the group's id.
+    pub tenant_id: Option<String>,
     /// Whether peers are looked for by DNS-SD on the link, while the mode permits peers.
     pub dns_sd: bool,
     /// Peers to try for every content.
@@ -39,6 +44,8 @@ impl EngineConfig {
                 SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 7680)),
                 SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 7680)),
             ],
+            host_root: PathBuf::from("/"),
+            tenant_id: None,
             dns_sd: true,
             static_peers: Vec::new(),
             active_foreground_max: 8,

@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
-        JobState, JobStatus, MonthStatus, PeerInfo,
+        CacheEntry, EngineStatus, Explanation, GateStatus, GetRequest, ImportRequest, JobError,
+        JobId, JobState, JobStatus, MonthStatus, PeerInfo,
     },
     bandwidth,
     cache::{self, JobUse},
@@ -12,6 +12,7 @@ use crate::{
     errors::{deliver_error, internal_error, storage_error},
     explain,
     jobs::{Control, Job},
+    machine::{self, Facts},
     month,
     request::{Request, parse_hash_file},
     shared::{Parts, Settings, Shared, lock},
@@ -20,10 +21,10 @@ use crate::{
 };
 use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
 use dosvc_discovery::DiscoveryError;
-use dosvc_host::Links;
+use dosvc_host::{Connectivity, Directory, Host, Links, Root};
 use dosvc_origin::{OriginClient, OriginConfig, OriginError};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
-use dosvc_policy::MonthlyUploads;
+use dosvc_policy::{Gate, MonthlyUploads};
 use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
@@ -113,23 +114,26 @@ impl Engine {
     /// [`EngineError`] says what could not be had. Nothing keeps running then.
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         refuse_bypass(&config)?;
-        let state_dir = config.state_dir.clone();
-        let hash_threads = config.hash_threads;
-        let (store, peer_id) = tokio::task::spawn_blocking(move || {
-            let mut store_config = StoreConfig::new(&state_dir);
-            if let Some(threads) = hash_threads {
+        let host = Host::new(Root::new(&config.host_root));
+        let (store, peer_id, settings, host) = tokio::task::spawn_blocking(move || {
+            let mut store_config = StoreConfig::new(&config.state_dir);
+            if let Some(threads) = config.hash_threads {
                 store_config.hash_threads = threads.get();
             }
             let store = Store::open(store_config)?;
-            let peer_id = load_peer_id(&state_dir)?;
-            Ok::<_, EngineError>((store, peer_id))
+            let peer_id = load_peer_id(&config.state_dir)?;
+            // Who has to be asked and may not answer is asked later.
+            let (bus, directory) = (Connectivity::default(), Directory::default());
+            let facts = Facts::look(&host, &config, bus, directory);
+            Ok::<_, EngineError>((store, peer_id, Settings::new(config, facts), host))
         })
         .await
         .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
         let shared = Arc::new(Shared::new(Parts {
-            settings: Settings::new(config),
+            settings,
             peer_id,
             store,
+            host,
             origins: OriginClient::new(OriginConfig::default())?,
             pool: BlockPool::new(BLOCK_LENGTH_MAX as usize, BLOCK_BUFFERS_MAX),
             links: Links::snapshot().map_err(EngineError::Interfaces)?,
@@ -143,6 +147,8 @@ impl Engine {
             shared.cancel.cancel();
             return Err(error);
         }
+        machine::log_changes(None, &shared.settings());
+        shared.tasks.spawn(machine::follow(engine.clone()));
         shared.tasks.spawn(upkeep::sync_store(Arc::clone(&shared)));
         shared.tasks.spawn(upkeep::keep_cache(Arc::clone(&shared)));
         shared.tasks.spawn(bandwidth::keep(Arc::clone(&shared)));
@@ -156,9 +162,6 @@ impl Engine {
     async fn open_to_peers(&self) -> Result<(), EngineError> {
         let shared = &self.shared;
         let settings = shared.settings();
-        for gate in &settings.gates {
-            tracing::warn!(reason = gate, "peers are not used");
-        }
         let mut doors = self.doors.lock().await;
         if let Some(unsuitable) = doors.take_if(|doors| !doors.suit(&settings)) {
             unsuitable.shut(shared).await;
@@ -232,7 +235,7 @@ impl Engine {
             &settings.config.policies,
             requested,
             &dosvc_policy::ContentFacts::default(),
-            &settings.device,
+            &settings.gates,
         )
         .map(|_| ())
         .map_err(|e| JobError::new(e.hresult(), e.to_string()))
@@ -440,7 +443,12 @@ impl Engine {
             cache_bytes_max: cache::bytes_max(&settings, disk, cache_bytes),
             disk_total_bytes: disk.total,
             disk_available_bytes: disk.available,
-            peering_gates: settings.gates.clone(),
+            gates: settings
+                .gates
+                .iter()
+                .chain(&monthly_cap(shared, &settings))
+                .map(GateStatus::of)
+                .collect(),
             downloaded: shared.totals.downloaded(),
             uploaded: shared.totals.uploaded(),
             bandwidth: shared.bandwidth.status(&settings.config.policies),
@@ -473,6 +481,7 @@ impl Engine {
 
     /// Puts new settings in force, in running downloads too. Returns the names of those that need a restart.
     pub async fn reconfigure(&self, config: EngineConfig) -> Vec<String> {
+        let _turn = self.shared.changing.lock().await;
         let old = self.shared.settings();
         let mut restart = Vec::new();
         let mut config = config;
@@ -483,6 +492,7 @@ impl Engine {
         };
         keep("state_dir", config.state_dir != old.config.state_dir);
         keep("listen", config.listen != old.config.listen);
+        keep("host_root", config.host_root != old.config.host_root);
         keep("dns_sd", config.dns_sd != old.config.dns_sd);
         keep(
             "hash_threads",
@@ -490,17 +500,43 @@ impl Engine {
         );
         config.state_dir.clone_from(&old.config.state_dir);
         config.listen.clone_from(&old.config.listen);
+        config.host_root.clone_from(&old.config.host_root);
         config.dns_sd = old.config.dns_sd;
         config.hash_threads = old.config.hash_threads;
-        self.shared.replace_settings(Settings::new(config));
-        if let Err(error) = self.open_to_peers().await {
+        let host = self.shared.host.clone();
+        let settings = tokio::task::spawn_blocking({
+            let old = Arc::clone(&old);
+            move || {
+                let facts = old.facts.look_again(&host, &config);
+                Settings::new(config, facts)
+            }
+        });
+        let result = match settings.await {
+            Ok(settings) => self.put_in_force(settings).await,
+            Err(error) => Err(EngineError::Listen(std::io::Error::other(error))),
+        };
+        if let Err(error) = result {
             tracing::error!(%error, "peers cannot be used");
             restart.push("download_mode".to_owned());
         }
+        // Whoever has to be asked may be wanted now.
+        self.shared.look.notify_one();
+        restart
+    }
+
+    /// Replaces the settings, in running downloads too. The caller holds [`Shared::changing`].
+    pub(crate) async fn put_in_force(&self, settings: Settings) -> Result<(), EngineError> {
+        machine::log_changes(Some(&self.shared.settings()), &settings);
+        self.shared.replace_settings(settings);
+        let opened = self.open_to_peers().await;
         upkeep::review_announcements(&self.shared).await;
         // Again: now there is, or isn't, a discovery to search with.
         self.shared.tell_swarms();
-        restart
+        opened
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Ends everything: no new peers, connections closed, state written.
@@ -548,6 +584,16 @@ fn month_status(shared: &Shared, settings: &Settings) -> MonthStatus {
         internet_bytes: internet,
         upload_limit_reached: shared.ledger.is_reached(cap),
     }
+}
+
+/// The gate that the month's uploads close; they are counted as they go, so it is no part of the settings.
+fn monthly_cap(shared: &Shared, settings: &Settings) -> Option<Gate> {
+    let cap = settings.config.policies.monthly_upload_data_cap()?;
+    let closed = settings.permits.internet && shared.ledger.is_reached(Some(cap));
+    closed.then(|| Gate::MonthlyCap {
+        sent: shared.ledger.uploads().internet,
+        cap,
+    })
 }
 
 fn refuse_bypass(config: &EngineConfig) -> Result<(), EngineError> {

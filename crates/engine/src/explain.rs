@@ -121,7 +121,7 @@ fn mode(
     facts: &ContentFacts,
 ) -> Result<ModeExplanation, JobError> {
     let policies = &settings.config.policies;
-    let effective = effective_mode(policies, requested, facts, &settings.device)
+    let effective = effective_mode(policies, requested, facts, &settings.gates)
         .map_err(|e| JobError::new(e.hresult(), e.to_string()))?;
     Ok(ModeExplanation {
         configured: settings.mode.number(),
@@ -135,7 +135,8 @@ fn mode(
 fn no_peers(settings: &Settings, mode: &ModeExplanation) -> Vec<String> {
     let effective = DownloadMode::from_number(mode.effective.into());
     if effective.is_some_and(|mode| dosvc_policy::permits(mode).peers) {
-        return settings.gates.clone();
+        let closing = settings.gates.iter().filter(|gate| gate.closes().peers);
+        return closing.map(ToString::to_string).collect();
     }
     if mode.reasons.is_empty() {
         return vec![format!("download mode {} has no peers", settings.mode)];

@@ -42,7 +42,7 @@ pub(crate) async fn accept_peers(
         let scope = shared.settings().scope(None);
         let assumed = scope.group.is_some();
         if shared
-            .peer_class(&scope, address.ip(), true, assumed)
+            .peer_class(&scope, address.ip(), shared.may_be_found(), assumed)
             .is_none()
         {
             tracing::debug!(%address, "connection from outside the mode's scope closed");
@@ -152,7 +152,7 @@ fn class_of(
     let proven = scope.group.is_some();
     shared
         .peer_class(scope, address.ip(), false, proven)
-        .or_else(|| shared.peer_class(scope, address.ip(), true, proven))
+        .or_else(|| shared.peer_class(scope, address.ip(), shared.may_be_found(), proven))
         .ok_or_else(|| "outside the mode's scope".to_owned())
 }
 

@@ -5,6 +5,7 @@
 
 use crate::{
     api::JobError,
+    cache_hosts::url_on,
     dial,
     errors::origin_error,
     request::{Request, parse_hash_file},
@@ -15,7 +16,7 @@ use dosvc_content::{
     HResult, HashOfHashes, HashOfHashesHasher, PieceHash, PieceLengths, PiecesHashFile,
     hash_file_urls,
 };
-use dosvc_origin::{OriginError, ShownUrl};
+use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
 use dosvc_wire::{
     Extension, Limits,
@@ -158,13 +159,28 @@ enum Round {
 async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
     let mut missing = "no hash file was found beside the content".to_owned();
     let mut unreachable = None;
-    for candidates in candidates(request) {
+    let origins = candidates(request);
+    let origins = origins.into_iter().map(|urls| (&shared.origins, urls));
+    // Where the origin cannot be reached a cache host may.
+    let settings = shared.settings();
+    let hosts = settings.cache_hosts.iter().filter_map(|host| {
+        let urls = candidates(request).into_iter().flatten();
+        let urls = urls.filter_map(|url| url_on(host, &url)).collect();
+        Some((shared.cache_hosts.client()?, urls))
+    });
+    let mut rounds: Vec<(&OriginClient, Vec<Url>)> = origins.collect();
+    let origin_rounds = rounds.len();
+    rounds.extend(hosts);
+    for (at, (client, candidates)) in rounds.into_iter().enumerate() {
+        if at == origin_rounds && unreachable.is_none() {
+            break;
+        }
         let mut fetches = JoinSet::new();
         for url in candidates {
-            let shared = Arc::clone(shared);
+            let (shared, client) = (Arc::clone(shared), client.clone());
             let trusted = request.trusted;
             fetches.spawn(async move {
-                let result = fetch(&shared, &url, trusted).await;
+                let result = fetch(&shared, &client, &url, trusted).await;
                 (ShownUrl::from(&url), result)
             });
         }
@@ -192,13 +208,13 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
 /// Fetches and judges one hash file; a few at a time, for each may take much memory and time.
 async fn fetch(
     shared: &Shared,
+    client: &OriginClient,
     url: &Url,
     trusted: Option<HashOfHashes>,
 ) -> Result<Result<PiecesHashFile, JobError>, OriginError> {
     // The semaphore is never closed; without a place there is no bound, and nothing worse.
     let _place = shared.hash_file_fetches.acquire().await;
-    let small = shared
-        .origins
+    let small = client
         .fetch_small_if(url, HASH_FILE_BYTES_MAX, looks_like_json)
         .await?;
     let parse = move || parse_hash_file(&small.bytes, trusted.as_ref());

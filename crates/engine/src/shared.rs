@@ -4,12 +4,14 @@ use crate::{
     api::JobId,
     bandwidth::Bandwidth,
     bans::Bans,
+    cache_hosts::CacheHosts,
     config::EngineConfig,
     counters::Totals,
     limiter::{Budgets, Limiter},
+    machine::Facts,
     month::Ledger,
     places::Places,
-    swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
+    swarm::{Attachment, Counted, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
     uploads::UploadTurns,
     workers::Workers,
@@ -17,13 +19,13 @@ use crate::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
 use dosvc_discovery::Discovery;
-use dosvc_host::Links;
+use dosvc_host::{Host, Links};
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
-use dosvc_policy::{Device, PeerClass, Permits, RemoteFacts};
+use dosvc_policy::{Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
-    EXTENSION_VERSION, Extension,
+    CAPABILITY_PARTS, EXTENSION_VERSION, Extension,
     net::{BlockPool, GroupParams},
 };
 use std::{
@@ -59,13 +61,18 @@ pub(crate) struct Settings {
     pub(crate) config: EngineConfig,
     pub(crate) mode: DownloadMode,
     pub(crate) permits: Permits,
-    /// The machine as policies see it.
-    pub(crate) device: Device,
-    /// Why peers aren't used although the mode permits them.
-    pub(crate) gates: Vec<String>,
-    /// Whether peers are used: the mode permits them and every gate is open.
+    /// What is known about the machine.
+    pub(crate) facts: Facts,
+    /// What is closed although the mode permits it.
+    pub(crate) gates: Gates,
+    /// Whether peers are used: the mode permits them and no gate closes them.
     pub(crate) peering: bool,
+    /// The group's id, whatever the mode.
+    pub(crate) group_id: Option<ResolvedGroup>,
+    /// The group that peers must prove to be of in the device's mode.
     pub(crate) group: Option<GroupHash>,
+    /// Cache hosts, in the order in which they are tried; none when they may not be used.
+    pub(crate) cache_hosts: Vec<String>,
 }
 
 /// What one content may have to do with peers: the device's mode, narrowed by what its caller asked for.
@@ -91,7 +98,7 @@ impl Settings {
             Some(_) => DownloadMode::CdnOnly,
         };
         let permits = dosvc_policy::permits(mode);
-        let group = self.config.policies.group_id().map(|g| g.hash());
+        let group = self.group_id.as_ref().map(|group| group.id.hash());
         let group = group.filter(|_| permits.group);
         let peering =
             self.peering && permits.peers && (mode != DownloadMode::Group || group.is_some());
@@ -108,37 +115,38 @@ impl Settings {
         length >= self.config.policies.min_file_size_to_cache()
     }
 
-    pub(crate) fn new(config: EngineConfig) -> Self {
+    pub(crate) fn new(config: EngineConfig, facts: Facts) -> Self {
         let policies = &config.policies;
         let mode = policies.download_mode();
         let permits = dosvc_policy::permits(mode);
-        let device = Device {
-            ram_total: dosvc_host::memory_total().ok(),
-            disk_total: dosvc_host::disk(&config.state_dir).ok().map(|d| d.total),
+        let group_id = facts.group(&config);
+        let gates = dosvc_policy::gates(policies, &facts.device, group_id.is_some());
+        let group = group_id.as_ref().map(|group| group.id.hash());
+        let cache_hosts = if permits.cache_host && gates.permit_cache_hosts() {
+            facts.cache_hosts(policies)
+        } else {
+            Vec::new()
         };
-        let mut gates = Vec::new();
-        let group = policies.group_id().map(|g| g.hash());
-        if permits.peers {
-            gates.extend(
-                dosvc_policy::peering_gates(policies, &device)
-                    .iter()
-                    .map(ToString::to_string),
-            );
-            if mode == DownloadMode::Group && group.is_none() {
-                gates.push(
-                    "download mode 2 (Group) needs group_id; without one there are no peers"
-                        .to_owned(),
-                );
-            }
-        }
         Self {
             mode,
             permits,
-            device,
-            peering: permits.peers && gates.is_empty(),
-            gates,
+            peering: permits.peers && !gates.closed().peers,
             group: group.filter(|_| permits.group),
+            cache_hosts,
+            gates,
+            group_id,
+            facts,
             config,
+        }
+    }
+
+    /// Which peers gates let have anything.
+    fn giving(&self) -> Giving {
+        let permits = |class| self.gates.permit_upload(class);
+        Giving {
+            lan: permits(PeerClass::Lan),
+            group: permits(PeerClass::Group),
+            internet: permits(PeerClass::Internet),
         }
     }
 
@@ -154,14 +162,11 @@ impl Settings {
         seed.copy_from_slice(&self_id.as_bytes()[..8]);
         let mut config = SwarmConfig::new(self_id, u64::from_be_bytes(seed));
         config.foreground = foreground;
-        let delay = if foreground {
-            policies.delay_foreground_download_from_http()
-        } else {
-            policies.delay_background_download_from_http()
-        };
+        let delays = dosvc_policy::http_delays(policies, foreground);
+        config.cache_fallback_delay = delays.cache_fallback;
         // Without peers there is nothing to wait for.
         if peers {
-            config.http_delay = delay;
+            config.http_delay = delays.for_peers;
             config.discovery_grace = if foreground {
                 DISCOVERY_GRACE_FOREGROUND
             } else {
@@ -186,7 +191,9 @@ pub(crate) struct Shared {
     pub(crate) peer_id: PeerId,
     pub(crate) started: Instant,
     pub(crate) store: Arc<Store>,
+    pub(crate) host: Host,
     pub(crate) origins: OriginClient,
+    pub(crate) cache_hosts: CacheHosts,
     pub(crate) hash_file_fetches: Semaphore,
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
@@ -210,6 +217,12 @@ pub(crate) struct Shared {
     links: Mutex<(Instant, Links)>,
     swarms: Mutex<HashMap<ContentKey, SwarmHandle>>,
     bans: Mutex<Bans>,
+    /// Held by who replaces the settings.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The machine is to be looked at.
+    pub(crate) look: Notify,
+    /// A swarm has begun.
+    pub(crate) swarm_started: Notify,
     /// Counts the changes of settings; every swarm watches it.
     settings_changes: watch::Sender<u64>,
     deleting: Mutex<Vec<ContentKey>>,
@@ -221,6 +234,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) peer_id: PeerId,
     pub(crate) store: Arc<Store>,
+    pub(crate) host: Host,
     pub(crate) origins: OriginClient,
     pub(crate) pool: BlockPool,
     pub(crate) links: Links,
@@ -232,6 +246,7 @@ impl Shared {
             settings,
             peer_id,
             store,
+            host,
             origins,
             pool,
             links,
@@ -258,7 +273,9 @@ impl Shared {
             peer_id,
             started: now,
             store,
+            host,
             origins,
+            cache_hosts: CacheHosts::default(),
             hash_file_fetches: Semaphore::new(crate::metadata::HTTP_FETCHES_MAX),
             pool,
             totals: Totals::default(),
@@ -275,6 +292,9 @@ impl Shared {
             links: Mutex::new((now, links)),
             swarms: Mutex::new(HashMap::new()),
             bans: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            look: Notify::new(),
+            swarm_started: Notify::new(),
             settings_changes: watch::Sender::new(0),
             deleting: Mutex::new(Vec::new()),
             next_nonce: AtomicU64::new(0),
@@ -301,11 +321,12 @@ impl Shared {
 
     /// Who may be given anything, as far as the whole device is concerned.
     pub(crate) fn giving(&self) -> Giving {
-        let cap = self.settings().config.policies.monthly_upload_data_cap();
-        Giving {
+        let settings = self.settings();
+        let cap = settings.config.policies.monthly_upload_data_cap();
+        settings.giving().and(Giving {
             internet: !self.ledger.is_reached(cap),
             ..Giving::ALL
-        }
+        })
     }
 
     /// Lets every swarm look at its scope and at the settings again.
@@ -321,11 +342,16 @@ impl Shared {
         self.discovery.load_full()
     }
 
+    /// Whether we announce by DNS-SD: who is on the link and dials us may have found us so.
+    pub(crate) fn may_be_found(&self) -> bool {
+        self.discovery.load().is_some()
+    }
+
     /// Our greeting to a peer.
     pub(crate) fn hello(&self) -> Extension {
         Extension::Hello {
             version: EXTENSION_VERSION,
-            capabilities: 0,
+            capabilities: CAPABILITY_PARTS,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
@@ -343,7 +369,7 @@ impl Shared {
             swarm,
             local: self.peer_id,
             remote,
-            capabilities: 0,
+            capabilities: CAPABILITY_PARTS,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
@@ -388,6 +414,7 @@ impl Shared {
             facts,
             settings.config.policies.restrict_peer_selection_by(),
         )
+        .filter(|class| settings.gates.permit_peer(*class))
     }
 
     fn with_links<T>(&self, ask: impl FnOnce(&Links) -> T) -> T {
@@ -463,7 +490,7 @@ impl Shared {
         self: &Arc<Self>,
         content: &Arc<Content>,
         attachment: Attachment,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Counted>,
     ) -> Option<watch::Receiver<Progress>> {
         self.send_to_swarm(content, Message::Attach(Box::new(attachment), reply))
     }
@@ -477,6 +504,7 @@ impl Shared {
         let key = content.key();
         if swarms.get(&key).is_none_or(|s| s.messages.is_closed()) {
             swarms.insert(key, Swarm::spawn(self, Arc::clone(content)));
+            self.swarm_started.notify_one();
         }
         let swarm = swarms.get(&key)?;
         swarm.messages.try_send(message).ok()?;
@@ -514,6 +542,10 @@ impl Shared {
 
     pub(crate) fn progress_of(&self, key: ContentKey) -> Option<watch::Receiver<Progress>> {
         lock(&self.swarms).get(&key).map(|s| s.progress.clone())
+    }
+
+    pub(crate) fn has_swarms(&self) -> bool {
+        !lock(&self.swarms).is_empty()
     }
 
     pub(crate) fn running_swarms(&self) -> Vec<(ContentKey, SwarmHandle)> {

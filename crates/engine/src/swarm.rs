@@ -9,6 +9,7 @@ mod disk;
 mod explain;
 mod http;
 mod peers;
+mod sources;
 mod transfer;
 
 use crate::{
@@ -29,11 +30,12 @@ use dosvc_discovery::Search;
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
-use dosvc_scheduler::{FetchId, Giving, SourceId, SourceInfo, SourceKind, Swarm as Core};
+use dosvc_scheduler::{FetchId, Giving, SourceId, SourceKind, Swarm as Core};
 use dosvc_wire::net;
 pub(crate) use explain::SwarmView;
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
+use sources::HttpSource;
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -87,7 +89,9 @@ pub(crate) type ConnectionPlaces = (OwnedSemaphorePermit, Option<Place>);
 pub(crate) struct Attachment {
     pub(crate) job: JobId,
     pub(crate) foreground: bool,
-    /// HTTP sources; opened by the job, which may have asked them for facts already.
+    /// Where the content is, for those who have it as the origin has.
+    pub(crate) urls: Vec<Url>,
+    /// The origin; opened by the job, which may have asked them for facts already.
     pub(crate) origin: Option<Origin>,
     /// Peers to try beside those that are discovered.
     pub(crate) peers: Vec<SocketAddr>,
@@ -98,8 +102,8 @@ pub(crate) struct Attachment {
 pub(crate) enum Message {
     /// A peer dialled us and wants this content.
     Incoming(Box<Established>),
-    /// A job wants the content; what progress says before the reply was before the job.
-    Attach(Box<Attachment>, oneshot::Sender<()>),
+    /// A job wants the content. The answer is what was received before, this wish counted.
+    Attach(Box<Attachment>, oneshot::Sender<Counted>),
     /// A job doesn't want it any more.
     Detach(JobId),
     /// Who are the peers?
@@ -109,6 +113,15 @@ pub(crate) enum Message {
     /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
     /// answered.
     Stop(oneshot::Sender<()>),
+}
+
+/// What a swarm has received so far, and for how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Counted {
+    pub(crate) downloaded: SourceBytes,
+    pub(crate) wasted_bytes: u64,
+    /// How often somebody began to want the content.
+    pub(crate) wishes: u64,
 }
 
 /// A swarm as its jobs see it.
@@ -123,6 +136,8 @@ pub(crate) struct Progress {
     pub(crate) connections: SourceBytes,
     pub(crate) num_peers: u32,
     pub(crate) waiting: Option<String>,
+    /// The cache host that gave something last.
+    pub(crate) cache_host: Option<String>,
     pub(crate) error: Option<JobError>,
 }
 
@@ -169,8 +184,14 @@ pub(crate) struct Swarm {
     peers: HashMap<u32, Peer>,
     dials: Dials,
     search: Option<Search>,
-    origins: HashMap<u32, Origin>,
-    fetches: HashMap<FetchId, AbortHandle>,
+    /// HTTP sources that the scheduler knows, and those that a closed gate keeps from it.
+    origins: HashMap<u32, HttpSource>,
+    held: Vec<HttpSource>,
+    /// Where the content is, as those who want it say.
+    urls: Vec<Url>,
+    cache_host: Option<String>,
+    /// Fetches under way, with their source.
+    fetches: HashMap<FetchId, (u32, AbortHandle)>,
 
     /// Blocks of a piece with several, that are written.
     blocks_written: HashMap<PieceIndex, u32>,
@@ -187,6 +208,8 @@ pub(crate) struct Swarm {
     downloaded: SourceBytes,
     uploaded: SourceBytes,
     wasted_bytes: u64,
+    /// See [`Counted::wishes`].
+    wishes: u64,
     rate: RateMeter,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
@@ -247,6 +270,9 @@ impl Swarm {
             dials: Dials::default(),
             search: None,
             origins: HashMap::new(),
+            held: Vec::new(),
+            urls: Vec::new(),
+            cache_host: None,
             fetches: HashMap::new(),
             blocks_written: HashMap::new(),
             unverified: HashMap::new(),
@@ -256,6 +282,7 @@ impl Swarm {
             downloaded: SourceBytes::default(),
             uploaded: SourceBytes::default(),
             wasted_bytes: 0,
+            wishes: 0,
             rate: RateMeter::default(),
             error: None,
             stopping: Vec::new(),
@@ -320,8 +347,8 @@ impl Swarm {
         match message {
             Message::Incoming(peer) => self.add_peer(*peer),
             Message::Attach(attachment, reply) => {
-                self.attach(*attachment);
-                let _ = reply.send(());
+                let before = self.attach(*attachment);
+                let _ = reply.send(before);
             }
             Message::Detach(job) => self.detach(job),
             Message::Peers(reply) => {
@@ -400,14 +427,26 @@ impl Swarm {
             && self.shared.settings().is_large_enough(length)
     }
 
-    fn attach(&mut self, attachment: Attachment) {
+    /// Takes a job in; answers with what was received before it.
+    fn attach(&mut self, attachment: Attachment) -> Counted {
         let now = Instant::now();
         self.stopping.clear();
+        self.wishes += 1;
+        let before = Counted {
+            downloaded: self.downloaded,
+            wasted_bytes: self.wasted_bytes,
+            wishes: self.wishes,
+        };
         let first = self.jobs.is_empty();
         if first {
             self.http_error = None;
         }
-        let origins_are_dead = self.origins.values().all(|o| o.is_dead().is_some());
+        if self.urls.is_empty() {
+            self.urls.clone_from(&attachment.urls);
+        }
+        let http = self.origins.values().chain(&self.held);
+        let mut origins = http.filter(|s| s.kind == SourceKind::Origin);
+        let origins_are_dead = origins.all(|s| s.origin.is_dead().is_some());
         if let Some(origin) = attachment.origin.clone().filter(|_| origins_are_dead) {
             self.add_origin(origin, now);
         }
@@ -416,6 +455,8 @@ impl Swarm {
         }
         self.jobs.insert(attachment.job, attachment);
         self.update_priority(now);
+        // Cache hosts are there before the origin can begin.
+        self.review_http(now);
         self.core.set_paused(!self.is_wanted(), now);
         if first {
             self.start_checking();
@@ -427,6 +468,7 @@ impl Swarm {
         }
         // The job is told what is true now, not what was.
         self.publish(now);
+        before
     }
 
     /// Puts what settings and the content's own limit permit in force: peers that have fallen out of scope go, and
@@ -435,6 +477,7 @@ impl Swarm {
         let now = Instant::now();
         self.scope = self.shared.scope_of(&self.content.key());
         self.set_core_config(now);
+        self.review_http(now);
         self.review_uploads(now);
         self.drop_out_of_scope(now);
         if !self.may_have_peers() || !self.scope.offered {
@@ -465,6 +508,7 @@ impl Swarm {
 
     /// A content that was complete and lost a piece mends itself from where it came from.
     fn start_repair(&mut self, now: Instant) {
+        self.wishes += 1;
         self.repair_until = Some(now + REPAIR_TIME);
         let urls: Vec<Url> = self
             .content
@@ -473,9 +517,11 @@ impl Swarm {
             .filter_map(|u| Url::parse(u).ok())
             .collect();
         if !urls.is_empty() {
-            let origin = self.shared.origins.open(urls, None);
+            let origin = self.shared.origins.open(urls.clone(), None);
             self.add_origin(origin, now);
+            self.urls = urls;
         }
+        self.review_http(now);
         self.core.set_paused(!self.is_wanted(), now);
         self.apply_settings();
     }
@@ -485,17 +531,6 @@ impl Swarm {
             self.stop_downloading(now);
             self.core.set_paused(!self.is_wanted(), now);
         }
-    }
-
-    fn add_origin(&mut self, origin: Origin, now: Instant) {
-        let id = self.next_source();
-        let info = SourceInfo {
-            kind: SourceKind::Origin,
-            peer_id: None,
-            extended: false,
-        };
-        self.core.handle_source_added(SourceId(id), info, now);
-        self.origins.insert(id, origin);
     }
 
     fn detach(&mut self, job: JobId) {
@@ -513,12 +548,8 @@ impl Swarm {
     fn stop_downloading(&mut self, now: Instant) {
         self.search = None;
         self.dials.clear();
-        for (_, fetch) in self.fetches.drain() {
-            fetch.abort();
-        }
-        for (id, _) in std::mem::take(&mut self.origins) {
-            self.core.handle_source_removed(SourceId(id), now);
-        }
+        self.remove_all_http(now);
+        self.urls.clear();
         self.shared.download_ended(&self.content);
     }
 
@@ -577,6 +608,7 @@ impl Swarm {
         let was_foreground = self.foreground.swap(foreground, Ordering::Relaxed);
         if (foreground, with_peers) != (was_foreground, self.with_peers) {
             self.set_core_config(now);
+            self.review_http(now);
         }
     }
 
@@ -608,6 +640,9 @@ impl Swarm {
 
     fn waiting(&self, now: Instant) -> Option<String> {
         let waiting = self.core.waiting(now).filter(|_| self.is_wanted())?;
+        if let Some(gate) = self.why_held() {
+            return Some(gate);
+        }
         Some(match &self.http_error {
             Some(error) => format!("{waiting}; HTTP: {}", error.message),
             None => waiting.to_string(),
@@ -624,7 +659,10 @@ impl Swarm {
         for peer in self.peers.values() {
             *connections.of(peer.kind) += 1;
         }
-        connections.http = u64::try_from(self.fetches.len()).unwrap_or(u64::MAX);
+        for (source, _) in self.fetches.values() {
+            let source = self.origins.get(source);
+            *connections.of(source.map_or(SourceKind::Origin, |s| s.kind)) += 1;
+        }
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
             complete: self.is_complete(),
@@ -635,6 +673,7 @@ impl Swarm {
             connections,
             num_peers: self.dials.known_count(),
             waiting: self.waiting(now),
+            cache_host: self.cache_host.clone(),
             error: self.error.clone(),
         };
         self.progress.send_if_modified(|old| {
@@ -664,7 +703,7 @@ impl Swarm {
     }
 
     fn end(&mut self) {
-        for (_, fetch) in self.fetches.drain() {
+        for (_, (_, fetch)) in self.fetches.drain() {
             fetch.abort();
         }
         self.disconnect_all(Instant::now());

@@ -2,6 +2,7 @@
 
 use crate::{cache, month, shared::Shared};
 use dosvc_piece_store::{CacheLimits, ContentInfo, ContentKey};
+use dosvc_policy::PeerClass;
 use dosvc_scheduler::Giving;
 use std::{
     sync::Arc,
@@ -117,7 +118,11 @@ pub(crate) async fn review_announcements(shared: &Arc<Shared>) {
         let ContentKey::Hashed(hash) = info.key else {
             continue;
         };
+        // A download goes on being announced: who looks for the same content finds each other.
+        let given =
+            settings.gates.permit_upload(PeerClass::Lan) || shared.progress_of(info.key).is_some();
         let may_be_shared = settings.scope(limit).offered
+            && given
             && settings.is_large_enough(info.lengths.content_length());
         if !may_be_shared {
             discovery.withdraw(&hash);

@@ -1,33 +1,32 @@
 //! Main memory, from `/proc/meminfo`.
 
-use std::{fs, io};
+use crate::Root;
+use std::io;
 
-const MEMINFO: &str = "/proc/meminfo";
+const MEMINFO: &str = "proc/meminfo";
 
 /// Main memory of the machine, in bytes.
 ///
 /// # Errors
 /// When `/proc/meminfo` cannot be read or does not say.
-pub fn memory_total() -> io::Result<u64> {
-    read("MemTotal")
+pub fn memory_total(root: &Root) -> io::Result<u64> {
+    read(root, "MemTotal")
 }
 
 /// Memory that new work can have without swapping, in bytes (the kernel's `MemAvailable`).
 ///
 /// # Errors
 /// When `/proc/meminfo` cannot be read or does not say.
-pub fn memory_available() -> io::Result<u64> {
-    read("MemAvailable")
+pub fn memory_available(root: &Root) -> io::Result<u64> {
+    read(root, "MemAvailable")
 }
 
-fn read(key: &str) -> io::Result<u64> {
-    let text = fs::read_to_string(MEMINFO)
-        .map_err(|error| io::Error::new(error.kind(), format!("{MEMINFO}: {error}")))?;
+fn read(root: &Root, key: &str) -> io::Result<u64> {
+    let text = root.read(MEMINFO).unwrap_or_default();
     field(&text, key).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{MEMINFO} has no {key} in kB"),
-        )
+        let path = root.path(MEMINFO);
+        let message = format!("{} has no {key} in kB", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
     })
 }
 
@@ -46,10 +45,13 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_some_of_it_is_available() {
-        let total = memory_total().unwrap();
-        let available = memory_available().unwrap();
+        let root = Root::default();
+        let total = memory_total(&root).unwrap();
+        let available = memory_available(&root).unwrap();
         assert!(total >= 16 << 20, "{total}");
         assert!(available <= total, "{available} of {total}");
+        let error = memory_total(&Root::new("/no/such/folder")).unwrap_err();
+        assert!(error.to_string().contains("/no/such/folder"), "{error}");
     }
 
     #[test]

@@ -87,6 +87,10 @@ nothing, or too little, this is what dosvc does.
 | Hours: 0 per cent | nothing | the other policies hold then: percentage, absolute, dynamic |
 | Hours and a percentage, both set | nothing | hours win while they name a share |
 | Hours: which clock, past midnight | nothing | local time with its changes; `from` is inside, `to` is not; `from` after `to` crosses midnight; equal: the whole day |
+| What a metered connection closes | nothing for peering; a cost policy for downloads | peers beyond the LAN, and HTTP for background downloads |
+| What a VPN closes | no peering, or no uploads | peers both ways; with `restrict_peer_selection_by` = 2 nothing |
+| Letters of `vpn_keywords` | nothing | their case does not matter |
+| `group_id_source` 1, 2 or 5 that has nothing | only 3 and 4 fall back to the automatic order | as written: no group, and no peers |
 | Scheme and port in `cache_host` | nothing; the Linux agent takes a scheme | both may be given |
 | `cache_host_source` = 0 | not in the CSP's range; the troubleshooter knows it | allowed |
 | Deprecated policies | mapped to nothing that is written down | `max_download_bandwidth` and `percentage_max_download_bandwidth` stand for both their successors while these are not set; `max_upload_bandwidth` still limits uploads, and as older notes have it those to Internet peers only |

@@ -1,20 +1,13 @@
-//! What keeps a device from using peers although its mode permits them.
+//! What keeps a device from what its mode permits: gates. Each closes only what it must.
 
-use crate::Policies;
-use dosvc_content::format_bytes;
+use crate::{
+    Adapter, BUILT_IN_VPN_KEYWORDS, Device, PeerClass, PeerRestriction, Percent, Policies, permits,
+};
+use dosvc_content::{DownloadMode, HResult, format_bytes};
 use std::fmt;
 
-/// What is known about the machine. What is not known closes no gate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Device {
-    /// Memory in all, as the kernel reports it, in bytes.
-    pub ram_total: Option<u64>,
-    /// Capacity of the disk that the cache lies on, in bytes.
-    pub disk_total: Option<u64>,
-}
-
-/// A reason why no peers are used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A closed gate, and what closed it.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Gate {
     /// `min_ram_allowed_to_peer`.
     Ram {
@@ -30,20 +23,251 @@ pub enum Gate {
         /// What the policy wants, in bytes.
         wanted: u64,
     },
+    /// Mode 2, and no source has a group id.
+    NoGroup,
+    /// A VPN is active, and `allow_vpn_peer_caching` is 0.
+    Vpn {
+        /// The adapter, as people name it.
+        adapter: String,
+    },
+    /// A VPN is active, and `disallow_cache_server_downloads_on_vpn` is 1.
+    CacheHostOnVpn {
+        /// The adapter, as people name it.
+        adapter: String,
+    },
+    /// `min_battery_percentage_allowed_to_upload`.
+    Battery {
+        /// How full the battery is, if that is known.
+        charge: Option<Percent>,
+        /// What the policy wants; `None`: mains.
+        wanted: Option<Percent>,
+    },
+    /// The connection is metered.
+    Metered,
+    /// `monthly_upload_data_cap`.
+    MonthlyCap {
+        /// What went to Internet peers this month, in bytes.
+        sent: u64,
+        /// What the policy allows, in bytes.
+        cap: u64,
+    },
+}
+
+/// What a gate closes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Closed {
+    /// Peers of every kind, to download from and to upload to.
+    pub peers: bool,
+    /// Peers beyond the LAN, both ways.
+    pub distant_peers: bool,
+    /// Uploads to peers of every kind. Downloading from them goes on.
+    pub uploads: bool,
+    /// Uploads to Internet peers.
+    pub internet_uploads: bool,
+    /// HTTP sources, for background downloads.
+    pub background_http: bool,
+    /// Cache hosts.
+    pub cache_hosts: bool,
+}
+
+impl Closed {
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            peers: self.peers || other.peers,
+            distant_peers: self.distant_peers || other.distant_peers,
+            uploads: self.uploads || other.uploads,
+            internet_uploads: self.internet_uploads || other.internet_uploads,
+            background_http: self.background_http || other.background_http,
+            cache_hosts: self.cache_hosts || other.cache_hosts,
+        }
+    }
+
+    /// What is closed, in the words of the status.
+    pub fn names(self) -> Vec<&'static str> {
+        let Self {
+            peers,
+            distant_peers,
+            uploads,
+            internet_uploads,
+            background_http,
+            cache_hosts,
+        } = self;
+        [
+            (peers, "peers"),
+            (distant_peers, "peers beyond the LAN"),
+            (uploads, "uploads"),
+            (internet_uploads, "uploads to Internet peers"),
+            (background_http, "background downloads over HTTP"),
+            (cache_hosts, "cache hosts"),
+        ]
+        .into_iter()
+        .filter_map(|(closed, name)| closed.then_some(name))
+        .collect()
+    }
+}
+
+impl Gate {
+    /// What it closes, and nothing more (policies, section 3; download-modes, section 7).
+    pub fn closes(&self) -> Closed {
+        let none = Closed::default();
+        match self {
+            Self::Ram { .. } | Self::Disk { .. } | Self::NoGroup | Self::Vpn { .. } => Closed {
+                peers: true,
+                ..none
+            },
+            Self::CacheHostOnVpn { .. } => Closed {
+                cache_hosts: true,
+                ..none
+            },
+            Self::Battery { .. } => Closed {
+                uploads: true,
+                ..none
+            },
+            Self::Metered => Closed {
+                distant_peers: true,
+                background_http: true,
+                ..none
+            },
+            Self::MonthlyCap { .. } => Closed {
+                internet_uploads: true,
+                ..none
+            },
+        }
+    }
+
+    /// The error code that says so (monitoring, section 11).
+    pub fn hresult(&self) -> HResult {
+        match self {
+            Self::Ram { .. } | Self::Disk { .. } | Self::NoGroup => {
+                HResult::MODE_NOT_ALLOWED_BY_DEVICE
+            }
+            Self::Vpn { .. } | Self::CacheHostOnVpn { .. } => HResult::VPN,
+            Self::Battery { .. } => HResult::POWER_STATE,
+            Self::Metered => HResult::COST_POLICY,
+            Self::MonthlyCap { .. } => HResult::PARTICIPATION_THROTTLED,
+        }
+    }
+
+    /// A word for scripts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ram { .. } => "ram",
+            Self::Disk { .. } => "disk",
+            Self::NoGroup => "group",
+            Self::Vpn { .. } => "vpn",
+            Self::CacheHostOnVpn { .. } => "vpn_cache_host",
+            Self::Battery { .. } => "battery",
+            Self::Metered => "metered",
+            Self::MonthlyCap { .. } => "monthly_cap",
+        }
+    }
 }
 
 impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, has, policy, wanted) = match self {
-            Self::Ram { has, wanted } => ("the machine's memory", has, "ram", wanted),
-            Self::Disk { has, wanted } => ("the cache's disk", has, "disk_size", wanted),
-        };
-        write!(
-            f,
-            "{what} has {}, less than min_{policy}_allowed_to_peer ({}): no peers",
-            format_bytes(*has),
-            format_bytes(*wanted)
-        )
+        match self {
+            Self::Ram { has, wanted } => write!(
+                f,
+                "the machine's memory has {}, less than min_ram_allowed_to_peer ({}): no peers",
+                format_bytes(*has),
+                format_bytes(*wanted)
+            ),
+            Self::Disk { has, wanted } => write!(
+                f,
+                "the cache's disk has {}, less than min_disk_size_allowed_to_peer ({}): no peers",
+                format_bytes(*has),
+                format_bytes(*wanted)
+            ),
+            Self::NoGroup => f.write_str(
+                "download mode 2 (Group) has no group id (group_id, group_id_source): no peers",
+            ),
+            Self::Vpn { adapter } => write!(
+                f,
+                "a VPN is active ({adapter}), and allow_vpn_peer_caching is 0: no peers"
+            ),
+            Self::CacheHostOnVpn { adapter } => write!(
+                f,
+                "a VPN is active ({adapter}), and disallow_cache_server_downloads_on_vpn is 1: no cache hosts"
+            ),
+            Self::Battery { charge, wanted } => {
+                f.write_str("the machine runs on battery")?;
+                if let Some(charge) = charge {
+                    write!(f, " ({charge} left)")?;
+                }
+                match wanted {
+                    None => {
+                        f.write_str(", and min_battery_percentage_allowed_to_upload is 0")?;
+                    }
+                    Some(wanted) => write!(
+                        f,
+                        ", less than min_battery_percentage_allowed_to_upload ({wanted})"
+                    )?,
+                }
+                f.write_str(": no uploads")
+            }
+            Self::Metered => f.write_str(
+                "the connection is metered: background downloads take from the LAN only, and no peers beyond it are used",
+            ),
+            Self::MonthlyCap { sent, cap } => write!(
+                f,
+                "{} went to Internet peers this month, monthly_upload_data_cap is {}: no uploads to them",
+                format_bytes(*sent),
+                format_bytes(*cap)
+            ),
+        }
+    }
+}
+
+/// The gates that are closed; none: everything that the mode permits is open.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Gates(Vec<Gate>);
+
+impl Gates {
+    /// The closed ones, in the order of [`Gate`].
+    pub fn iter(&self) -> impl Iterator<Item = &Gate> {
+        self.0.iter()
+    }
+
+    /// Whether all are open.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is closed by any of them.
+    pub fn closed(&self) -> Closed {
+        let all = self.0.iter().map(Gate::closes);
+        all.fold(Closed::default(), Closed::and)
+    }
+
+    /// Whether a peer of this class may be used at all.
+    pub fn permit_peer(&self, class: PeerClass) -> bool {
+        let closed = self.closed();
+        !(closed.peers || closed.distant_peers && class.is_distant())
+    }
+
+    /// Whether a peer of this class may have anything from us.
+    pub fn permit_upload(&self, class: PeerClass) -> bool {
+        let closed = self.closed();
+        self.permit_peer(class)
+            && !closed.uploads
+            && !(closed.internet_uploads && class == PeerClass::Internet)
+    }
+
+    /// Whether downloads of this priority may use HTTP.
+    pub fn permit_http(&self, foreground: bool) -> bool {
+        foreground || !self.closed().background_http
+    }
+
+    /// Whether cache hosts may be used.
+    pub fn permit_cache_hosts(&self) -> bool {
+        !self.closed().cache_hosts
+    }
+}
+
+impl FromIterator<Gate> for Gates {
+    fn from_iter<T: IntoIterator<Item = Gate>>(gates: T) -> Self {
+        Self(gates.into_iter().collect())
     }
 }
 
@@ -51,58 +275,99 @@ impl fmt::Display for Gate {
 /// 3.6 and 3.9 GiB and counts as one of 4 GB.
 const RAM_RESERVED_DIVISOR: u64 = 8;
 
-/// Every reason why this device uses no peers; empty: it may.
-pub fn peering_gates(policies: &Policies, device: &Device) -> Vec<Gate> {
+/// Every gate that is closed, given the device's mode. `has_group`: a group id is known. What the mode does not permit
+/// anyhow closes no gate.
+pub fn gates(policies: &Policies, device: &Device, has_group: bool) -> Gates {
+    let mode = policies.download_mode();
+    let permits = permits(mode);
     let mut gates = Vec::new();
+    if permits.peers {
+        gates.extend(too_small(policies, device));
+        if mode == DownloadMode::Group && !has_group {
+            gates.push(Gate::NoGroup);
+        }
+    }
+    if let Some(adapter) = vpn(&device.adapters, policies.vpn_keywords()) {
+        // What DNS-SD finds is on the link, whatever else is up (policies, section 2.4).
+        let peers_allowed = policies.allow_vpn_peer_caching()
+            || policies.restrict_peer_selection_by() == PeerRestriction::LocalDiscovery;
+        if permits.peers && !peers_allowed {
+            let adapter = shown(adapter);
+            gates.push(Gate::Vpn { adapter });
+        }
+        if permits.cache_host && policies.disallow_cache_server_downloads_on_vpn() {
+            let adapter = shown(adapter);
+            gates.push(Gate::CacheHostOnVpn { adapter });
+        }
+    }
+    if permits.peers {
+        gates.extend(battery(policies, device));
+    }
+    if permits.http && device.metered == Some(true) {
+        gates.push(Gate::Metered);
+    }
+    if let (true, Some(cap), Some(sent)) = (
+        permits.internet,
+        policies.monthly_upload_data_cap(),
+        device.internet_bytes_this_month,
+    ) && sent >= cap
+    {
+        gates.push(Gate::MonthlyCap { sent, cap });
+    }
+    Gates(gates)
+}
+
+fn too_small(policies: &Policies, device: &Device) -> impl Iterator<Item = Gate> {
     let wanted = policies.min_ram_allowed_to_peer();
-    if let Some(has) = device.ram_total
-        && has < wanted - wanted / RAM_RESERVED_DIVISOR
-    {
-        gates.push(Gate::Ram { has, wanted });
-    }
+    let least = wanted - wanted / RAM_RESERVED_DIVISOR;
+    let ram = device.ram_total.filter(|has| *has < least);
+    let ram = ram.map(|has| Gate::Ram { has, wanted });
     let wanted = policies.min_disk_size_allowed_to_peer();
-    if let Some(has) = device.disk_total
-        && has < wanted
-    {
-        gates.push(Gate::Disk { has, wanted });
+    let disk = device.disk_total.filter(|has| *has < wanted);
+    ram.into_iter()
+        .chain(disk.map(|has| Gate::Disk { has, wanted }))
+}
+
+/// On battery nothing is uploaded, or only from a charge on. A charge that is not known is too low.
+fn battery(policies: &Policies, device: &Device) -> Option<Gate> {
+    let power = device.power.filter(|power| power.on_battery)?;
+    let wanted = policies.min_battery_percentage_allowed_to_upload();
+    let enough = wanted.is_some_and(|least| power.charge.is_some_and(|charge| charge >= least));
+    (!enough).then_some(Gate::Battery {
+        charge: power.charge,
+        wanted,
+    })
+}
+
+/// The first adapter that is a VPN: by its kind, or by a word in its name or description, whatever the case of its
+/// letters (policies, section 3: `MSFTVPN` has the word `VPN`).
+pub fn vpn<'a>(adapters: &'a [Adapter], keywords: &[String]) -> Option<&'a Adapter> {
+    let words: Vec<String> = BUILT_IN_VPN_KEYWORDS
+        .into_iter()
+        .chain(keywords.iter().map(String::as_str))
+        .map(str::to_lowercase)
+        .filter(|word| !word.is_empty())
+        .collect();
+    adapters.iter().find(|adapter| {
+        let names = [&adapter.name, &adapter.description].map(|name| name.to_lowercase());
+        adapter.kind.is_vpn()
+            || words
+                .iter()
+                .any(|word| names.iter().any(|name| name.contains(word)))
+    })
+}
+
+fn shown(adapter: &Adapter) -> String {
+    let Adapter {
+        name,
+        description,
+        kind,
+    } = adapter;
+    match description.as_str() {
+        "" => format!("{kind} {name}"),
+        description => format!("{kind} {name}, {description}"),
     }
-    gates
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    #[test]
-    fn gates_open_at_the_policys_value() {
-        let policies = Policies::default();
-        let device = |ram, disk| Device {
-            ram_total: Some(ram),
-            disk_total: Some(disk),
-        };
-        assert_eq!(peering_gates(&policies, &device(4 * GIB, 32 * GIB)), vec![]);
-        // 4 GB less what the kernel keeps.
-        assert_eq!(
-            peering_gates(&policies, &device(3_800_000_000, 32 * GIB)),
-            vec![]
-        );
-        let closed = peering_gates(&policies, &device(3 * GIB, 32 * GIB - 1));
-        assert_eq!(
-            closed.iter().map(Gate::to_string).collect::<Vec<_>>(),
-            [
-                "the machine's memory has 3.00 GiB, less than min_ram_allowed_to_peer (4.00 GiB): no peers",
-                "the cache's disk has 32.0 GiB, less than min_disk_size_allowed_to_peer (32.0 GiB): no peers",
-            ]
-        );
-    }
-
-    #[test]
-    fn what_is_not_known_closes_no_gate() {
-        assert_eq!(
-            peering_gates(&Policies::default(), &Device::default()),
-            vec![]
-        );
-    }
-}
+mod tests;

@@ -5,13 +5,16 @@
 //! that the parser and the documents come from.
 //!
 //! Entry types: [`Policies`] (values with their [`Provider`]), [`permits`] and [`effective_mode`], [`peer_class`],
-//! [`peering_gates`], [`cache_bytes_max`], [`download_limit`] with its [`Estimator`], [`MonthlyUploads`].
+//! [`gates`], [`resolve_group`], [`cache_bytes_max`], [`download_limit`] with its [`Estimator`], [`MonthlyUploads`].
 
 mod available;
 mod bandwidth;
 mod cache;
+mod delays;
+mod device;
 pub mod document;
 mod gates;
+mod group;
 mod hours;
 mod mode;
 mod month;
@@ -27,7 +30,10 @@ pub use bandwidth::{
     DYNAMIC_BACKGROUND, DYNAMIC_FOREGROUND, DownloadLimit, LimitSource, Priority, download_limit,
 };
 pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
-pub use gates::{Device, Gate, peering_gates};
+pub use delays::{HttpDelays, http_delays};
+pub use device::{Adapter, AdapterKind, Device, Power};
+pub use gates::{Closed, Gate, Gates, gates, vpn};
+pub use group::{GroupFacts, GroupFrom, ResolvedGroup, resolve_group};
 pub use hours::Hours;
 pub use mode::{
     ContentFacts, EffectiveMode, ModeReason, ModeRefused, Permits, SIMPLE_BELOW_BYTES, admit,

@@ -1,6 +1,6 @@
 //! What each download mode permits, and which mode one content really has.
 
-use crate::{Device, Gate, Policies, gates::peering_gates};
+use crate::{Gate, Gates, Policies};
 use dosvc_content::{DownloadMode, HResult, format_bytes};
 use std::fmt;
 
@@ -144,7 +144,7 @@ pub struct ContentFacts {
 }
 
 /// Why a content's mode is not the one that the device is set to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ModeReason {
     /// The caller asked for it.
     Requested(DownloadMode),
@@ -219,7 +219,7 @@ pub fn effective_mode(
     policies: &Policies,
     requested: Option<DownloadMode>,
     content: &ContentFacts,
-    device: &Device,
+    gates: &Gates,
 ) -> Result<EffectiveMode, ModeRefused> {
     let configured = policies.download_mode();
     let wanted = requested.unwrap_or(configured);
@@ -237,11 +237,8 @@ pub fn effective_mode(
         reasons.push(ModeReason::Requested(wanted));
     }
     if permits(mode).peers {
-        reasons.extend(
-            peering_gates(policies, device)
-                .into_iter()
-                .map(ModeReason::Gate),
-        );
+        let closed = gates.iter().filter(|gate| gate.closes().peers);
+        reasons.extend(closed.cloned().map(ModeReason::Gate));
         let bound = policies.min_file_size_to_cache();
         if let Some(length) = content.length.filter(|&length| length < bound) {
             reasons.push(ModeReason::BelowMinFileSize { length, bound });

@@ -31,6 +31,14 @@ pub enum PeerClass {
 }
 
 impl PeerClass {
+    /// Every class.
+    pub const ALL: [Self; 4] = [Self::Lan, Self::LinkLocal, Self::Group, Self::Internet];
+
+    /// Whether such peers are beyond the LAN.
+    pub fn is_distant(self) -> bool {
+        matches!(self, Self::Group | Self::Internet)
+    }
+
     /// The name that the cmdlets use.
     pub fn name(self) -> &'static str {
         match self {

@@ -13,6 +13,9 @@ pub struct SwarmConfig {
     pub foreground: bool,
     /// No content over HTTP before this much time since the start (the delay policies). Default 0.
     pub http_delay: Duration,
+    /// How long the origin waits for failing cache hosts, from the moment that HTTP may be used (the fallback delays).
+    /// Default 0: the origin stands in at once. A source that is down for good is waited for in no case.
+    pub cache_fallback_delay: Duration,
     /// While discovery may still find peers, HTTP fetches only a piece or two. Default 500 ms; costs at most this
     /// much time when there are no peers.
     pub discovery_grace: Duration,
@@ -34,6 +37,7 @@ impl SwarmConfig {
             self_id,
             foreground: false,
             http_delay: Duration::ZERO,
+            cache_fallback_delay: Duration::ZERO,
             discovery_grace: Duration::from_millis(500),
             qos_bps: None,
             giving: Giving::ALL,
@@ -67,6 +71,16 @@ impl Giving {
         group: false,
         internet: false,
     };
+
+    /// To those that both permit.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            lan: self.lan && other.lan,
+            group: self.group && other.group,
+            internet: self.internet && other.internet,
+        }
+    }
 
     /// Whether to a source of this kind.
     pub fn includes(self, kind: SourceKind) -> bool {

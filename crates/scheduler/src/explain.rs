@@ -69,6 +69,8 @@ impl fmt::Display for Waiting {
 pub enum DelayKind {
     /// HTTP waits for peers, by policy ([`crate::SwarmConfig::http_delay`]).
     HttpForPeers,
+    /// The origin waits for a cache host that fails, by policy ([`crate::SwarmConfig::cache_fallback_delay`]).
+    OriginForCacheHost,
     /// HTTP fetches little while peers may still be found ([`crate::SwarmConfig::discovery_grace`]).
     Discovery,
 }
@@ -77,6 +79,7 @@ impl fmt::Display for DelayKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::HttpForPeers => "HTTP waits for peers",
+            Self::OriginForCacheHost => "the origin waits for the cache host",
             Self::Discovery => "HTTP fetches little while peers may still be found",
         })
     }
@@ -192,12 +195,22 @@ impl Swarm {
         } else {
             self.start
         };
+        let fallback = if self.waits_for_cache_host(now) {
+            config.cache_fallback_delay
+        } else {
+            Duration::ZERO
+        };
         [
             delay(DelayKind::Discovery, config.discovery_grace, grace_end),
             delay(
                 DelayKind::HttpForPeers,
                 config.http_delay,
                 self.start + config.http_delay,
+            ),
+            delay(
+                DelayKind::OriginForCacheHost,
+                fallback,
+                self.cache_fallback_at(),
             ),
         ]
         .into_iter()

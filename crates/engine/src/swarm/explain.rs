@@ -24,6 +24,7 @@ impl Swarm {
             .explain(now)
             .iter()
             .filter_map(|report| self.known_source(report))
+            .chain(self.held_sources())
             .chain(self.greeting_peers())
             .chain(self.unconnected_peers(now))
             .collect();
@@ -54,6 +55,9 @@ impl Swarm {
                 what: delay.kind.to_string(),
                 policy: match delay.kind {
                     DelayKind::HttpForPeers => format!("delay_{priority}_download_from_http"),
+                    DelayKind::OriginForCacheHost => {
+                        format!("delay_cache_server_fallback_{priority}")
+                    }
                     DelayKind::Discovery => String::new(),
                 },
                 total_ms: ms(delay.total),
@@ -75,13 +79,13 @@ impl Swarm {
         let (kind, address, why) = if let Some(peer) = self.peers.get(&id) {
             (kind_name(peer.kind), peer.address.to_string(), None)
         } else {
-            let origin = self.origins.get(&id)?;
+            let origin = &self.origins.get(&id)?.origin;
             let address = origin.current_url().map(|u| without_password(u.as_str()));
-            let kind = match report.kind {
-                SourceKind::CacheHost => "CacheServer",
-                _ => "Http",
-            };
-            (kind, address.unwrap_or_default(), http_why(origin))
+            (
+                http_name(report.kind),
+                address.unwrap_or_default(),
+                http_why(origin),
+            )
         };
         Some(SourceExplanation {
             kind: kind.to_owned(),
@@ -93,6 +97,19 @@ impl Swarm {
             in_flight: u64::try_from(report.in_flight).unwrap_or(u64::MAX),
             useful_pieces: report.kind.is_peer().then_some(report.interesting),
             why: why.unwrap_or_else(|| report.why.to_owned()),
+        })
+    }
+
+    /// HTTP sources that a closed gate keeps from the scheduler.
+    fn held_sources(&self) -> impl Iterator<Item = SourceExplanation> + '_ {
+        let why = self.why_held().unwrap_or_default();
+        self.held.iter().map(move |source| {
+            let address = source.origin.current_url();
+            SourceExplanation {
+                kind: http_name(source.kind).to_owned(),
+                address: address.map_or_else(String::new, |url| without_password(url.as_str())),
+                ..blank(SourceStanding::Idle, &why)
+            }
         })
     }
 
@@ -141,6 +158,13 @@ impl Swarm {
                 ..blank(state, &why)
             }
         })
+    }
+}
+
+fn http_name(kind: SourceKind) -> &'static str {
+    match kind {
+        SourceKind::CacheHost => "CacheServer",
+        _ => "Http",
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{bandwidth::HttpGate, limiter::DownloadGate, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, OriginError};
-use dosvc_scheduler::FetchId;
+use dosvc_scheduler::{FetchId, SourceKind};
 use dosvc_wire::net::{BlockBuf, BlockPool, Throttle as _};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -25,6 +25,7 @@ pub(super) enum HttpEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FetchKey {
     pub(super) source: u32,
+    pub(super) kind: SourceKind,
     pub(super) fetch: FetchId,
 }
 

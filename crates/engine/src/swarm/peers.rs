@@ -71,7 +71,8 @@ impl Swarm {
         let now = Instant::now();
         self.dials.is_at(peer.peer_id, peer.address);
         // Settings may have changed, and bans been spoken, while it introduced itself.
-        let refused = if !self.is_in_scope(peer.address, peer.group) {
+        let is_found = self.is_found(source_kind(peer.class), peer.outgoing);
+        let refused = if !self.is_in_scope(peer.address, peer.group, is_found) {
             Some(DialError::OUT_OF_SCOPE)
         } else if self.shared.is_banned(peer.peer_id, self.content.key()) {
             Some(DialError::BANNED)
@@ -147,10 +148,10 @@ impl Swarm {
                 partial: 0,
             },
         );
+        // A member of the group has said Hello with its proof; what it can do is said to the connection here.
+        self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
         if group.is_some() {
             self.greeted(key, true, now);
-        } else {
-            self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
         }
         self.changed = true;
     }
@@ -178,16 +179,20 @@ impl Swarm {
                 || self.peers.values().filter(same).count() < PEERS_PER_ADDRESS)
     }
 
+    /// Whether a peer was found by DNS-SD, or may have found us so.
+    fn is_found(&self, kind: SourceKind, outgoing: bool) -> bool {
+        kind == SourceKind::LinkLocalPeer || (!outgoing && self.shared.may_be_found())
+    }
+
     /// Whether a peer at this address, which proved this group, may have anything of this content.
-    fn is_in_scope(&self, address: SocketAddr, group: Option<GroupHash>) -> bool {
+    fn is_in_scope(&self, address: SocketAddr, group: Option<GroupHash>, is_found: bool) -> bool {
+        let proven = self.scope.group.is_some();
         self.may_have_peers()
-            && (self.scope.group.is_none() || group == self.scope.group)
-            && [false, true].iter().any(|discovered| {
-                let proven = self.scope.group.is_some();
-                self.shared
-                    .peer_class(&self.scope, address.ip(), *discovered, proven)
-                    .is_some()
-            })
+            && (!proven || group == self.scope.group)
+            && self
+                .shared
+                .peer_class(&self.scope, address.ip(), is_found, proven)
+                .is_some()
     }
 
     /// After settings or the content's own limit have changed.
@@ -195,7 +200,9 @@ impl Swarm {
         let out: Vec<u32> = self
             .peers
             .iter()
-            .filter(|(_, p)| !self.is_in_scope(p.address, p.group))
+            .filter(|(_, p)| {
+                !self.is_in_scope(p.address, p.group, self.is_found(p.kind, p.outgoing))
+            })
             .map(|(key, _)| *key)
             .collect();
         for key in out {

@@ -5,9 +5,9 @@ use super::{
     Swarm,
     disk::DiskEvent,
     http::{Fetch, FetchKey, HttpEvent},
+    sources::HttpSource,
 };
 use dosvc_content::{Block, PieceIndex};
-use dosvc_origin::OriginError;
 use dosvc_piece_store::{Accepted, PieceCheck, ServeError, StoreError};
 use dosvc_scheduler::{BlockUse, Command, FetchEnd, FetchId, SourceId, SourceKind};
 use dosvc_wire::net;
@@ -78,12 +78,13 @@ impl Swarm {
     // HTTP
 
     fn fetch(&mut self, source: SourceId, fetch: FetchId, first: PieceIndex, count: u32) {
-        let Some(origin) = self.origins.get(&source.0) else {
+        let Some(HttpSource { kind, origin, .. }) = self.origins.get(&source.0) else {
             return;
         };
         let task = Fetch {
             key: FetchKey {
                 source: source.0,
+                kind: *kind,
                 fetch,
             },
             origin: origin.clone(),
@@ -96,12 +97,13 @@ impl Swarm {
             events: self.http_events.0.clone(),
         };
         let handle = tokio::spawn(task.run());
-        self.fetches.insert(fetch, handle.abort_handle());
+        self.fetches
+            .insert(fetch, (source.0, handle.abort_handle()));
         self.changed = true;
     }
 
     fn cancel_fetch(&mut self, source: SourceId, fetch: FetchId) {
-        if let Some(task) = self.fetches.remove(&fetch) {
+        if let Some((_, task)) = self.fetches.remove(&fetch) {
             task.abort();
             self.core
                 .handle_fetch_ended(source, fetch, FetchEnd::Cancelled, Instant::now());
@@ -115,7 +117,7 @@ impl Swarm {
         if !self.fetches.contains_key(&key.fetch) {
             // Cancelled while this was on its way: what it brought is not lost, if it is of use.
             if let HttpEvent::Block { block, data } = event {
-                self.handle_block(source, SourceKind::Origin, block, data, now);
+                self.handle_block(source, key.kind, block, data, now);
             }
             return;
         }
@@ -128,7 +130,13 @@ impl Swarm {
             }
             HttpEvent::Block { block, data } => {
                 self.rate.add(u64::from(block.len()), now);
-                self.handle_block(source, SourceKind::Origin, block, data, now);
+                let http = self.origins.get(&key.source);
+                if let Some(host) = http.and_then(|s| s.host.as_ref())
+                    && self.cache_host.as_ref() != Some(host)
+                {
+                    self.cache_host = Some(host.clone());
+                }
+                self.handle_block(source, key.kind, block, data, now);
             }
             HttpEvent::Ended(result) => {
                 self.fetches.remove(&key.fetch);
@@ -140,33 +148,6 @@ impl Swarm {
                 self.changed = true;
             }
         }
-    }
-
-    fn fetch_failed(&mut self, source: SourceId, error: &OriginError) -> FetchEnd {
-        tracing::warn!(content = %self.content.key(), %error, "fetch from HTTP source failed");
-        self.http_error = Some(crate::errors::origin_error(error));
-        let Some(origin) = self.origins.get(&source.0) else {
-            return FetchEnd::Failed { retry_at: None };
-        };
-        if let Some(fatal) = origin.is_dead() {
-            self.origin_died(source, &fatal);
-            return FetchEnd::Failed { retry_at: None };
-        }
-        let retry_at = origin.next_attempt().unwrap_or_else(Instant::now);
-        FetchEnd::Failed {
-            retry_at: Some(retry_at),
-        }
-    }
-
-    /// Every URL failed for good. Peers may still have everything; without any hope left the job fails.
-    fn origin_died(&mut self, source: SourceId, error: &OriginError) {
-        let now = Instant::now();
-        self.core.handle_source_down(source, None, now);
-        let changed_under_way = matches!(error, OriginError::Changed { .. });
-        if changed_under_way || !self.may_have_peers() {
-            self.fail(crate::errors::origin_error(error));
-        }
-        self.changed = true;
     }
 
     // Peers

@@ -231,6 +231,8 @@ pub fn config(dir: &TempDir, settings: &[(&str, &str)], peers: &[SocketAddr]) ->
     let mut config = EngineConfig::new(dir.path().to_owned(), policies(settings));
     config.listen = vec!["127.0.0.1:0".parse().expect("address")];
     config.dns_sd = false;
+    // Nor does whether it runs on battery, or over a VPN.
+    config.host_root = dir.path().join("no-host");
     config.static_peers = peers.to_vec();
     // What else is on the disk of whoever runs the tests does not matter.
     config.keep_free = Percent::of(0);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Provider, RawValue};
+use crate::{Device, Provider, RawValue, gates};
 use DownloadMode::{Bypass, CdnOnly, Group, Internet, Lan, Simple};
 
 const MB: u64 = 1 << 20;
@@ -22,10 +22,15 @@ fn content(length: u64) -> ContentFacts {
     }
 }
 
-const LARGE: Device = Device {
-    ram_total: Some(16 * GIB),
-    disk_total: Some(500 * GIB),
-};
+/// The gates of a machine that has so much memory and disk.
+fn gates_of(policies: &Policies, ram: u64, disk: u64) -> Gates {
+    let device = Device {
+        ram_total: Some(ram),
+        disk_total: Some(disk),
+        ..Device::default()
+    };
+    gates(policies, &device, true)
+}
 
 /// The table of download-modes, section 1, column by column.
 #[test]
@@ -69,7 +74,7 @@ fn bypass_is_refused_with_its_code() {
                 &policies(&[("download_mode", device)]),
                 requested,
                 &content(GIB),
-                &LARGE
+                &Gates::default()
             ),
             Err(ModeRefused::Bypass)
         );
@@ -89,7 +94,8 @@ fn requested_mode_is_never_wider_than_the_devices() {
     for (device, allowed) in within {
         let policies = policies(&[("download_mode", i64::from(device.number()))]);
         for requested in [Simple, CdnOnly, Lan, Group, Internet] {
-            let found = effective_mode(&policies, Some(requested), &content(GIB), &LARGE);
+            let found =
+                effective_mode(&policies, Some(requested), &content(GIB), &Gates::default());
             if allowed.contains(&requested) {
                 assert_eq!(found.unwrap().mode, requested);
             } else {
@@ -150,7 +156,7 @@ fn content_decides_between_peers_plain_checks_and_simple() {
             length,
             has_hash_file: hash_file,
         };
-        let found = effective_mode(&policies, None, &facts, &LARGE).unwrap();
+        let found = effective_mode(&policies, None, &facts, &Gates::default()).unwrap();
         let found_reasons: Vec<String> = found.reasons.iter().map(ToString::to_string).collect();
         assert_eq!(
             (
@@ -166,7 +172,7 @@ fn content_decides_between_peers_plain_checks_and_simple() {
 fn a_lower_minimum_file_size_lowers_the_bound_of_simple_mode_too() {
     let policies = policies(&[("min_file_size_to_cache", 1)]);
     let mode = |length| {
-        effective_mode(&policies, None, &content(length), &LARGE)
+        effective_mode(&policies, None, &content(length), &Gates::default())
             .unwrap()
             .mode
     };
@@ -176,10 +182,7 @@ fn a_lower_minimum_file_size_lowers_the_bound_of_simple_mode_too() {
 
 #[test]
 fn a_small_machine_uses_no_peers_and_says_why() {
-    let small = Device {
-        ram_total: Some(2 * GIB),
-        disk_total: Some(16 * GIB),
-    };
+    let small = gates_of(&Policies::default(), 2 * GIB, 16 * GIB);
     let found = effective_mode(&Policies::default(), None, &content(GIB), &small).unwrap();
     assert_eq!(found.mode, CdnOnly);
     assert!(!found.permits().peers);
@@ -195,10 +198,14 @@ fn a_small_machine_uses_no_peers_and_says_why() {
 #[test]
 fn gates_say_nothing_where_no_peers_are_permitted_anyhow() {
     let policies = policies(&[("download_mode", 0)]);
-    let small = Device {
-        ram_total: Some(GIB),
-        disk_total: Some(GIB),
-    };
+    let small = gates_of(&policies, GIB, GIB);
     let found = effective_mode(&policies, None, &content(GIB), &small).unwrap();
     assert_eq!((found.mode, found.reasons), (CdnOnly, vec![]));
+}
+
+#[test]
+fn gates_that_leave_peers_alone_leave_the_mode_alone() {
+    let metered: Gates = [Gate::Metered].into_iter().collect();
+    let found = effective_mode(&Policies::default(), None, &content(GIB), &metered).unwrap();
+    assert_eq!((found.mode, found.reasons), (Lan, vec![]));
 }

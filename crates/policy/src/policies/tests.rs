@@ -499,7 +499,7 @@ proptest! {
             &policies,
             None,
             &crate::ContentFacts::default(),
-            &crate::Device::default(),
+            &crate::gates(&policies, &crate::Device::default(), true),
         );
     }
 }

@@ -56,8 +56,7 @@ impl Swarm {
             return steer;
         }
         // Nothing moves: whatever may let it move again.
-        let config = &self.config;
-        let starts = [self.start + config.http_delay, self.grace_end()];
+        let starts = [self.http_at(), self.cache_fallback_at(), self.grace_end()];
         let back = self.sources.values().filter_map(Source::back_at);
         let soon = starts
             .into_iter()
@@ -119,7 +118,7 @@ impl Swarm {
         let Some(s) = self.sources.get(&id) else {
             return false;
         };
-        let delay_over = now >= self.start + self.config.http_delay;
+        let delay_over = now >= self.http_at();
         let can = |other: &Source| {
             let has =
                 |block: dosvc_content::Block| !other.is_peer() || other.has.has(block.piece());

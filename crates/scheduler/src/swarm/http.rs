@@ -10,7 +10,7 @@ use crate::{
     meter::Meter,
     pieces::Giver,
     rng::rendezvous,
-    source::{Asked, Run, Source},
+    source::{Asked, Down, Run, Source},
 };
 use dosvc_content::{Block, PieceIndex};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ impl HttpPlan {
 
 impl Swarm {
     pub(super) fn plan_http(&mut self, now: Instant) {
-        if self.paused || self.is_complete() || now < self.start + self.config.http_delay {
+        if self.paused || self.is_complete() || now < self.http_at() {
             return;
         }
         let Some(id) = self.http_source(now) else {
@@ -125,8 +125,10 @@ impl Swarm {
 
     /// Why an idle HTTP source is not used.
     pub(crate) fn why_no_http(&self, now: Instant) -> &'static str {
-        if now < self.start + self.config.http_delay {
+        if now < self.http_at() {
             "the delay policy holds HTTP back"
+        } else if self.waits_for_cache_host(now) {
+            "the fallback delay policy holds it back for the cache host"
         } else if self.in_grace(now) {
             "peers may still be found"
         } else if self.picker.nobodys().is_empty() {
@@ -142,7 +144,24 @@ impl Swarm {
             .map_or(0, |s| u32::try_from(s.runs.len()).expect("a few"))
     }
 
-    /// The cache host when one is in order, else the origin.
+    /// When HTTP may be used: peers have their time before.
+    pub(super) fn http_at(&self) -> Instant {
+        self.start + self.config.http_delay
+    }
+
+    /// Until when the origin waits for cache hosts that fail: peers have their time first, then cache hosts theirs.
+    pub fn cache_fallback_at(&self) -> Instant {
+        self.http_at() + self.config.cache_fallback_delay
+    }
+
+    /// Whether the origin waits for a cache host that may come back.
+    pub(crate) fn waits_for_cache_host(&self, now: Instant) -> bool {
+        let may_come_back =
+            |s: &Source| s.info.kind == SourceKind::CacheHost && s.down != Some(Down::ForGood);
+        now < self.cache_fallback_at() && self.sources.values().any(may_come_back)
+    }
+
+    /// The first cache host that is in order; else the origin, when cache hosts have had their time.
     fn http_source(&self, now: Instant) -> Option<SourceId> {
         let usable = |kind| {
             let mut all = self
@@ -151,7 +170,8 @@ impl Swarm {
                 .filter(move |(_, s)| s.info.kind == kind);
             all.find(|(_, s)| s.is_usable(now)).map(|(id, _)| *id)
         };
-        usable(SourceKind::CacheHost).or_else(|| usable(SourceKind::Origin))
+        let origin = || usable(SourceKind::Origin).filter(|_| !self.waits_for_cache_host(now));
+        usable(SourceKind::CacheHost).or_else(origin)
     }
 
     /// What to fetch next: first and count.
