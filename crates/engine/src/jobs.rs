@@ -11,6 +11,7 @@ use crate::{
     request::{Request, without_password},
     shared::{Shared, lock},
     swarm::{Attachment, Progress},
+    upkeep,
 };
 use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceLengths};
 use dosvc_origin::{Origin, Validator};
@@ -361,6 +362,9 @@ impl Job {
         let Source {
             content, origin, ..
         } = source;
+        let info = content.info();
+        let lacks = info.lengths.content_length() - info.bytes_have;
+        upkeep::make_room(shared, lacks).await?;
         let attachment = Attachment {
             job: self.id,
             foreground: self.request.foreground,

@@ -176,6 +176,26 @@ async fn the_part_of_the_disk_that_stays_free_is_live() {
         .expect("the cache gives way");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn download_that_would_take_the_last_part_of_the_disk_is_refused() {
+    let origin = Origin::start().await;
+    let url = origin.publish("a.bin", &content(19, 2 * MIB));
+    let node = Node::start(&[], &[]).await;
+    // More than is free: nothing at all may be written.
+    let mut full = config(&node.dir, &[], &[]);
+    full.keep_free = Percent::of(99);
+    node.engine.reconfigure(full).await;
+    let job = node.get(&url).await;
+    let status = node.until(job, |s| s.state.is_final()).await;
+    assert_eq!(status.state, JobState::Failed, "{status:?}");
+    let error = status.error.expect("it failed");
+    assert_eq!(error.code, "0x80070070");
+    assert!(error.message.contains("keep_free_percent"), "{error}");
+    assert_eq!(status.downloaded.total(), 0);
+    node.engine.reconfigure(config(&node.dir, &[], &[])).await;
+    node.finish(node.get(&url).await).await;
+}
+
 /// There are no peers to wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn content_that_is_not_shared_does_not_wait_for_peers() {
