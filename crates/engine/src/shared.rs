@@ -11,7 +11,7 @@ use crate::{
     machine::Facts,
     month::Ledger,
     places::Places,
-    swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
+    swarm::{Attachment, Counted, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
     uploads::UploadTurns,
     workers::Workers,
@@ -25,7 +25,7 @@ use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
-    EXTENSION_VERSION, Extension,
+    CAPABILITY_PARTS, EXTENSION_VERSION, Extension,
     net::{BlockPool, GroupParams},
 };
 use std::{
@@ -351,7 +351,7 @@ impl Shared {
     pub(crate) fn hello(&self) -> Extension {
         Extension::Hello {
             version: EXTENSION_VERSION,
-            capabilities: 0,
+            capabilities: CAPABILITY_PARTS,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
@@ -369,7 +369,7 @@ impl Shared {
             swarm,
             local: self.peer_id,
             remote,
-            capabilities: 0,
+            capabilities: CAPABILITY_PARTS,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
@@ -490,7 +490,7 @@ impl Shared {
         self: &Arc<Self>,
         content: &Arc<Content>,
         attachment: Attachment,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Counted>,
     ) -> Option<watch::Receiver<Progress>> {
         self.send_to_swarm(content, Message::Attach(Box::new(attachment), reply))
     }

@@ -78,6 +78,10 @@ pub(crate) async fn keep_cache(shared: Arc<Shared>) {
 pub(crate) async fn make_room(shared: &Arc<Shared>, lacks: u64) -> Result<(), JobError> {
     let settings = shared.settings();
     let keep_free = settings.config.keep_free;
+    if keep_free.get() == 0 {
+        // Nothing is to stay free: the disk itself says when it is full, and what fitted is kept.
+        return Ok(());
+    }
     let writable = || {
         let disk = dosvc_host::disk(&settings.config.state_dir).ok()?;
         let (total, available) = (disk.total, disk.available);

@@ -17,7 +17,7 @@ pub(crate) type FlowId = u32;
 /// Cells on their way in the model of ideal links.
 const IDEAL_WINDOW: u32 = 8;
 /// Bytes of a packet beside what it carries.
-const PACKET: u64 = 66;
+const PACKET: f64 = 66.0;
 
 /// Which model the links follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ pub struct Network {
     /// Bytes that a send buffer holds, sent or not, until they are acknowledged; `None`: as Linux grows it, six windows
     /// and at most 4 MiB.
     pub send_buffer: Option<u64>,
-    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: as many as it holds.
+    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: what the driver asks for.
     pub notsent_lowat: Option<u64>,
     /// Bytes on the link for one byte of content: headers.
     pub overhead: f64,
@@ -136,6 +136,8 @@ pub(crate) struct Flow {
     window: Window,
     /// When the last message alone arrives.
     message_at: Nanos,
+    /// Bytes that may be in the send buffer and not sent, as its owner asked.
+    pub(crate) unsent_max: u64,
     /// The sender has more to write than there was room for.
     pub(crate) starving: bool,
 }
@@ -158,12 +160,14 @@ impl Flow {
 
 #[derive(Debug)]
 struct Port {
-    link: Link,
     latency: Nanos,
     /// When the uplink has sent what stands in its queue.
     up_free: Nanos,
     /// The same for the downlink.
     down_free: Nanos,
+    /// Nanoseconds for a byte.
+    up_byte: f64,
+    down_byte: f64,
     /// Nanoseconds by which a link may be ahead after a pause.
     up_burst: Nanos,
     down_burst: Nanos,
@@ -172,14 +176,14 @@ struct Port {
 }
 
 impl Port {
-    fn send(&mut self, bytes: u64, now: Nanos) -> Nanos {
-        let took = bytes * 1_000_000_000 / self.link.up;
+    fn send(&mut self, bytes: f64, now: Nanos) -> Nanos {
+        let took = duration(bytes * self.up_byte);
         self.up_free = self.up_free.max(now.saturating_sub(self.up_burst)) + took;
         self.up_free.max(now)
     }
 
-    fn receive(&mut self, bytes: u64, at: Nanos) -> Nanos {
-        let took = bytes * 1_000_000_000 / self.link.down;
+    fn receive(&mut self, bytes: f64, at: Nanos) -> Nanos {
+        let took = duration(bytes * self.down_byte);
         self.down_free = self.down_free.max(at.saturating_sub(self.down_burst)) + took;
         self.down_free.max(at)
     }
@@ -222,7 +226,8 @@ impl Links {
         let burst = |rate: u64| params.burst * 1_000_000_000 / rate;
         let ports: Vec<Port> = links
             .map(|(link, role)| Port {
-                link,
+                up_byte: 1e9 / link.up as f64,
+                down_byte: 1e9 / link.down as f64,
                 role,
                 latency: nanos(link.latency),
                 up_free: 0,
@@ -293,6 +298,7 @@ impl Links {
             armed: false,
             window: self.params.window(),
             message_at: 0,
+            unsent_max: u64::MAX,
             starving: false,
         });
         id
@@ -327,8 +333,8 @@ impl Links {
         };
         let held = flow.unsent() + flow.in_flight + flow.lost_bytes;
         let room = buffer.saturating_sub(held);
-        let lowat = self.params.notsent_lowat;
-        room.min(lowat.map_or(u64::MAX, |max| max.saturating_sub(flow.unsent())))
+        let unsent_max = self.params.notsent_lowat.unwrap_or(flow.unsent_max);
+        room.min(unsent_max.saturating_sub(flow.unsent()))
     }
 
     /// Puts bytes of content into the send buffer.
@@ -348,7 +354,7 @@ impl Links {
         let latency = self.ports[from].latency + self.ports[to].latency;
         let at = match self.params.model {
             NetworkModel::Tcp => {
-                let left = self.ports[from].send(bytes as u64 + PACKET, now);
+                let left = self.ports[from].send(bytes as f64 + PACKET, now);
                 // What arrives before it is not all known yet; what is known goes first.
                 self.ports[to].down_free.max(left + latency)
             }
@@ -413,7 +419,7 @@ impl Links {
                 len,
                 pushed: now,
             });
-            let leaves = port.send(weight(&self.params, len), now);
+            let leaves = port.send(f64::from(len) * self.params.overhead, now);
             self.schedule.push((leaves, NetEvent::Depart(id)));
         }
         self.arm(id, now);
@@ -485,7 +491,7 @@ impl Links {
             self.schedule.push((back, NetEvent::Lost(id)));
             return;
         }
-        let lands = port.receive(weight(&self.params, cell.len), at);
+        let lands = port.receive(f64::from(cell.len) * self.params.overhead, at);
         flow.landing.push_back(cell);
         self.schedule.push((lands, NetEvent::Land(id)));
     }
@@ -538,14 +544,13 @@ impl Links {
     }
 }
 
-/// Bytes on the link.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a size"
+    reason = "a short time"
 )]
-fn weight(params: &Network, len: u32) -> u64 {
-    (f64::from(len) * params.overhead) as u64
+fn duration(nanos: f64) -> Nanos {
+    nanos as Nanos
 }
 
 impl Flow {

@@ -256,19 +256,19 @@ impl Scenario {
         }
     }
 
-    /// The least time in which all leeches can be done: max(F/u_s, F/d_min, N·F/(u_s + Σ u_i)).
+    /// The least time in which all leeches can be done: max(F/u_s, F/d_min, N·F/(u_s + Σ u_i)), and not before the last
+    /// one to arrive can have had everything.
     pub fn bound(&self) -> Duration {
-        let of = |role| self.machines.iter().filter(move |m| m.role == role);
         let f = self.length() as f64;
-        let giving = of(Role::Seed)
-            .chain(of(Role::Origin))
-            .chain(of(Role::CacheHost))
-            .map(|m| m.link.up as f64)
-            .sum::<f64>();
-        let leeches = of(Role::Leech).count() as f64;
-        let slowest = of(Role::Leech).map(|m| m.link.down).min().unwrap_or(1) as f64;
-        let together = giving + of(Role::Leech).map(|m| m.link.up as f64).sum::<f64>();
-        let bounds = [f / giving, f / slowest, leeches * f / together];
-        Duration::from_secs_f64(bounds.into_iter().fold(0.0, f64::max))
+        let up = |number: usize| -> f64 {
+            let of = self.machines.iter().filter(|m| m.role.number() == number);
+            of.map(|m| m.link.up as f64).sum()
+        };
+        let leeches = || self.machines.iter().filter(|m| m.role == Role::Leech);
+        let giving = up(0) + up(1);
+        let together = leeches().count() as f64 * f / (giving + up(2));
+        let own = leeches().map(|m| m.joins.as_secs_f64() + f / m.link.down as f64);
+        let longest = own.fold(0.0, f64::max);
+        Duration::from_secs_f64((f / giving).max(together).max(longest))
     }
 }

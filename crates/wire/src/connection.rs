@@ -15,7 +15,7 @@
 mod requests;
 
 use crate::codec::{DecodeError, Header, RawBlock};
-use crate::extension::{EXTENSION_PREFIX_LEN, Extension, Prefix};
+use crate::extension::{CAPABILITY_PARTS, EXTENSION_PREFIX_LEN, Extension, Prefix};
 use crate::limits::{
     FETCHING_MAX, Limits, METAINFO_REQUESTS_MAX, METAINFO_WANTED_MAX, PIECE_PAYLOAD_MAX,
     PIECES_MAX, REQUESTS_IGNORED_MAX,
@@ -47,6 +47,9 @@ pub enum Violation {
     /// A block that was not asked for.
     #[error("block that was not requested: {0:?}")]
     Unrequested(RawBlock),
+    /// Another block, or another part of it, before the rest of one that comes in parts.
+    #[error("part of a block out of turn: {0:?}")]
+    OutOfTurn(RawBlock),
     /// Hashes that were not asked for.
     #[error("metainfo that was not requested")]
     UnrequestedMetainfo,
@@ -81,8 +84,13 @@ pub enum Expired {
 pub enum Payload {
     /// There is none.
     None,
-    /// The bytes of a block that we asked for.
-    Block(Block),
+    /// The bytes of a block that we asked for, or the next ones of it.
+    Block {
+        /// What we asked for.
+        block: Block,
+        /// How many bytes of it follow here.
+        part: u32,
+    },
     /// Read and drop this many bytes: they answer a withdrawn request.
     Drain(u32),
     /// Collect this many bytes for [`Connection::handle_bitfield`].
@@ -138,6 +146,28 @@ struct EarlyPieces {
     bitfield: bool,
 }
 
+/// A block that comes in parts.
+#[derive(Debug, Clone, Copy)]
+struct Arriving {
+    block: Block,
+    /// Bytes of it that were announced so far.
+    done: u32,
+    answer: Answer,
+}
+
+impl Arriving {
+    /// With the part that must come next.
+    fn next(self, part: Block) -> Option<Self> {
+        let in_turn = part.piece() == self.block.piece()
+            && part.offset() == self.block.offset() + self.done
+            && part.len() <= self.block.len() - self.done;
+        in_turn.then(|| Self {
+            done: self.done + part.len(),
+            ..self
+        })
+    }
+}
+
 /// The protocol state of one established connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -153,6 +183,12 @@ pub struct Connection {
     began: bool,
     early: EarlyPieces,
     requests: Requests,
+    /// The block of which a part is here, and the rest is to follow.
+    arriving: Option<Arriving>,
+    /// We said that we take blocks in parts.
+    parts_in: bool,
+    /// The peer said so.
+    parts_out: bool,
     /// Requests of the peer; true once an answer is queued.
     peer_requests: BTreeMap<Block, bool>,
     ignored_in_a_row: u32,
@@ -186,6 +222,9 @@ impl Connection {
             began: false,
             early: EarlyPieces::default(),
             requests: Requests::default(),
+            arriving: None,
+            parts_in: false,
+            parts_out: false,
             peer_requests: BTreeMap::new(),
             ignored_in_a_row: 0,
             metainfo_wanted: VecDeque::new(),
@@ -345,23 +384,58 @@ impl Connection {
     }
 
     fn handle_piece(&mut self, now: Instant, raw: RawBlock) -> Result<Payload, Violation> {
-        let block = self
+        let part = self
             .lengths
             .as_ref()
             .ok_or(Violation::Unrequested(raw))?
             .block(raw.piece, raw.offset, raw.length)
             .ok_or(Violation::BadRange(raw))?;
-        match self.requests.answer(now, block) {
-            Some(Answer::Wanted) => {
-                self.stats.payload_received += u64::from(block.len());
-                Ok(Payload::Block(block))
-            }
-            Some(Answer::Withdrawn) => {
-                self.stats.payload_wasted += u64::from(block.len());
-                Ok(Payload::Drain(block.len()))
-            }
-            None => Err(Violation::Unrequested(raw)),
+        let Arriving {
+            block,
+            done,
+            answer,
+        } = match self.arriving.take() {
+            Some(arriving) => arriving.next(part).ok_or(Violation::OutOfTurn(raw))?,
+            None => self
+                .first_part(now, part)
+                .ok_or(Violation::Unrequested(raw))?,
+        };
+        if done < block.len() {
+            self.arriving = Some(Arriving {
+                block,
+                done,
+                answer,
+            });
         }
+        let part = part.len();
+        match answer {
+            Answer::Wanted => {
+                self.stats.payload_received += u64::from(part);
+                Ok(Payload::Block { block, part })
+            }
+            Answer::Withdrawn => {
+                self.stats.payload_wasted += u64::from(part);
+                Ok(Payload::Drain(part))
+            }
+        }
+    }
+
+    /// Which of our requests these bytes answer, or begin to answer.
+    fn first_part(&mut self, now: Instant, part: Block) -> Option<Arriving> {
+        let whole = self.requests.answer(now, part).map(|answer| (part, answer));
+        let found = whole.or_else(|| {
+            let begun = |block: &Block| {
+                (block.piece(), block.offset()) == (part.piece(), part.offset())
+                    && part.len() < block.len()
+            };
+            let block = self.requests.find(begun).filter(|_| self.parts_in)?;
+            Some((block, self.requests.answer(now, block)?))
+        });
+        found.map(|(block, answer)| Arriving {
+            block,
+            done: part.len(),
+            answer,
+        })
     }
 
     /// The first bytes of an extension's payload of `length` bytes, at most [`EXTENSION_PREFIX_LEN`]: true to
@@ -405,6 +479,9 @@ impl Connection {
                     .position(|(from, count)| from == first && hashes.len() <= *count as usize)
                     .ok_or(Violation::UnrequestedMetainfo)?;
                 self.metainfo_wanted.remove(answered);
+            }
+            Extension::Hello { capabilities, .. } => {
+                self.parts_out |= capabilities & CAPABILITY_PARTS != 0;
             }
             _ => {}
         }
@@ -536,15 +613,31 @@ impl Connection {
         self.peer_requests.contains_key(&block)
     }
 
-    /// An answer begins now: puts its header into `out`. False when the peer no longer waits for it.
-    pub fn begin_answer(&mut self, block: Block, out: &mut Vec<u8>) -> bool {
+    /// An answer begins now: its parts follow, all of them before those of another. False when the peer no longer
+    /// waits for it.
+    pub fn begin_answer(&mut self, block: Block) -> bool {
         let wanted = self.peer_requests.remove(&block).is_some();
         if wanted {
             self.began = true;
             self.ignored_in_a_row = 0;
-            Header::Piece(block.into()).encode(out);
         }
         wanted
+    }
+
+    /// Whether an answer may go out in several messages, with others between them.
+    pub fn may_part_answers(&self) -> bool {
+        self.parts_out
+    }
+
+    /// Puts the header of `len` bytes of the block from `from` on into `out`, behind messages that wait.
+    pub fn answer_part(&mut self, block: Block, from: u32, len: u32, out: &mut Vec<u8>) {
+        self.poll_transmit(out);
+        let part = RawBlock {
+            piece: block.piece().get(),
+            offset: block.offset() + from,
+            length: len,
+        };
+        Header::Piece(part).encode(out);
     }
 
     /// The last byte of an answer is sent.
@@ -563,6 +656,9 @@ impl Connection {
             }
             Extension::Metainfo { .. } => {
                 self.metainfo_queued += 1;
+            }
+            Extension::Hello { capabilities, .. } => {
+                self.parts_in |= capabilities & CAPABILITY_PARTS != 0;
             }
             Extension::Fetching { add, drop }
                 if add.len() > FETCHING_MAX || drop.len() > FETCHING_MAX =>

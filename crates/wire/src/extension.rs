@@ -27,6 +27,8 @@ pub const EXTENSION_MAGIC: &[u8; 5] = b"dosvc";
 pub const EXTENSION_PREFIX_LEN: u32 = 6;
 /// The version that a Hello of this implementation names.
 pub const EXTENSION_VERSION: u8 = 1;
+/// Capability of a Hello: its sender puts together a block that comes in several Piece messages.
+pub const CAPABILITY_PARTS: u32 = 1;
 /// The longest extension message of ours that is read, in bytes of payload.
 pub const EXTENSION_LEN_MAX: u32 = EXTENSION_PREFIX_LEN + METAINFO_HEAD + 32 * METAINFO_HASHES_MAX;
 

@@ -20,7 +20,8 @@ pub mod net;
 pub use codec::{DecodeError, HEADER_LEN_MAX, Header, Message, RawBlock};
 pub use connection::{Connection, Expired, Payload, PeerEvent, Stats, Violation};
 pub use extension::{
-    EXTENSION_LEN_MAX, EXTENSION_MAGIC, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension,
+    CAPABILITY_PARTS, EXTENSION_LEN_MAX, EXTENSION_MAGIC, EXTENSION_PREFIX_LEN, EXTENSION_VERSION,
+    Extension,
 };
 pub use group::{group_proof, verify_group_proof};
 pub use handshake::{Handshake, HandshakeDecodeError};

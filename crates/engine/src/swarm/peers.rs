@@ -148,10 +148,10 @@ impl Swarm {
                 partial: 0,
             },
         );
+        // A member of the group has said Hello with its proof; what it can do is said to the connection here.
+        self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
         if group.is_some() {
             self.greeted(key, true, now);
-        } else {
-            self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
         }
         self.changed = true;
     }

@@ -1,8 +1,9 @@
 //! One connection between two peers: the real protocol state of each end, and what a driver does with it.
 //!
 //! Messages travel as the bytes that the core wrote and are decoded at the other end; of blocks only the number of
-//! bytes travels. As with the real driver, messages that have gathered go out before the next block, nothing overtakes
-//! a block that has begun, and a block is served when its last byte is in the send buffer.
+//! bytes travels. As with the real driver, messages that have gathered go out before the next part of a block, nothing
+//! overtakes a part that has begun, the length of the parts and what may stand unsent in the send buffer follow the
+//! driver's measured pace, and a block is served when its last byte is in the send buffer.
 
 use super::{End, Event, Owner, World, machine::Other, swarm_of};
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
 use dosvc_content::{Block, PieceIndex};
 use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
-    Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header, Limits, Payload,
-    PeerEvent,
+    CAPABILITY_PARTS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header,
+    Limits, Payload, PeerEvent, net::Pace,
 };
 use std::{collections::VecDeque, time::Duration};
 
@@ -23,6 +24,9 @@ const PROGRESS_BYTES: u32 = 128 << 10;
 const PROGRESS_INTERVAL: Nanos = 100_000_000;
 /// How long a new peer may take to say Hello before it is taken for one without extensions, as the engine has it.
 const GREETING_TIME: Nanos = 150_000_000;
+
+/// Bytes of the header of a part of a block.
+const PIECE_HEADER: usize = 13;
 
 /// What stands in a stream.
 #[derive(Debug)]
@@ -33,8 +37,19 @@ enum Chunk {
         ready: Option<Nanos>,
         bytes: Vec<u8>,
     },
-    /// The bytes of a block from there on.
+    /// The bytes of a block, or of a part of one, from there on.
     Body { start: u64, len: u32 },
+}
+
+/// A block that is being written.
+#[derive(Clone, Copy, Debug)]
+struct Writing {
+    block: Block,
+    /// Bytes of it that are in the send buffer.
+    done: u32,
+    /// Where the current part ends.
+    end: u32,
+    begun: Nanos,
 }
 
 /// A block that is arriving.
@@ -42,8 +57,10 @@ enum Chunk {
 struct Arriving {
     /// `None`: it was withdrawn and is thrown away.
     block: Option<Block>,
-    /// Bytes that are here.
+    /// Bytes that are here, those of earlier parts included.
     here: u32,
+    /// Those of earlier parts.
+    before: u32,
     /// Of them, those that the scheduler knows of.
     told: u32,
     told_at: Option<Nanos>,
@@ -62,8 +79,8 @@ pub(super) struct LinkEnd {
     stream: VecDeque<Chunk>,
     /// Answers that wait to be sent.
     pub(super) answers: VecDeque<Block>,
-    /// The answer that is being written, and what is left of it.
-    writing: Option<(Block, u32)>,
+    writing: Option<Writing>,
+    pace: Pace,
     arriving: Option<Arriving>,
     /// Pieces that the peer has.
     pub(super) peer_pieces: u32,
@@ -87,6 +104,8 @@ impl World<'_> {
             let here = usize::from(side);
             let (node, other) = (nodes[here], nodes[1 - here]);
             let out = self.network.open(node, other);
+            let pace = Pace::default();
+            self.network.flow_mut(out).unsent_max = u64::from(pace.unsent_max());
             self.owners.push(Owner::End((id, side)));
             let machine = &mut self.machines[node];
             machine.peers.insert(other, (id, side));
@@ -99,6 +118,7 @@ impl World<'_> {
                 stream: VecDeque::new(),
                 answers: VecDeque::new(),
                 writing: None,
+                pace,
                 arriving: None,
                 peer_pieces: 0,
                 greeting: true,
@@ -113,7 +133,7 @@ impl World<'_> {
                 nonce[..8].copy_from_slice(&self.random().to_be_bytes());
                 self.end_mut(end).wire.extension(&Extension::Hello {
                     version: EXTENSION_VERSION,
-                    capabilities: 0,
+                    capabilities: CAPABILITY_PARTS,
                     listen_port: 7680,
                     nonce,
                 });
@@ -219,63 +239,100 @@ impl World<'_> {
         }
     }
 
-    /// Fills the send buffer: messages, then a block, and so on.
+    /// Fills the send buffer: messages, then a part of a block, and so on.
     pub(super) fn write(&mut self, end: End) {
-        let now = self.time();
         self.end_mut(end).waits_to_write = false;
         if self.machines[self.end(end).node].silenced {
             return;
         }
         loop {
-            let state = &mut self.links[end.0 as usize].ends[usize::from(end.1)];
+            let state = self.end_mut(end);
             if state.closed {
                 return;
             }
             let out = state.out;
             let room = self.network.room(out);
             self.network.flow_mut(out).starving = room == 0;
-            if room == 0 {
+            if room == 0 || !self.write_some(end, room) {
                 return;
             }
-            if let Some((block, left)) = state.writing {
-                let bytes = u32::try_from(room).map_or(left, |room| room.min(left));
-                state.writing = (bytes < left).then_some((block, left - bytes));
-                state.wire.handle_sent(now, bytes as usize);
-                let (node, source) = (state.node, state.source);
-                if bytes == left {
-                    state.wire.end_answer(block);
-                }
-                self.network.write(out, u64::from(bytes), self.now);
-                if bytes == left {
-                    self.served(node, source, block);
-                }
-                continue;
-            }
-            let mut bytes = self.spare.pop().unwrap_or_default();
-            state.wire.poll_transmit(&mut bytes);
-            while let Some(block) = state.answers.pop_front() {
-                if state.wire.begin_answer(block, &mut bytes) {
-                    state.writing = Some((block, block.len()));
-                    break;
-                }
-            }
-            if bytes.is_empty() {
+        }
+    }
+
+    /// The next step of writing, with this much room. False when there is nothing to write.
+    fn write_some(&mut self, end: End, room: u64) -> bool {
+        let (now, clock) = (self.time(), self.now);
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        let state = self.end_mut(end);
+        if state.writing.is_none() {
+            state.writing = state.next_answer(clock);
+        }
+        let mut part = None;
+        match &mut state.writing {
+            None => state.wire.poll_transmit(&mut bytes),
+            Some(writing) if writing.done == writing.block.len() => {
+                let took = Duration::from_nanos(clock - writing.begun);
+                let block = writing.block;
+                state.pace.note(block.len(), took);
+                state.wire.end_answer(block);
+                state.writing = None;
+                let (node, source, out) = (state.node, state.source, state.out);
+                let unsent_max = u64::from(state.pace.unsent_max());
+                self.network.flow_mut(out).unsent_max = unsent_max;
                 self.spare.push(bytes);
-                return;
+                self.served(node, source, block);
+                return true;
             }
-            state.wire.handle_sent(now, bytes.len());
-            let at = self.network.flow(out).written();
-            let ready = self.network.message(out, bytes.len(), self.now);
-            if let Some(ready) = ready {
-                self.queue.push(ready, Event::Message(out));
+            Some(writing) if writing.done == writing.end => {
+                let rest = writing.block.len() - writing.done;
+                let len = match state.wire.may_part_answers() {
+                    true => state.pace.part(rest),
+                    false => rest,
+                };
+                let (block, from) = (writing.block, writing.done);
+                state.wire.answer_part(block, from, len, &mut bytes);
+                writing.end += len;
+                part = Some(len);
             }
-            let chunk = Chunk::Messages { at, ready, bytes };
-            let state = &mut self.links[end.0 as usize].ends[usize::from(end.1)];
-            state.stream.push_back(chunk);
-            if let Some((block, len)) = state.writing {
-                debug_assert_eq!(block.len(), len);
-                state.stream.push_back(Chunk::Body { start: at, len });
+            Some(writing) => {
+                let left = writing.end - writing.done;
+                let len = u32::try_from(room).map_or(left, |room| room.min(left));
+                writing.done += len;
+                state.wire.handle_sent(now, len as usize);
+                let out = state.out;
+                self.spare.push(bytes);
+                self.network.write(out, u64::from(len), clock);
+                return true;
             }
+        }
+        if bytes.is_empty() {
+            self.spare.push(bytes);
+            return false;
+        }
+        self.put_messages(end, bytes, part);
+        true
+    }
+
+    /// Messages go out, the last of them the header of `part` bytes that follow.
+    fn put_messages(&mut self, end: End, bytes: Vec<u8>, part: Option<u32>) {
+        let (now, clock) = (self.time(), self.now);
+        let out = self.end(end).out;
+        let at = self.network.flow(out).written();
+        // A header alone arrives with what it is the header of.
+        let alone = part.is_none() || bytes.len() > PIECE_HEADER;
+        let ready = if alone {
+            self.network.message(out, bytes.len(), clock)
+        } else {
+            None
+        };
+        if let Some(ready) = ready {
+            self.queue.push(ready, Event::Message(out));
+        }
+        let state = self.end_mut(end);
+        state.wire.handle_sent(now, bytes.len());
+        state.stream.push_back(Chunk::Messages { at, ready, bytes });
+        if let Some(len) = part {
+            state.stream.push_back(Chunk::Body { start: at, len });
         }
     }
 
@@ -295,6 +352,7 @@ impl World<'_> {
         if self.machines[node].silenced {
             return;
         }
+        let now = self.time();
         let mut any = false;
         loop {
             let [ours, theirs] = both(&mut self.links[link].ends, side);
@@ -321,16 +379,25 @@ impl World<'_> {
                     let Some(arriving) = &mut ours.arriving else {
                         self.fail("a block without its header");
                     };
-                    if here == arriving.here {
+                    let here_before = arriving.here;
+                    arriving.here = arriving.before + here;
+                    if arriving.here == here_before {
                         break;
                     }
-                    arriving.here = here;
-                    let arriving = *arriving;
+                    let mut arrived = *arriving;
+                    let mut whole = false;
                     if here == len {
                         theirs.stream.pop_front();
-                        ours.arriving = None;
+                        arriving.before = arriving.here;
+                        arrived = *arriving;
+                        whole = arrived.is_whole();
+                        if whole {
+                            ours.arriving = None;
+                        }
                     }
-                    any |= self.body(end, arriving, here == len);
+                    ours.wire
+                        .handle_received(now, (arrived.here - here_before) as usize);
+                    any |= self.body(end, arrived, whole);
                 }
             }
         }
@@ -378,7 +445,7 @@ impl World<'_> {
                     };
                     (len as usize, handled)
                 }
-                Ok(Payload::Block(block)) => {
+                Ok(Payload::Block { block, .. }) => {
                     state.expect(Some(block));
                     (0, Ok(()))
                 }
@@ -469,7 +536,6 @@ impl World<'_> {
         let state = self.end_mut(end);
         let (node, id) = (state.node, state.source);
         let untold = arriving.here - arriving.told;
-        state.wire.handle_received(now, untold as usize);
         let Some(block) = arriving.block else {
             return false;
         };
@@ -521,14 +587,38 @@ impl World<'_> {
     }
 }
 
+impl Arriving {
+    /// What is thrown away is done with each part.
+    fn is_whole(&self) -> bool {
+        self.block.is_none_or(|block| self.here == block.len())
+    }
+}
+
 impl LinkEnd {
+    /// A block, or the next part of it, follows.
     fn expect(&mut self, block: Option<Block>) {
-        self.arriving = Some(Arriving {
+        self.arriving.get_or_insert(Arriving {
             block,
             here: 0,
+            before: 0,
             told: 0,
             told_at: None,
         });
+    }
+
+    /// The next answer that the peer still waits for.
+    fn next_answer(&mut self, now: Nanos) -> Option<Writing> {
+        while let Some(block) = self.answers.pop_front() {
+            if self.wire.begin_answer(block) {
+                return Some(Writing {
+                    block,
+                    done: 0,
+                    end: 0,
+                    begun: now,
+                });
+            }
+        }
+        None
     }
 
     /// Gives memory back.

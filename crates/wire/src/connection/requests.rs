@@ -68,6 +68,16 @@ impl Requests {
         Some(Answer::Withdrawn)
     }
 
+    /// An open request that fits, else a withdrawn one.
+    pub(super) fn find(&self, fits: impl Fn(&Block) -> bool) -> Option<Block> {
+        let withdrawn = self.withdrawn.iter().map(|(block, _)| block);
+        self.open
+            .iter()
+            .chain(withdrawn)
+            .copied()
+            .find(|block| fits(block))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

@@ -179,7 +179,11 @@ fn each_request_is_answered_once() {
     assert!(!c.request(wanted), "asked for already");
     assert_eq!(sent(&mut c), [Message::Request(wanted.into())]);
     let piece = Header::Piece(wanted.into());
-    assert_eq!(c.handle_header(now, piece), Ok(Payload::Block(wanted)));
+    let whole = Ok(Payload::Block {
+        block: wanted,
+        part: MIB,
+    });
+    assert_eq!(c.handle_header(now, piece), whole);
     assert_eq!(
         c.handle_header(now, piece),
         Err(Violation::Unrequested(wanted.into()))
@@ -210,11 +214,11 @@ fn the_late_answer_to_a_withdrawn_request_is_waste() {
     assert_eq!(sent(&mut c)[1], Message::Cancel(wanted.into()));
     let piece = Header::Piece(wanted.into());
     c.request(wanted);
-    assert_eq!(
-        c.handle_header(now, piece),
-        Ok(Payload::Block(wanted)),
-        "asked again"
-    );
+    let whole = Ok(Payload::Block {
+        block: wanted,
+        part: MIB,
+    });
+    assert_eq!(c.handle_header(now, piece), whole, "asked again");
     assert_eq!(c.handle_header(now, piece), Ok(Payload::Drain(MIB)));
     assert_eq!(c.stats().payload_wasted, u64::from(MIB));
     assert!(c.handle_header(now, piece).is_err(), "once only");
@@ -223,6 +227,127 @@ fn the_late_answer_to_a_withdrawn_request_is_waste() {
     c.cancel(now, wanted);
     let late = now + WITHDRAWN + Duration::from_secs(1);
     assert!(c.handle_header(late, piece).is_err(), "not for ever");
+}
+
+fn hello(capabilities: u32) -> Extension {
+    Extension::Hello {
+        version: 1,
+        capabilities,
+        listen_port: 0,
+        nonce: [0; 16],
+    }
+}
+
+fn part(of: Block, from: u32, length: u32) -> Header {
+    Header::Piece(block(of.piece().get(), of.offset() + from, length).into())
+}
+
+/// A connection whose peer knows that blocks may come in parts.
+fn open_for_parts(now: Instant) -> Connection {
+    let mut c = open(now);
+    c.extension(&hello(CAPABILITY_PARTS));
+    sent(&mut c);
+    c
+}
+
+#[test]
+fn a_block_in_parts_counts_as_one_answer() {
+    let now = Instant::now();
+    let mut c = open_for_parts(now);
+    let (wanted, other) = (block(0, 7, 100), block(1, 0, 100));
+    c.request(wanted);
+    c.request(other);
+    for (from, length) in [(0, 60), (60, 1), (61, 39)] {
+        let next = Ok(Payload::Block {
+            block: wanted,
+            part: length,
+        });
+        assert_eq!(c.handle_header(now, part(wanted, from, length)), next);
+        feed(&mut c, now, &Message::Have(3)).expect("messages may come between parts");
+    }
+    let whole = Ok(Payload::Block {
+        block: other,
+        part: 100,
+    });
+    assert_eq!(c.handle_header(now, part(other, 0, 100)), whole);
+    assert_eq!(c.stats().payload_received, 200);
+    assert!(c.handle_header(now, part(wanted, 0, 60)).is_err(), "once");
+}
+
+#[test]
+fn parts_come_in_turn_and_only_to_who_said_that_it_takes_them() {
+    let now = Instant::now();
+    let (wanted, other) = (block(0, 0, 100), block(1, 0, 100));
+    let second = [
+        part(wanted, 0, 60),
+        part(wanted, 59, 41),
+        part(wanted, 61, 39),
+        part(wanted, 60, 41),
+        part(other, 0, 100),
+    ];
+    for out_of_turn in second {
+        let mut c = open_for_parts(now);
+        c.request(wanted);
+        c.request(other);
+        c.handle_header(now, part(wanted, 0, 60)).expect("begun");
+        assert!(matches!(
+            c.handle_header(now, out_of_turn),
+            Err(Violation::OutOfTurn(_))
+        ));
+    }
+    let mut c = open(now);
+    c.extension(&hello(0));
+    c.request(wanted);
+    assert!(matches!(
+        c.handle_header(now, part(wanted, 0, 60)),
+        Err(Violation::Unrequested(_))
+    ));
+}
+
+#[test]
+fn the_parts_of_a_withdrawn_block_are_waste_and_of_a_begun_one_are_not() {
+    let now = Instant::now();
+    let mut c = open_for_parts(now);
+    let (late, begun) = (block(0, 0, 100), block(1, 0, 100));
+    c.request(late);
+    c.request(begun);
+    assert!(c.cancel(now, late));
+    assert_eq!(
+        c.handle_header(now, part(late, 0, 60)),
+        Ok(Payload::Drain(60))
+    );
+    assert_eq!(
+        c.handle_header(now, part(late, 60, 40)),
+        Ok(Payload::Drain(40))
+    );
+    c.handle_header(now, part(begun, 0, 60)).expect("begun");
+    assert!(!c.cancel(now, begun), "too late");
+    feed(&mut c, now, &Message::Choke).expect("allowed");
+    let rest = Ok(Payload::Block {
+        block: begun,
+        part: 40,
+    });
+    assert_eq!(c.handle_header(now, part(begun, 60, 40)), rest);
+    assert_eq!(
+        (c.stats().payload_wasted, c.stats().payload_received),
+        (100, 100)
+    );
+}
+
+#[test]
+fn answers_are_parted_for_peers_that_said_so_with_messages_between() {
+    let now = Instant::now();
+    let mut c = open(now);
+    assert!(!c.may_part_answers());
+    feed(&mut c, now, &extension(&hello(CAPABILITY_PARTS))).expect("allowed");
+    assert!(c.may_part_answers());
+    let mut out = Vec::new();
+    c.have(lengths().piece(4).expect("inside"));
+    c.answer_part(block(2, 8, 9), 3, 6, &mut out);
+    assert_eq!(
+        out,
+        b"\0\0\0\x05\x04\0\0\0\x04\0\0\0\x0f\x07\0\0\0\x02\0\0\0\x0b"
+    );
 }
 
 const WITHDRAWN: Duration = crate::limits::WITHDRAWN_FOR;
@@ -295,9 +420,10 @@ fn a_cancelled_or_refused_request_is_not_answered() {
     feed(&mut c, now, &Message::Cancel(a.into())).expect("allowed");
     feed(&mut c, now, &Message::Cancel(a.into())).expect("a second one means nothing");
     c.refuse(b);
+    assert!(!c.begin_answer(a) && !c.accept_answer(b));
+    assert!(c.accept_answer(d) && c.begin_answer(d));
     let mut out = Vec::new();
-    assert!(!c.begin_answer(a, &mut out) && !c.accept_answer(b));
-    assert!(c.accept_answer(d) && c.begin_answer(d, &mut out));
+    c.answer_part(d, 0, 9, &mut out);
     assert_eq!(out, b"\0\0\0\x12\x07\0\0\0\x02\0\0\0\0");
     c.end_answer(d);
     assert_eq!(c.stats().payload_sent, 9);
@@ -316,7 +442,7 @@ fn our_choke_forgets_what_the_peer_asked_for() {
     feed(&mut c, now, &Message::Request(wanted.into())).expect("allowed");
     assert!(c.accept_answer(wanted));
     c.choke();
-    assert!(!c.begin_answer(wanted, &mut Vec::new()));
+    assert!(!c.begin_answer(wanted));
     c.unchoke();
     feed(&mut c, now, &Message::Request(wanted.into())).expect("allowed");
     assert!(c.accept_answer(wanted));

@@ -92,7 +92,7 @@ pub enum Event {
         /// Its bytes, as many as the block has.
         data: BlockBuf,
     },
-    /// The last byte of an answer went to the kernel.
+    /// The last byte of an answer went to the kernel, which holds no more than some milliseconds' worth unsent.
     Served {
         /// The block.
         block: Block,

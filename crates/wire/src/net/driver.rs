@@ -16,8 +16,11 @@
 //!
 //! The lock is never held across an `.await`; only this task takes it.
 
+mod pace;
 mod read;
 mod write;
+
+pub use pace::Pace;
 
 use super::{BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Throttle, Transport};
 use crate::connection::Connection;
@@ -267,10 +270,10 @@ impl State {
         }
     }
 
-    /// Takes the next answer and puts its header behind what is in `out`.
-    fn begin_answer(&mut self, out: &mut Vec<u8>) -> Option<(Block, Body)> {
+    /// Takes the next answer that the peer still waits for.
+    fn begin_answer(&mut self) -> Option<(Block, Body)> {
         while let Some((block, body)) = self.answers.pop_front() {
-            if self.connection.begin_answer(block, out) {
+            if self.connection.begin_answer(block) {
                 return Some((block, body));
             }
         }

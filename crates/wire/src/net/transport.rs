@@ -37,6 +37,12 @@ pub trait WriteHalf: Send {
     fn write(&mut self, bytes: &[u8], more: bool)
     -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// Asks the system to take no more while it holds this many bytes that have not left yet. Where it cannot be
+    /// asked, nothing happens.
+    fn set_unsent_max(&self, bytes: u32) {
+        let _ = bytes;
+    }
+
     /// Writes a part of the `len` bytes of the file from `offset` on: at least a byte.
     ///
     /// # Errors
@@ -130,6 +136,12 @@ impl WriteHalf for OwnedWriteHalf {
         stream
             .async_io(Interest::WRITABLE, || Ok(send(stream, bytes, flags)?))
             .await
+    }
+
+    fn set_unsent_max(&self, bytes: u32) {
+        let stream: &TcpStream = (*self).as_ref();
+        // Without it messages wait longer behind blocks.
+        let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes);
     }
 
     async fn send_file(

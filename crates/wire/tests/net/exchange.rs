@@ -2,7 +2,7 @@ use crate::rig::*;
 use bytes::Bytes;
 use dosvc_content::{Bitfield, Block, PieceIndex, PieceLengths};
 use dosvc_wire::net::*;
-use dosvc_wire::{Extension, Header, Message};
+use dosvc_wire::{CAPABILITY_PARTS, EXTENSION_VERSION, Extension, Header, Message};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ async fn exchange(
                 open -= 1;
             }
             Event::Served { .. } => served += 1,
-            Event::Unchoked | Event::Interested(true) => {}
+            Event::Unchoked | Event::Interested(true) | Event::Extension(_) => {}
             other => panic!("{other:?}"),
         }
         while open < PIPELINE
@@ -124,6 +124,8 @@ async fn two_peers_exchange_64_mib_both_ways_at_once() {
     };
     let done = Arc::new(tokio::sync::Barrier::new(2));
     let (a, b) = (Driven::new(a, options()), Driven::new(b, options()));
+    // One way whole blocks, the other way parts.
+    a.send(Command::Extension(hello(CAPABILITY_PARTS)));
     let run = async {
         tokio::join!(
             exchange(a, bytes.clone(), cut(0xfeed), Arc::clone(&done)),
@@ -260,6 +262,55 @@ async fn messages_go_between_two_blocks() {
     assert_eq!(raw.header().await, Header::Extension { length: 14 });
     raw.payload(14).await;
     assert_eq!(raw.header().await, Header::Piece(blocks[1].into()));
+}
+
+fn hello(capabilities: u32) -> Extension {
+    Extension::Hello {
+        version: EXTENSION_VERSION,
+        capabilities,
+        listen_port: 0,
+        nonce: [0; 16],
+    }
+}
+
+/// On a slow link a whole block takes long; a Have must not wait for its end.
+#[tokio::test]
+async fn messages_go_between_the_parts_of_one_block() {
+    let gate = Gate::new();
+    let (mut driven, mut raw) = open(Options {
+        up: gate.clone(),
+        ..Options::default()
+    })
+    .await;
+    let mut payload = Vec::new();
+    hello(CAPABILITY_PARTS).encode(&mut payload);
+    raw.send(&Message::Extension(payload.into())).await;
+    assert!(matches!(driven.next().await, Event::Extension(_)));
+    let asked = block(0, 0, MIB);
+    raw.send(&Message::Request(asked.into())).await;
+    assert!(matches!(driven.next().await, Event::Requested(_)));
+    let bytes = content(MIB as usize);
+    let body = Body::Bytes(bytes.clone().into());
+    driven.send(Command::Serve { block: asked, body });
+    let mut got = Vec::new();
+    let mut have_after = None;
+    while got.len() < bytes.len() {
+        match raw.header().await {
+            Header::Have(4) => have_after = Some(got.len()),
+            Header::Piece(part) => {
+                assert_eq!(part.offset as usize, got.len());
+                if got.is_empty() {
+                    driven.send(Command::Have(small_content().piece(4).expect("inside")));
+                }
+                gate.open(part.length as usize);
+                got.extend(raw.payload(part.length as usize).await);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(got == bytes);
+    assert!(have_after.is_some_and(|at| at < bytes.len() / 2));
+    assert!(matches!(driven.next().await, Event::Served { block } if block == asked));
 }
 
 /// A swarm task that is busy for a while stops this connection's reading, not its writing.

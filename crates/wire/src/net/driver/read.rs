@@ -28,6 +28,7 @@ impl Driver {
             start: 0,
             end: 0,
             credit: 0,
+            partial: None,
         };
         loop {
             if let Err(reason) = reader.read_message().await {
@@ -64,6 +65,26 @@ struct Reader<'a, R> {
     end: usize,
     /// Bytes taken from the rate limit and not used yet.
     credit: u32,
+    /// The block of which a part is here.
+    partial: Option<Partial>,
+}
+
+struct Partial {
+    data: BlockBuf,
+    filled: usize,
+    progress: Progress,
+}
+
+impl Partial {
+    /// Waits for a buffer.
+    async fn begin(driver: &Driver, block: Block) -> Self {
+        let buffer = driver.params.pool.acquire(block.len() as usize);
+        Self {
+            data: driver.hold_receive(buffer).await,
+            filled: 0,
+            progress: Progress::new(block),
+        }
+    }
 }
 
 impl<R: ReadHalf> Reader<'_, R> {
@@ -74,7 +95,7 @@ impl<R: ReadHalf> Reader<'_, R> {
             .with(|state| state.connection.handle_header(Instant::now(), header))?;
         match payload {
             Payload::None => {}
-            Payload::Block(block) => self.read_block(block).await?,
+            Payload::Block { block, part } => self.read_block(block, part as usize).await?,
             Payload::Drain(len) => self.drain(len, true).await?,
             Payload::Bitfield(len) => {
                 let bits = self.collect(Vec::new(), len).await?;
@@ -133,37 +154,47 @@ impl<R: ReadHalf> Reader<'_, R> {
         &self.inbox[from..self.start]
     }
 
-    async fn read_block(&mut self, block: Block) -> Result<(), CloseReason> {
-        let len = block.len() as usize;
-        let mut data = self
-            .driver
-            .hold_receive(self.driver.params.pool.acquire(len))
-            .await;
-        let mut progress = Progress::new(block);
-        let ready = self.take_inbox(len);
-        let mut filled = ready.len();
-        data[..filled].copy_from_slice(ready);
-        progress.add(self.driver, filled);
-        while filled < len {
-            let n = self.read_part(&mut data, filled).await?;
-            filled += n;
-            progress.add(self.driver, n);
+    /// Reads a block, or the next `part` bytes of it.
+    async fn read_block(&mut self, block: Block, part: usize) -> Result<(), CloseReason> {
+        let mut partial = match self.partial.take() {
+            Some(partial) => partial,
+            None => Partial::begin(self.driver, block).await,
+        };
+        let end = partial.filled + part;
+        let ready = self.take_inbox(part);
+        let mut n = ready.len();
+        partial.data[partial.filled..partial.filled + n].copy_from_slice(ready);
+        loop {
+            partial.filled += n;
+            partial.progress.add(self.driver, n);
+            if partial.filled == end {
+                break;
+            }
+            n = self
+                .read_part(&mut partial.data, partial.filled, end)
+                .await?;
         }
+        if end < block.len() as usize {
+            self.partial = Some(partial);
+            return Ok(());
+        }
+        let data = partial.data;
         self.driver.with(|state| {
             state.outbox.push_back(Event::Received { block, data });
         });
         Ok(())
     }
 
-    /// Reads more of a block: with one system call the rest of the block, if it is there, and the beginning
-    /// of what follows.
+    /// Reads more of a block, up to its byte `end`: with one system call all of that, if it is there, and the
+    /// beginning of what follows.
     async fn read_part(
         &mut self,
         data: &mut BlockBuf,
         filled: usize,
+        end: usize,
     ) -> Result<usize, CloseReason> {
         debug_assert_eq!(self.start, self.end, "the inbox is empty inside a block");
-        let rest = data.len() - filled;
+        let rest = end - filled;
         if !self.driver.params.down.is_unlimited() {
             let max = self.draw(rest).await;
             let n = self
@@ -176,7 +207,7 @@ impl<R: ReadHalf> Reader<'_, R> {
         }
         let n = self
             .half
-            .read(&mut data[filled..], &mut self.inbox[..])
+            .read(&mut data[filled..end], &mut self.inbox[..])
             .await;
         let n = self.arrived(n)?;
         let into_block = n.min(rest);

@@ -1,6 +1,6 @@
 //! The sending loop.
 
-use super::{Driver, THROTTLE_SLICE};
+use super::{Driver, THROTTLE_SLICE, pace::Pace};
 use crate::net::transport::SendFileError;
 use crate::net::{Body, CloseReason, Event, WriteHalf};
 use dosvc_content::Block;
@@ -21,7 +21,9 @@ impl Driver {
             half,
             messages: Vec::new(),
             credit: 0,
+            pace: Pace::default(),
         };
+        writer.half.set_unsent_max(writer.pace.unsent_max());
         loop {
             if let Err(reason) = writer.write_next().await {
                 return reason;
@@ -49,10 +51,12 @@ struct Writer<'a, W> {
     messages: Vec<u8>,
     /// Bytes taken from the rate limit and not used yet.
     credit: u32,
+    pace: Pace,
 }
 
 impl<W: WriteHalf> Writer<'_, W> {
-    /// Sends all messages that have gathered, then one block if one waits.
+    /// Sends a block if one waits, with the messages that have gathered before and between its parts, else those
+    /// messages.
     async fn write_next(&mut self) -> Result<(), CloseReason> {
         self.messages.clear();
         if self.messages.capacity() > MESSAGES_KEPT {
@@ -60,23 +64,46 @@ impl<W: WriteHalf> Writer<'_, W> {
         }
         let answer = {
             let mut state = self.driver.state();
-            state.connection.poll_transmit(&mut self.messages);
-            state.begin_answer(&mut self.messages)
+            let answer = state.begin_answer();
+            if answer.is_none() {
+                state.connection.poll_transmit(&mut self.messages);
+            }
+            answer
         };
-        if self.messages.is_empty() {
-            self.driver.write_wake.notified().await;
-            return Ok(());
+        match answer {
+            Some((block, body)) => self.write_block(block, &body).await,
+            None if self.messages.is_empty() => {
+                self.driver.write_wake.notified().await;
+                Ok(())
+            }
+            None => self.write_messages(false).await,
         }
-        // A header must not be kept back while its block waits for the rate limit.
-        let more = answer.is_some() && self.driver.params.up.is_unlimited();
-        self.write_messages(more).await?;
-        let Some((block, body)) = answer else {
-            return Ok(());
-        };
+    }
+
+    async fn write_block(&mut self, block: Block, body: &Body) -> Result<(), CloseReason> {
+        let begun = Instant::now();
         let mut sent = 0;
         while sent < block.len() {
-            let max = self.draw(block.len() - sent).await;
-            sent += self.write_part(block, &body, sent, max).await?;
+            let rest = block.len() - sent;
+            self.messages.clear();
+            let part = {
+                let connection = &mut self.driver.state().connection;
+                let parted = connection.may_part_answers();
+                let part = if parted { self.pace.part(rest) } else { rest };
+                connection.answer_part(block, sent, part, &mut self.messages);
+                part
+            };
+            // A header must not be kept back while its bytes wait for the rate limit.
+            self.write_messages(self.driver.params.up.is_unlimited())
+                .await?;
+            let end = sent + part;
+            while sent < end {
+                let max = self.draw(end - sent).await;
+                sent += self.write_part(block, body, sent, max).await?;
+            }
+        }
+        if self.pace.note(block.len(), begun.elapsed()) {
+            self.half.set_unsent_max(self.pace.unsent_max());
         }
         self.driver.with(|state| {
             state.connection.end_answer(block);

@@ -1,0 +1,199 @@
+//! The shipped scenarios, on links like TCP's. What the product is to reach is asserted where it does; elsewhere what is
+//! reached today, and a tenth more, with the target beside it. Every failure prints scenario and seed.
+
+use dosvc_sim::{Outcome, Role, STEP, Scenario, plot, run};
+use std::{path::PathBuf, time::Duration};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+fn load(name: &str, seed: Option<u64>) -> Scenario {
+    let file = folder().join(format!("{name}.toml"));
+    Scenario::load(&file, seed).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn show(scenario: &Scenario) -> Outcome {
+    let outcome = run(scenario);
+    println!("{}\n{outcome}", Outcome::HEAD);
+    assert!(outcome.unfinished.is_empty(), "{outcome}");
+    outcome
+}
+
+/// The time of the last one of a class.
+fn last_of(outcome: &Outcome, class: &str) -> f64 {
+    let of = outcome
+        .leeches
+        .iter()
+        .filter(|m| outcome.classes[m.class] == class);
+    let took = of.filter_map(|m| m.took).max();
+    took.expect("somebody is done").as_secs_f64()
+}
+
+/// How long the origins or seeds alone would take to give everybody everything.
+fn alone(scenario: &Scenario) -> Duration {
+    let of = |leech: bool| {
+        let machines = scenario.machines.iter();
+        machines.filter(move |m| (m.role == Role::Leech) == leech)
+    };
+    let up: u64 = of(false).map(|m| m.link.up).sum();
+    let bytes = scenario.length() as f64 * of(true).count() as f64;
+    Duration::from_secs_f64(bytes / up as f64)
+}
+
+#[test]
+fn every_shipped_file_is_a_scenario() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder()).expect("the folder is there") {
+        let path = entry.expect("readable").path();
+        let scenario = Scenario::load(&path, None).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!scenario.about.is_empty(), "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 15);
+}
+
+#[test]
+fn sixteen_machines() {
+    for seed in 1..=3 {
+        let o = show(&load("w3-16", Some(seed)));
+        // Targets: 1.15 and 1.10.
+        assert!(o.ratio() <= 1.34, "{o}");
+        assert!(o.seed_copies <= 1.23, "{o}");
+    }
+}
+
+/// What is in a send buffer can't be overtaken: namespaces measured 8.9 s with unlimited buffers where 7.7 s were reached
+/// without, and the rig must see such a difference.
+#[test]
+fn large_send_buffers_cost_time() {
+    let scenario = load("w3-16", None);
+    let mut large = scenario.clone();
+    large.network.notsent_lowat = Some(u64::MAX);
+    let (bounded, large) = (show(&scenario), show(&large));
+    assert!(large.last >= bounded.last.mul_f64(1.04), "{large}");
+}
+
+#[test]
+fn sixty_four_machines() {
+    let o = show(&load("w3-64", None));
+    // Targets: 1.15 and 1.10.
+    assert!(o.ratio() <= 1.42, "{o}");
+    assert!(o.seed_copies <= 1.28, "{o}");
+}
+
+#[test]
+fn unequal_links() {
+    let o = show(&load("unequal", None));
+    assert!(o.ratio() <= 1.3, "{o}");
+}
+
+#[test]
+fn uplinks_a_quarter_of_the_downlinks() {
+    let o = show(&load("asymmetric", None));
+    assert!(o.ratio() <= 1.3, "{o}");
+}
+
+#[test]
+fn arrivals_over_time() {
+    let o = show(&load("arrivals", None));
+    assert!(o.ratio() <= 1.3, "{o}");
+    // Each machine's own time, too.
+    assert!(o.quantile(1.0).as_secs_f64() <= 1.3 * 5.37, "{o}");
+}
+
+#[test]
+fn a_seed_that_leaves_after_1_2_copies_is_not_missed() {
+    let o = show(&load("seed-leaves", None));
+    assert!(o.seed_copies <= 1.21, "{o}");
+    assert!(o.ratio() <= 1.3, "{o}");
+}
+
+#[test]
+fn a_third_that_leaves_when_done_harms_nobody() {
+    let o = show(&load("third-leaves", None));
+    assert!(o.ratio() <= 1.3, "{o}");
+}
+
+#[test]
+fn a_slow_tenth_does_not_hold_up_the_others() {
+    let o = show(&load("slow-tenth", None));
+    assert!(o.ratio() <= 1.3, "{o}");
+    // Target: 1.3 × 5.37 s.
+    assert!(last_of(&o, "peers") <= 9.1, "{o}");
+}
+
+#[test]
+fn an_origin_alone_would_be_no_faster() {
+    for (name, ratio) in [("origin-16", 1.58), ("origin-apart", 1.3)] {
+        let scenario = load(name, None);
+        let o = show(&scenario);
+        assert!(o.last <= alone(&scenario), "{o}");
+        // Target: 1.15 where all come at once.
+        assert!(o.ratio() <= ratio, "{o}");
+        assert!(o.origin_copies <= 1.2, "{o}");
+    }
+}
+
+#[test]
+fn modes_and_sites_decide_who_is_whose_peer() {
+    let o = show(&load("modes", None));
+    for machine in &o.leeches {
+        let got = machine.stats.downloaded;
+        match o.classes[machine.class].as_str() {
+            "HTTP only" => assert_eq!((got.peers(), machine.uploaded), (0, 0), "{o}"),
+            "office" => assert_eq!(got.group + got.internet, 0, "{o}"),
+            "branches" => assert_eq!(got.internet, 0, "{o}"),
+            other => panic!("class {other}"),
+        }
+    }
+    let from_peers = |m: &dosvc_sim::MachineOutcome| m.stats.downloaded.peers();
+    assert!(o.leeches.iter().map(from_peers).sum::<u64>() > 0, "{o}");
+}
+
+#[test]
+fn same_seed_gives_the_same_trace() {
+    let trace = |seed| run(&load("third-leaves", Some(seed))).trace;
+    assert_eq!(trace(5), trace(5));
+    assert_ne!(trace(5), trace(6));
+}
+
+#[test]
+fn courses_over_time_add_up_and_are_drawn() {
+    let scenario = load("w3-16-ideal", None);
+    let o = show(&scenario);
+    let steps = usize::try_from(o.last.as_nanos() / STEP.as_nanos()).expect("short") + 1;
+    assert_eq!((o.timeline.len(), o.spread.len()), (steps, steps));
+    let sent: u64 = o.timeline.iter().map(|bytes| bytes[0]).sum();
+    let copies = sent as f64 / scenario.length() as f64;
+    assert!((copies - o.seed_copies).abs() < 1e-9, "{copies} {o}");
+    assert!(o.fairness() > 0.5 && o.fairness() <= 1.0, "{o}");
+    let json = o.to_json();
+    assert_eq!(json["leeches"].as_array().map(Vec::len), Some(16));
+    let folder = std::env::temp_dir().join(format!("dosvc-sim-plots-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the plots");
+    let files = plot(&o, &folder).expect("drawn");
+    for file in &files {
+        let text = std::fs::read_to_string(file).expect("written");
+        assert!(text.contains("</svg>"), "{}", file.display());
+    }
+    assert_eq!(files.len(), 3);
+    std::fs::remove_dir_all(folder).expect("ours to remove");
+}
+
+#[test]
+#[ignore = "a minute or more; in a release build"]
+fn large_fleets() {
+    // Kraken's targets: p99 14 s, p99.9 16 s; published: 18 and 22 s.
+    for name in [
+        "w3-256",
+        "origin-256",
+        "equal-1000",
+        "ten-thousand",
+        "kraken",
+    ] {
+        let scenario = load(name, None);
+        let o = show(&scenario);
+        assert!(o.last <= alone(&scenario), "{o}");
+    }
+}
