@@ -7,7 +7,7 @@ use crate::{
 };
 use dosvc_content::DownloadMode;
 use dosvc_policy::{
-    ContentFacts, Device, EffectiveMode, PeerClass, Permits, RemoteFacts, effective_mode,
+    ContentFacts, Gates, EffectiveMode, PeerClass, Permits, RemoteFacts, effective_mode,
     peer_class,
 };
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind, Swarm, SwarmConfig};
@@ -45,7 +45,7 @@ impl World<'_> {
             has_hash_file: Some(true),
         };
         let policies = &self.scenario.machines[node].policies;
-        let mode = effective_mode(policies, None, &content, &Device::default());
+        let mode = effective_mode(policies, None, &content, &Gates::default());
         mode.map_or(DownloadMode::Simple, |m: EffectiveMode| m.mode)
     }
 
