@@ -84,6 +84,8 @@ pub(crate) type ConnectionPlaces = (OwnedSemaphorePermit, Option<Place>);
 pub(crate) struct Attachment {
     pub(crate) job: JobId,
     pub(crate) foreground: bool,
+    /// Missing pieces that may be in the file all the same, from before a crash.
+    pub(crate) unclaimed: Vec<PieceIndex>,
     /// HTTP sources; opened by the job, which may have asked them for facts already.
     pub(crate) origin: Option<Origin>,
     /// Peers to try beside those that are discovered.
@@ -110,6 +112,8 @@ pub(crate) enum Message {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Progress {
     pub(crate) bytes_done: u64,
+    /// Of these, bytes that were in the file from before a crash.
+    pub(crate) recovered_bytes: u64,
     pub(crate) complete: bool,
     pub(crate) downloaded: SourceBytes,
     pub(crate) uploaded: SourceBytes,
@@ -169,6 +173,9 @@ pub(crate) struct Swarm {
     /// Uploads that wait for their piece to be read back and checked.
     unchecked_uploads: HashMap<PieceIndex, Vec<(SourceId, dosvc_content::Block)>>,
 
+    /// Pieces that nobody claims and that may be here all the same; the scheduler asks nobody for them meanwhile.
+    to_recover: Vec<PieceIndex>,
+    recovered_bytes: u64,
     /// Pieces from earlier times that are to be read back before the content counts as complete.
     to_check: Vec<PieceIndex>,
     /// How many of them are being read.
@@ -237,6 +244,8 @@ impl Swarm {
             blocks_written: HashMap::new(),
             unverified: HashMap::new(),
             unchecked_uploads: HashMap::new(),
+            to_recover: Vec::new(),
+            recovered_bytes: 0,
             to_check: Vec::new(),
             checking: 0,
             downloaded: SourceBytes::default(),
@@ -378,7 +387,7 @@ impl Swarm {
             && self.shared.settings().is_large_enough(length)
     }
 
-    fn attach(&mut self, attachment: Attachment) {
+    fn attach(&mut self, mut attachment: Attachment) {
         let now = Instant::now();
         self.stopping.clear();
         let first = self.jobs.is_empty();
@@ -389,12 +398,14 @@ impl Swarm {
         if let Some(origin) = attachment.origin.clone().filter(|_| origins_are_dead) {
             self.add_origin(origin, now);
         }
+        let unclaimed = std::mem::take(&mut attachment.unclaimed);
         self.jobs.insert(attachment.job, attachment);
         self.update_priority(now);
-        self.core.set_paused(!self.is_wanted(), now);
         if first {
-            self.start_checking();
+            // Before anything is asked for.
+            self.start_checking(unclaimed);
         }
+        self.core.set_paused(!self.is_wanted(), now);
         self.apply_settings();
         if first && self.search.is_none() && self.dials.known_count() == 0 {
             // Nobody can be found: HTTP need not wait for peers.
@@ -578,6 +589,7 @@ impl Swarm {
         connections.http = u64::try_from(self.fetches.len()).unwrap_or(u64::MAX);
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
+            recovered_bytes: self.recovered_bytes,
             complete: self.is_complete(),
             downloaded: self.downloaded,
             uploaded: self.uploaded,
