@@ -34,6 +34,14 @@ pub struct Picker {
 
 const ABSENT: u32 = u32::MAX;
 
+/// What a walk along the buckets came to.
+enum Walk {
+    Found(PieceIndex),
+    /// It saw every candidate: a scan of what the source has would find no more.
+    Nothing,
+    TooLong,
+}
+
 impl Picker {
     /// All of `candidates` in one bucket, in a random order of this machine's own.
     pub fn new(lengths: PieceLengths, candidates: &Bitfield, seed: u64) -> Self {
@@ -163,8 +171,13 @@ impl Picker {
         if has.is_empty() {
             return None;
         }
-        if let Some(piece) = self.walk(has) {
-            return Some(piece);
+        match self.walk(has) {
+            Walk::Found(piece) => return Some(piece),
+            Walk::Nothing => {
+                shortlist.0.clear();
+                return None;
+            }
+            Walk::TooLong => {}
         }
         while let Some(piece) = shortlist.0.pop_front() {
             if self.place[piece.as_usize()] != ABSENT && has.has(piece) {
@@ -174,7 +187,7 @@ impl Picker {
         self.scan(has, shortlist)
     }
 
-    fn walk(&mut self, has: &Bitfield) -> Option<PieceIndex> {
+    fn walk(&mut self, has: &Bitfield) -> Walk {
         let mut left = WALK_MAX;
         for bucket in self.buckets.iter().filter(|b| !b.is_empty()) {
             let start = self.rng.below(bucket.len());
@@ -182,15 +195,15 @@ impl Picker {
             for &piece in early.iter().chain(late) {
                 let piece = self.lengths.piece(piece).expect("a piece of this content");
                 if has.has(piece) {
-                    return Some(piece);
+                    return Walk::Found(piece);
                 }
                 left -= 1;
                 if left == 0 {
-                    return None;
+                    return Walk::TooLong;
                 }
             }
         }
-        None
+        Walk::Nothing
     }
 
     /// Finds the rarest candidates by words and keeps them.

@@ -32,6 +32,8 @@ pub(super) struct Steering {
     spread: Bitfield,
     /// The uplink idled with an empty pool: everything is being shown.
     reveal: bool,
+    /// Peers that were shown a part: few or none at most times, while facts come from all.
+    pub(super) steered: BTreeSet<SourceId>,
 }
 
 impl Steering {
@@ -42,6 +44,7 @@ impl Steering {
             pool: pool.into(),
             spread: Bitfield::new(pieces.lengths().piece_count()),
             reveal: false,
+            steered: BTreeSet::new(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Swarm {
                 s.up.window.insert(piece.get(), s.last_heard);
             }
             s.up.shown = Some(pieces.clone());
+            self.steering.steered.insert(id);
         }
         self.commands
             .push_back(Command::ShowBitfield { source: id, pieces });
@@ -169,17 +173,15 @@ impl Swarm {
 
     /// Shows what is due to be shown, a portion to each peer.
     fn reveal_due(&mut self) {
-        let lone = self.sources.values().filter(|s| s.is_partner()).count() <= 1;
+        if self.steering.steered.is_empty() {
+            return;
+        }
+        let mut partners = self.sources.values().filter(|s| s.is_partner());
+        let lone = partners.nth(1).is_none();
         if !lone && !self.steering.reveal {
             return;
         }
-        let ids: Vec<SourceId> = self
-            .sources
-            .iter()
-            .filter(|(_, s)| s.up.shown.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
+        for id in self.steering.steered.clone() {
             self.reveal(id);
         }
     }
@@ -206,6 +208,7 @@ impl Swarm {
         }
         if next.len() < REVEAL_MAX {
             s.up.shown = None;
+            self.steering.steered.remove(&id);
         }
     }
 

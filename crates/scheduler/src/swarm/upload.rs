@@ -356,6 +356,7 @@ impl Swarm {
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
         self.uploads.active.retain(|a| a.to != id);
+        self.steering.steered.remove(&id);
         self.steering.give_back(window.into_keys());
         self.unchoke_next();
     }
