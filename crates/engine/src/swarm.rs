@@ -35,7 +35,7 @@ pub(crate) use explain::SwarmView;
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{
         Arc,
@@ -171,6 +171,8 @@ pub(crate) struct Swarm {
 
     next_source: u32,
     peers: HashMap<u32, Peer>,
+    /// Until when a Hello of which peer is awaited: those of `peers` that are greeting, by time.
+    greetings: BTreeSet<(Instant, u32)>,
     dials: Dials,
     search: Option<Search>,
     origins: HashMap<u32, Origin>,
@@ -251,6 +253,7 @@ impl Swarm {
             with_peers,
             next_source: 0,
             peers: HashMap::new(),
+            greetings: BTreeSet::new(),
             dials: Dials::default(),
             search: None,
             origins: HashMap::new(),
