@@ -5,7 +5,7 @@
 //! ```
 //!
 //! measures everything and writes `docs/img/curves.json` and a plot of each curve beside it; names of curves as
-//! arguments measure only those, and write only their plots. Every point is a process of its own, so that memory is
+//! arguments measure only those, and `plot` none. Every point is a process of its own, so that memory is
 //! its own. Contents and connections are measured with the real daemon (`target/release/dosvc`, or `CURVES_DOSVC`) on
 //! loopback; state folders are made where temporary files go.
 
@@ -101,11 +101,10 @@ fn main() -> Result<()> {
             points,
         };
         println!("{}", table(&measured));
-        fs::write(
-            images.join(format!("{}.svg", curve.name)),
-            plot::svg(&measured),
-        )?;
         all.insert(curve.name.to_owned(), measured);
+    }
+    for (name, measured) in &all {
+        fs::write(images.join(format!("{name}.svg")), plot::svg(measured))?;
     }
     fs::write(json, serde_json::to_string_pretty(&all)? + "\n")?;
     Ok(())

@@ -43,9 +43,11 @@ pub(crate) fn svg(measured: &Measured) -> String {
     let (first, last) = (sizes[0], sizes[sizes.len() - 1]);
     let multiples = |name: &String| -> Vec<(f64, f64)> {
         let values: Vec<f64> = measured.points.values().map(|p| p[name]).collect();
-        let base = values[0].max(1e-9);
-        let values = values.iter().map(|v| (v / base).max(1e-3));
-        sizes.iter().copied().zip(values).collect()
+        let base = values.iter().copied().find(|v| *v > 0.0).unwrap_or(1.0);
+        let values = values.iter().map(|v| v / base);
+        // Nothing has no place on a logarithmic axis.
+        let points = sizes.iter().copied().zip(values);
+        points.filter(|(_, multiple)| *multiple > 0.0).collect()
     };
     let lines: Vec<(&String, Vec<(f64, f64)>)> = names(measured)
         .into_iter()
