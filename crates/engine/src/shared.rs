@@ -9,7 +9,7 @@ use crate::{
     limiter::{Budgets, Limiter},
     month::Ledger,
     places::Places,
-    swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
+    swarm::{Attachment, Counted, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
     uploads::UploadTurns,
     workers::Workers,
@@ -463,7 +463,7 @@ impl Shared {
         self: &Arc<Self>,
         content: &Arc<Content>,
         attachment: Attachment,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Counted>,
     ) -> Option<watch::Receiver<Progress>> {
         self.send_to_swarm(content, Message::Attach(Box::new(attachment), reply))
     }

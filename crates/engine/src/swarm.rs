@@ -100,8 +100,8 @@ pub(crate) struct Attachment {
 pub(crate) enum Message {
     /// A peer dialled us and wants this content.
     Incoming(Box<Established>),
-    /// A job wants the content; what progress says before the reply was before the job.
-    Attach(Box<Attachment>, oneshot::Sender<()>),
+    /// A job wants the content. The answer is what was received before, this wish counted.
+    Attach(Box<Attachment>, oneshot::Sender<Counted>),
     /// A job doesn't want it any more.
     Detach(JobId),
     /// Who are the peers?
@@ -111,6 +111,17 @@ pub(crate) enum Message {
     /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
     /// answered.
     Stop(oneshot::Sender<()>),
+}
+
+/// What a swarm has received so far, and for how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Counted {
+    pub(crate) downloaded: SourceBytes,
+    pub(crate) wasted_bytes: u64,
+    /// Bytes found in the file from before a crash.
+    pub(crate) recovered_bytes: u64,
+    /// How often somebody began to want the content.
+    pub(crate) wishes: u64,
 }
 
 /// A swarm as its jobs see it.
@@ -196,6 +207,8 @@ pub(crate) struct Swarm {
     downloaded: SourceBytes,
     uploaded: SourceBytes,
     wasted_bytes: u64,
+    /// See [`Counted::wishes`].
+    wishes: u64,
     rate: RateMeter,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
@@ -268,6 +281,7 @@ impl Swarm {
             downloaded: SourceBytes::default(),
             uploaded: SourceBytes::default(),
             wasted_bytes: 0,
+            wishes: 0,
             rate: RateMeter::default(),
             error: None,
             stopping: Vec::new(),
@@ -332,8 +346,8 @@ impl Swarm {
         match message {
             Message::Incoming(peer) => self.add_peer(*peer),
             Message::Attach(attachment, reply) => {
-                self.attach(*attachment);
-                let _ = reply.send(());
+                let before = self.attach(*attachment);
+                let _ = reply.send(before);
             }
             Message::Detach(job) => self.detach(job),
             Message::Peers(reply) => {
@@ -412,9 +426,17 @@ impl Swarm {
             && self.shared.settings().is_large_enough(length)
     }
 
-    fn attach(&mut self, mut attachment: Attachment) {
+    /// Takes a job in; answers with what was received before it.
+    fn attach(&mut self, mut attachment: Attachment) -> Counted {
         let now = Instant::now();
         self.stopping.clear();
+        self.wishes += 1;
+        let before = Counted {
+            downloaded: self.downloaded,
+            wasted_bytes: self.wasted_bytes,
+            recovered_bytes: self.recovered_bytes,
+            wishes: self.wishes,
+        };
         let first = self.jobs.is_empty();
         if first {
             self.http_error = None;
@@ -441,6 +463,7 @@ impl Swarm {
         }
         // The job is told what is true now, not what was.
         self.publish(now);
+        before
     }
 
     /// Puts what settings and the content's own limit permit in force: peers that have fallen out of scope go, and
@@ -479,6 +502,7 @@ impl Swarm {
 
     /// A content that was complete and lost a piece mends itself from where it came from.
     fn start_repair(&mut self, now: Instant) {
+        self.wishes += 1;
         self.repair_until = Some(now + REPAIR_TIME);
         let urls: Vec<Url> = self
             .content
