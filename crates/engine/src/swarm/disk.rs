@@ -18,7 +18,9 @@ pub(super) enum DiskEvent {
     BlockWritten(Block, Result<(), StoreError>),
     /// A piece that was had was read back.
     Checked(PieceIndex, Result<PieceCheck, StoreError>),
-    /// The same, for nobody in particular.
+    /// A missing piece was looked for in the file; true: it is there and right.
+    Recovered(PieceIndex, Result<bool, StoreError>),
+    /// A piece that was had was read back, for nobody in particular.
     Scrubbed(PieceIndex, Result<PieceCheck, StoreError>),
 }
 
@@ -71,6 +73,11 @@ impl Disk {
     /// Reads a piece back and hashes it, without an upload waiting for it.
     pub(super) fn scrub(&self, piece: PieceIndex) {
         self.spawn(move |content| DiskEvent::Scrubbed(piece, content.check_piece(piece)));
+    }
+
+    /// Looks for a missing piece in the file.
+    pub(super) fn recover(&self, piece: PieceIndex) {
+        self.spawn(move |content| DiskEvent::Recovered(piece, content.recover_piece(piece)));
     }
 
     fn spawn(&self, work: impl FnOnce(&Content) -> DiskEvent + Send + 'static) {

@@ -7,8 +7,7 @@ use crate::{
 };
 use dosvc_content::DownloadMode;
 use dosvc_policy::{
-    ContentFacts, Gates, EffectiveMode, PeerClass, Permits, RemoteFacts, effective_mode,
-    peer_class,
+    ContentFacts, EffectiveMode, Gates, PeerClass, Permits, RemoteFacts, effective_mode, peer_class,
 };
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind, Swarm, SwarmConfig};
 use std::time::Duration;
