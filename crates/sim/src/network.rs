@@ -40,7 +40,8 @@ pub struct Network {
     /// Bytes that a send buffer holds, sent or not, until they are acknowledged; `None`: as Linux grows it, six windows
     /// and at most 4 MiB.
     pub send_buffer: Option<u64>,
-    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: as many as it holds.
+    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: as the driver sets it by
+    /// its pace.
     pub notsent_lowat: Option<u64>,
     /// Bytes on the link for one byte of content: headers.
     pub overhead: f64,
@@ -138,6 +139,8 @@ pub(crate) struct Flow {
     message_at: Nanos,
     /// The sender has more to write than there was room for.
     pub(crate) starving: bool,
+    /// What the driver lets the send buffer hold unsent.
+    pub(crate) unsent_max: u32,
 }
 
 impl Flow {
@@ -294,6 +297,7 @@ impl Links {
             window: self.params.window(),
             message_at: 0,
             starving: false,
+            unsent_max: u32::MAX,
         });
         id
     }
@@ -327,8 +331,12 @@ impl Links {
         };
         let held = flow.unsent() + flow.in_flight + flow.lost_bytes;
         let room = buffer.saturating_sub(held);
-        let lowat = self.params.notsent_lowat;
-        room.min(lowat.map_or(u64::MAX, |max| max.saturating_sub(flow.unsent())))
+        let unsent_max = match self.params.model {
+            NetworkModel::Ideal => u64::MAX,
+            NetworkModel::Tcp => flow.unsent_max.into(),
+        };
+        let unsent_max = self.params.notsent_lowat.unwrap_or(unsent_max);
+        room.min(unsent_max.saturating_sub(flow.unsent()))
     }
 
     /// Puts bytes of content into the send buffer.

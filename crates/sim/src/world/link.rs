@@ -1,8 +1,8 @@
 //! One connection between two peers: the real protocol state of each end, and what a driver does with it.
 //!
 //! Messages travel as the bytes that the core wrote and are decoded at the other end; of blocks only the number of
-//! bytes travels. As with the real driver, messages that have gathered go out before the next block, nothing overtakes
-//! a block that has begun, and a block is served when its last byte is in the send buffer.
+//! bytes travels. As with the real driver, messages that have gathered go out before the next block or the next part of
+//! one, and a block is served when its last byte is in the send buffer.
 
 use super::{End, Event, Owner, World, machine::Other, swarm_of};
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
 use dosvc_content::{Block, PieceIndex};
 use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
-    Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header, Limits, Payload,
-    PeerEvent,
+    CAPABILITY_PARTS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header,
+    Limits, Pace, Payload, PeerEvent,
 };
 use std::{collections::VecDeque, time::Duration};
 
@@ -33,7 +33,7 @@ enum Chunk {
         ready: Option<Nanos>,
         bytes: Vec<u8>,
     },
-    /// The bytes of a block from there on.
+    /// The bytes of a block, or of a part of one, from there on.
     Body { start: u64, len: u32 },
 }
 
@@ -42,11 +42,24 @@ enum Chunk {
 struct Arriving {
     /// `None`: it was withdrawn and is thrown away.
     block: Option<Block>,
+    /// Bytes of the parts before this one.
+    before: u32,
     /// Bytes that are here.
     here: u32,
     /// Of them, those that the scheduler knows of.
     told: u32,
     told_at: Option<Nanos>,
+}
+
+/// The answer that is being written.
+#[derive(Clone, Copy, Debug)]
+struct Writing {
+    block: Block,
+    since: Nanos,
+    /// Bytes of it that are in the send buffer.
+    written: u32,
+    /// Bytes of the part that has begun and are not.
+    part_left: u32,
 }
 
 /// One end of a connection.
@@ -62,8 +75,8 @@ pub(super) struct LinkEnd {
     stream: VecDeque<Chunk>,
     /// Answers that wait to be sent.
     pub(super) answers: VecDeque<Block>,
-    /// The answer that is being written, and what is left of it.
-    writing: Option<(Block, u32)>,
+    writing: Option<Writing>,
+    pace: Pace,
     arriving: Option<Arriving>,
     /// Pieces that the peer has.
     pub(super) peer_pieces: u32,
@@ -87,6 +100,7 @@ impl World<'_> {
             let here = usize::from(side);
             let (node, other) = (nodes[here], nodes[1 - here]);
             let out = self.network.open(node, other);
+            self.network.flow_mut(out).unsent_max = Pace::default().unsent_max();
             self.owners.push(Owner::End((id, side)));
             let machine = &mut self.machines[node];
             machine.peers.insert(other, (id, side));
@@ -99,6 +113,7 @@ impl World<'_> {
                 stream: VecDeque::new(),
                 answers: VecDeque::new(),
                 writing: None,
+                pace: Pace::default(),
                 arriving: None,
                 peer_pieces: 0,
                 greeting: true,
@@ -113,7 +128,7 @@ impl World<'_> {
                 nonce[..8].copy_from_slice(&self.random().to_be_bytes());
                 self.end_mut(end).wire.extension(&Extension::Hello {
                     version: EXTENSION_VERSION,
-                    capabilities: 0,
+                    capabilities: CAPABILITY_PARTS,
                     listen_port: 7680,
                     nonce,
                 });
@@ -237,28 +252,26 @@ impl World<'_> {
             if room == 0 {
                 return;
             }
-            if let Some((block, left)) = state.writing {
+            if let Some(writing) = state.writing.as_mut().filter(|w| w.part_left > 0) {
+                let left = writing.part_left;
                 let bytes = u32::try_from(room).map_or(left, |room| room.min(left));
-                state.writing = (bytes < left).then_some((block, left - bytes));
+                writing.part_left -= bytes;
+                writing.written += bytes;
+                let Writing {
+                    block,
+                    since,
+                    written,
+                    ..
+                } = *writing;
                 state.wire.handle_sent(now, bytes as usize);
-                let (node, source) = (state.node, state.source);
-                if bytes == left {
-                    state.wire.end_answer(block);
-                }
                 self.network.write(out, u64::from(bytes), self.now);
-                if bytes == left {
-                    self.served(node, source, block);
+                if written == block.len() {
+                    self.written(end, block, since);
                 }
                 continue;
             }
             let mut bytes = self.spare.pop().unwrap_or_default();
-            state.wire.poll_transmit(&mut bytes);
-            while let Some(block) = state.answers.pop_front() {
-                if state.wire.begin_answer(block, &mut bytes) {
-                    state.writing = Some((block, block.len()));
-                    break;
-                }
-            }
+            state.begin_part(self.now, &mut bytes);
             if bytes.is_empty() {
                 self.spare.push(bytes);
                 return;
@@ -272,15 +285,24 @@ impl World<'_> {
             let chunk = Chunk::Messages { at, ready, bytes };
             let state = &mut self.links[end.0 as usize].ends[usize::from(end.1)];
             state.stream.push_back(chunk);
-            if let Some((block, len)) = state.writing {
-                debug_assert_eq!(block.len(), len);
+            if let Some(writing) = state.writing {
+                let len = writing.part_left;
                 state.stream.push_back(Chunk::Body { start: at, len });
             }
         }
     }
 
-    fn served(&mut self, node: Node, source: SourceId, block: Block) {
+    /// All of an answer is in the send buffer.
+    fn written(&mut self, end: End, block: Block, since: Nanos) {
         let now = self.time();
+        let took = Duration::from_nanos(self.now - since);
+        let state = self.end_mut(end);
+        let (node, source, out) = (state.node, state.source, state.out);
+        state.writing = None;
+        state.wire.end_answer(block);
+        state.pace.note(block.len(), took);
+        let unsent_max = state.pace.unsent_max();
+        self.network.flow_mut(out).unsent_max = unsent_max;
         if let Some(swarm) = &mut self.machines[node].swarm {
             swarm.handle_served(source, block, now);
         }
@@ -321,16 +343,20 @@ impl World<'_> {
                     let Some(arriving) = &mut ours.arriving else {
                         self.fail("a block without its header");
                     };
-                    if here == arriving.here {
+                    if arriving.before + here == arriving.here {
                         break;
                     }
-                    arriving.here = here;
-                    let arriving = *arriving;
+                    arriving.here = arriving.before + here;
+                    let now_here = *arriving;
+                    let whole = arriving.block.is_none_or(|b| arriving.here == b.len());
                     if here == len {
                         theirs.stream.pop_front();
-                        ours.arriving = None;
+                        arriving.before += len;
+                        if whole {
+                            ours.arriving = None;
+                        }
                     }
-                    any |= self.body(end, arriving, here == len);
+                    any |= self.body(end, now_here, whole && here == len);
                 }
             }
         }
@@ -378,8 +404,10 @@ impl World<'_> {
                     };
                     (len as usize, handled)
                 }
-                Ok(Payload::Block(block)) => {
-                    state.expect(Some(block));
+                Ok(Payload::Block { block, .. }) => {
+                    if state.arriving.is_none() {
+                        state.expect(Some(block));
+                    }
                     (0, Ok(()))
                 }
                 Ok(Payload::Drain(_)) => {
@@ -522,10 +550,33 @@ impl LinkEnd {
     fn expect(&mut self, block: Option<Block>) {
         self.arriving = Some(Arriving {
             block,
+            before: 0,
             here: 0,
             told: 0,
             told_at: None,
         });
+    }
+
+    /// Writes the messages that have gathered, and the header of the next block or part of one behind them.
+    fn begin_part(&mut self, now: Nanos, bytes: &mut Vec<u8>) {
+        while self.writing.is_none()
+            && let Some(block) = self.answers.pop_front()
+        {
+            self.writing = self.wire.begin_answer(block).then_some(Writing {
+                block,
+                since: now,
+                written: 0,
+                part_left: 0,
+            });
+        }
+        let Some(writing) = &mut self.writing else {
+            return self.wire.poll_transmit(bytes);
+        };
+        let (block, from) = (writing.block, writing.written);
+        let rest = block.len() - from;
+        let parted = self.wire.may_part_answers();
+        writing.part_left = if parted { self.pace.part(rest) } else { rest };
+        self.wire.answer_part(block, from, writing.part_left, bytes);
     }
 
     /// Gives memory back.

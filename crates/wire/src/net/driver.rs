@@ -16,7 +16,6 @@
 //!
 //! The lock is never held across an `.await`; only this task takes it.
 
-mod pace;
 mod read;
 mod write;
 

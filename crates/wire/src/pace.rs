@@ -18,16 +18,16 @@ const UNSENT_MIN: u32 = 16 << 10;
 /// Until a block was measured, parts and unsent bytes have this length.
 const FIRST: u32 = 64 << 10;
 
-/// The measured pace of one connection's sending side.
+/// The measured pace of one connection's sending side. Pure: times are arguments.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub struct Pace {
     /// Bytes a second, of the last blocks.
     rate: Option<f64>,
 }
 
 impl Pace {
     /// A block went out in this time. True when that changes [`Self::unsent_max`].
-    pub(super) fn note(&mut self, bytes: u32, time: Duration) -> bool {
+    pub fn note(&mut self, bytes: u32, time: Duration) -> bool {
         if bytes < PART_MIN {
             // The socket's buffer takes it in no time.
             return false;
@@ -39,14 +39,14 @@ impl Pace {
     }
 
     /// Of `rest` bytes of a block, those that the next message carries.
-    pub(super) fn part(&self, rest: u32) -> u32 {
+    pub fn part(&self, rest: u32) -> u32 {
         let part = self.over(PART_TIME).max(PART_MIN);
         // No crumbs at the end.
         if rest / 2 < part { rest } else { part }
     }
 
     /// Bytes that the kernel may hold unsent.
-    pub(super) fn unsent_max(&self) -> u32 {
+    pub fn unsent_max(&self) -> u32 {
         self.over(UNSENT_TIME).max(UNSENT_MIN)
     }
 
