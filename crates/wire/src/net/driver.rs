@@ -16,11 +16,8 @@
 //!
 //! The lock is never held across an `.await`; only this task takes it.
 
-mod pace;
 mod read;
 mod write;
-
-pub use pace::Pace;
 
 use super::{BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Throttle, Transport};
 use crate::connection::Connection;
