@@ -3,7 +3,7 @@
 use super::Content;
 use super::Inner;
 use crate::{StoreError, limits::WRITE_STEP_BYTES};
-use dosvc_content::{Block, PieceIndex};
+use dosvc_content::{Block, PieceHash, PieceIndex};
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 /// What became of a piece that was handed to the store.
@@ -17,30 +17,96 @@ pub enum Accepted {
     BadHash,
 }
 
+/// A whole piece that came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The content that it is of.
+    pub content: &'a Content,
+    /// Which piece.
+    pub piece: PieceIndex,
+    /// Its bytes, unverified.
+    pub bytes: &'a [u8],
+}
+
+/// What is known of a piece that came in before it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Had,
+    Bad,
+    Good,
+}
+
+/// Takes whole pieces, of any contents: hashes them in memory, several at once where the processor can, then writes
+/// each in place and counts it as had; `sink` gets each piece's number in `arrivals` and what became of it. They are
+/// durable, and claimed on disk, after the next sync. Plain content is taken as it is.
+///
+/// `sink` gets a [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
+pub fn accept_pieces(
+    arrivals: &[Arrival<'_>],
+    mut sink: impl FnMut(usize, Result<Accepted, StoreError>),
+) {
+    for (number, (arrival, verdict)) in arrivals.iter().zip(judge(arrivals)).enumerate() {
+        let accepted = match verdict {
+            Verdict::Had => Ok(Accepted::Duplicate),
+            Verdict::Bad => Ok(Accepted::BadHash),
+            Verdict::Good => arrival.content.store_verified(arrival.piece, arrival.bytes),
+        };
+        sink(number, accepted);
+    }
+}
+
+fn judge(arrivals: &[Arrival<'_>]) -> Vec<Verdict> {
+    let mut verdicts = Vec::with_capacity(arrivals.len());
+    let (mut to_hash, mut wanted) = (Vec::new(), Vec::new());
+    for (number, arrival) in arrivals.iter().enumerate() {
+        let inner = &arrival.content.inner;
+        let right_length = arrival.bytes.len() == inner.lengths.len(arrival.piece) as usize;
+        verdicts.push(if inner.state().have.has(arrival.piece) {
+            Verdict::Had
+        } else if !right_length {
+            Verdict::Bad
+        } else if let Some(hash_file) = &inner.hash_file {
+            to_hash.push(arrival.bytes);
+            wanted.push((number, hash_file.piece_hash(arrival.piece)));
+            Verdict::Bad
+        } else {
+            Verdict::Good
+        });
+    }
+    for (hash, (number, wanted)) in PieceHash::of_each(&to_hash).into_iter().zip(wanted) {
+        if hash == wanted {
+            verdicts[number] = Verdict::Good;
+        }
+    }
+    verdicts
+}
+
 /// How often bytes are hashed again because the file changed meanwhile.
 pub(super) const HASH_TRIES: usize = 3;
 
 impl Content {
-    /// Takes a whole piece: hashes it in memory, writes it in place and counts it as had. It is durable, and claimed
-    /// on disk, after the next sync. Plain content is taken as it is.
+    /// [`accept_pieces`] for one.
     ///
     /// # Errors
     /// [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
     pub fn accept_piece(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Accepted, StoreError> {
-        let inner = &self.inner;
-        if inner.state().have.has(piece) {
-            return Ok(Accepted::Duplicate);
-        }
-        let right = match &inner.hash_file {
-            Some(hash_file) => hash_file.verify(piece, bytes),
-            None => bytes.len() == inner.lengths.len(piece) as usize,
+        let arrival = Arrival {
+            content: self,
+            piece,
+            bytes,
         };
-        if !right {
-            return Ok(Accepted::BadHash);
+        match judge(&[arrival])[..] {
+            [Verdict::Had] => Ok(Accepted::Duplicate),
+            [Verdict::Good] => self.store_verified(piece, bytes),
+            _ => Ok(Accepted::BadHash),
         }
+    }
+
+    /// Writes a whole piece whose hash is right, and counts it as had.
+    fn store_verified(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Accepted, StoreError> {
         let accepted = self.write(piece, 0, bytes, true)?;
         if accepted == Accepted::Stored {
-            inner.touch();
+            self.inner.touch();
             self.mark_dirty(bytes.len() as u64);
         }
         Ok(accepted)
