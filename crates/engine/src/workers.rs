@@ -5,8 +5,8 @@
 //! behind it. Under load there are few threads with full batches, and nothing ever waits for a batch to fill.
 
 use crate::shared::lock;
-use dosvc_content::{PieceHash, PieceIndex};
-use dosvc_piece_store::{Accepted, Arrival, Content, StoreError, accept_pieces};
+use dosvc_content::PieceHash;
+use dosvc_piece_store::{Accepted, Arrival, StoreError, accept_pieces};
 use dosvc_wire::net::BlockBuf;
 use std::{
     collections::VecDeque,
@@ -19,9 +19,7 @@ use std::{
 
 /// A whole piece to be hashed, and written if it is good.
 pub(crate) struct ArrivedPiece {
-    pub(crate) content: Arc<Content>,
-    pub(crate) piece: PieceIndex,
-    pub(crate) data: BlockBuf,
+    pub(crate) arrival: Arrival<BlockBuf>,
     /// Hears what became of it.
     pub(crate) done: Box<dyn FnOnce(Result<Accepted, StoreError>) + Send>,
 }
@@ -134,19 +132,11 @@ impl Turn {
 }
 
 fn accept(pieces: Vec<ArrivedPiece>) {
-    let (held, mut heirs): (Vec<_>, Vec<_>) = pieces
+    let (arrivals, mut heirs): (Vec<_>, Vec<_>) = pieces
         .into_iter()
-        .map(|p| ((p.content, p.piece, p.data), Some(p.done)))
+        .map(|p| (p.arrival, Some(p.done)))
         .unzip();
-    let arrivals: Vec<Arrival<'_>> = held
-        .iter()
-        .map(|(content, piece, data)| Arrival {
-            content,
-            piece: *piece,
-            bytes: data,
-        })
-        .collect();
-    accept_pieces(&arrivals, |number, accepted| {
+    accept_pieces(arrivals, |number, accepted| {
         if let Some(done) = heirs[number].take() {
             done(accepted);
         }

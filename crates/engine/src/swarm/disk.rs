@@ -4,7 +4,7 @@
 
 use crate::workers::{ArrivedPiece, Workers};
 use dosvc_content::{Block, PieceIndex};
-use dosvc_piece_store::{Accepted, Content, PieceCheck, StoreError};
+use dosvc_piece_store::{Accepted, Arrival, Content, PieceCheck, StoreError};
 use dosvc_wire::net::BlockBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -47,9 +47,11 @@ impl Disk {
     pub(super) fn accept_piece(&self, piece: PieceIndex, data: BlockBuf) {
         let events = self.events.clone();
         self.workers.accept(ArrivedPiece {
-            content: Arc::clone(&self.content),
-            piece,
-            data,
+            arrival: Arrival {
+                content: Arc::clone(&self.content),
+                piece,
+                bytes: data,
+            },
             // A swarm that has ended needs no events.
             done: Box::new(move |result| {
                 let _ = events.blocking_send(DiskEvent::Piece(piece, result));

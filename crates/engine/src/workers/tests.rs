@@ -64,9 +64,11 @@ async fn pieces_that_wait_are_judged_one_by_one() {
         }
         let results = done.clone();
         workers.accept(ArrivedPiece {
-            content: Arc::clone(&content),
-            piece,
-            data,
+            arrival: Arrival {
+                content: Arc::clone(&content),
+                piece,
+                bytes: data,
+            },
             done: Box::new(move |accepted| {
                 results
                     .blocking_send((n, accepted.expect("the disk works")))

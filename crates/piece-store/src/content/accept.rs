@@ -4,7 +4,7 @@ use super::Content;
 use super::Inner;
 use crate::{StoreError, limits::WRITE_STEP_BYTES};
 use dosvc_content::{Block, PieceHash, PieceIndex};
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
 
 /// What became of a piece that was handed to the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,14 +18,14 @@ pub enum Accepted {
 }
 
 /// A whole piece that came in.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a> {
+#[derive(Debug)]
+pub struct Arrival<B> {
     /// The content that it is of.
-    pub content: &'a Content,
+    pub content: Arc<Content>,
     /// Which piece.
     pub piece: PieceIndex,
     /// Its bytes, unverified.
-    pub bytes: &'a [u8],
+    pub bytes: B,
 }
 
 /// What is known of a piece that came in before it is written.
@@ -37,37 +37,44 @@ enum Verdict {
 }
 
 /// Takes whole pieces, of any contents: hashes them in memory, several at once where the processor can, then writes
-/// each in place and counts it as had; `sink` gets each piece's number in `arrivals` and what became of it. They are
-/// durable, and claimed on disk, after the next sync. Plain content is taken as it is.
+/// each in place and counts it as had; `sink` gets each piece's number in `arrivals` and what became of it, once its
+/// bytes are dropped. They are durable, and claimed on disk, after the next sync. Plain content is taken as it is.
 ///
 /// `sink` gets a [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
-pub fn accept_pieces(
-    arrivals: &[Arrival<'_>],
+pub fn accept_pieces<B: AsRef<[u8]>>(
+    arrivals: Vec<Arrival<B>>,
     mut sink: impl FnMut(usize, Result<Accepted, StoreError>),
 ) {
-    for (number, (arrival, verdict)) in arrivals.iter().zip(judge(arrivals)).enumerate() {
-        let accepted = match verdict {
-            Verdict::Had => Ok(Accepted::Duplicate),
-            Verdict::Bad => Ok(Accepted::BadHash),
-            Verdict::Good => arrival.content.store_verified(arrival.piece, arrival.bytes),
-        };
+    let pieces = arrivals
+        .iter()
+        .map(|a| (&*a.content, a.piece, a.bytes.as_ref()));
+    let verdicts = judge(pieces);
+    for (number, (arrival, verdict)) in arrivals.into_iter().zip(verdicts).enumerate() {
+        let Arrival {
+            content,
+            piece,
+            bytes,
+        } = arrival;
+        let accepted = content.accept_judged(piece, bytes.as_ref(), verdict);
+        // Whoever waits for the memory need not wait for the other pieces.
+        drop(bytes);
         sink(number, accepted);
     }
 }
 
-fn judge(arrivals: &[Arrival<'_>]) -> Vec<Verdict> {
-    let mut verdicts = Vec::with_capacity(arrivals.len());
-    let (mut to_hash, mut wanted) = (Vec::new(), Vec::new());
-    for (number, arrival) in arrivals.iter().enumerate() {
-        let inner = &arrival.content.inner;
-        let right_length = arrival.bytes.len() == inner.lengths.len(arrival.piece) as usize;
-        verdicts.push(if inner.state().have.has(arrival.piece) {
+fn judge<'a>(pieces: impl Iterator<Item = (&'a Content, PieceIndex, &'a [u8])>) -> Vec<Verdict> {
+    let (mut verdicts, mut to_hash, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, (content, piece, bytes)) in pieces.enumerate() {
+        let inner = &content.inner;
+        let right_length = bytes.len() == inner.lengths.len(piece) as usize;
+        verdicts.push(if inner.state().have.has(piece) {
             Verdict::Had
         } else if !right_length {
             Verdict::Bad
         } else if let Some(hash_file) = &inner.hash_file {
-            to_hash.push(arrival.bytes);
-            wanted.push((number, hash_file.piece_hash(arrival.piece)));
+            to_hash.push(bytes);
+            wanted.push((number, hash_file.piece_hash(piece)));
+            // Until its hash says otherwise.
             Verdict::Bad
         } else {
             Verdict::Good
@@ -90,20 +97,21 @@ impl Content {
     /// # Errors
     /// [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
     pub fn accept_piece(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Accepted, StoreError> {
-        let arrival = Arrival {
-            content: self,
-            piece,
-            bytes,
-        };
-        match judge(&[arrival])[..] {
-            [Verdict::Had] => Ok(Accepted::Duplicate),
-            [Verdict::Good] => self.store_verified(piece, bytes),
-            _ => Ok(Accepted::BadHash),
-        }
+        let verdicts = judge([(self, piece, bytes)].into_iter());
+        self.accept_judged(piece, bytes, verdicts[0])
     }
 
-    /// Writes a whole piece whose hash is right, and counts it as had.
-    fn store_verified(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Accepted, StoreError> {
+    fn accept_judged(
+        &self,
+        piece: PieceIndex,
+        bytes: &[u8],
+        verdict: Verdict,
+    ) -> Result<Accepted, StoreError> {
+        match verdict {
+            Verdict::Had => return Ok(Accepted::Duplicate),
+            Verdict::Bad => return Ok(Accepted::BadHash),
+            Verdict::Good => {}
+        }
         let accepted = self.write(piece, 0, bytes, true)?;
         if accepted == Accepted::Stored {
             self.inner.touch();
