@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     Verify(VerifyArgs),
     Status(StatusArgs),
+    Explain(ExplainArgs),
     Cache(CacheArgs),
     Mode(ModeArgs),
     Config(ConfigArgs),
@@ -73,6 +74,7 @@ impl Command {
             Self::Publish(args) => args.json,
             Self::Verify(args) => args.json,
             Self::Status(args) => args.json,
+            Self::Explain(args) => args.json,
             Self::Cache(args) => matches!(args.action, CacheAction::List { json: true }),
             Self::Mode(args) => args.json,
             Self::Config(args) => args.json,
@@ -84,7 +86,8 @@ impl Command {
 
 /// Run the daemon in the foreground, as a service manager wants it.
 ///
-/// SIGHUP reloads the configuration (a faulty one is refused, the old one stays), SIGTERM and Ctrl-C drain and stop.
+/// It follows changes of its configuration files, and reads them again on SIGHUP (what is faulty is refused, the old
+/// configuration stays). SIGTERM and Ctrl-C drain and stop.
 /// With no configuration at all it serves and uses peers of the local network.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -92,11 +95,15 @@ Examples:
   dosvc run
   dosvc run --config ./dosvc.toml
   dosvc run --check            only check the configuration, exit 0 or 64
+  dosvc run --set download_mode=2 --set daemon.listen=127.0.0.1:0
   DOSVC_LOG=debug dosvc run")]
 pub(crate) struct RunArgs {
     /// Only check the configuration: all errors at once, exit 0 or 64.
     #[arg(long)]
     pub(crate) check: bool,
+    /// Set a policy or, with its table, another key; wins over every file and the environment.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(crate) set: Vec<(String, String)>,
     /// Stop when standard input ends: for a parent process that must not leave daemons behind.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
@@ -283,6 +290,25 @@ pub(crate) enum CacheAction {
     },
 }
 
+/// Why one content is downloaded and shared the way it is: mode, gates, delays, every source.
+///
+/// Says which mode is in effect and what narrowed it, what keeps peers away, what waits for what, and of every source
+/// that is known or was tried whether it is used and why.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dosvc explain 1                the download with this number
+  dosvc explain 6cb47e62         the content whose file id begins like this
+  dosvc explain 1 --json")]
+pub(crate) struct ExplainArgs {
+    /// A download's number or the beginning of a file id, as `dosvc status` shows them.
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    pub(crate) id: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Show or set the download mode (Get- and Set-DODownloadMode).
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -314,7 +340,7 @@ pub(crate) struct ConfigArgs {
     /// Print a configuration file to start from instead: every key, explained.
     #[arg(long, conflicts_with_all = ["verbose", "json"])]
     pub(crate) sample: bool,
-    /// All of them, with what provided each: default, file and line, environment.
+    /// All of them, with what provided each: default, file, environment, the fleet's management, command.
     #[arg(short, long)]
     pub(crate) verbose: bool,
     /// As JSON.
@@ -352,6 +378,15 @@ pub(crate) struct DemoArgs {
     pub(crate) json: bool,
 }
 
+/// A download's number, or the beginning of a file id: hexadecimal digits, after `url-` where there is no hash file.
+fn parse_id(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("url-").unwrap_or(text);
+    let is_id = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_id
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "expected a download's number or the beginning of a file id".to_owned())
+}
+
 /// Reads `256MB`, `1.5 GiB` or plain bytes; powers of 1024.
 fn parse_size(text: &str) -> Result<u64, String> {
     text.parse::<dosvc_content::ByteRate>()
@@ -359,6 +394,13 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_| {
             "expected a size such as 64KB, 256MB or 1GB (powers of 1024), or plain bytes".to_owned()
         })
+}
+
+/// Reads `KEY=VALUE`; what the value may be is for the configuration to say.
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected KEY=VALUE, such as download_mode=2".to_owned())
 }
 
 fn parse_piece_size(text: &str) -> Result<u32, String> {

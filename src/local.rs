@@ -7,7 +7,8 @@ pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
     EngineConfig,
     api::{
-        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+        CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
+        JobStatus, PeerInfo,
     },
 };
 use std::{fs::File, future::Future, num::NonZeroUsize};
@@ -57,6 +58,8 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
     fn reconfigure(&self, config: &Config) -> impl Future<Output = Vec<String>> + Send;
     /// The engine as a whole.
     fn status(&self) -> EngineStatus;
+    /// Why a content is downloaded and shared the way it is.
+    fn explain(&self, id: &str) -> impl Future<Output = Result<Explanation, JobError>> + Send;
     /// Every peer of every content.
     fn peers(&self) -> impl Future<Output = Vec<PeerInfo>> + Send;
 }
@@ -82,6 +85,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     let TransferConfig {
         max_active_foreground,
         max_active_background,
+        max_active_uploads,
         hash_threads,
     } = config.transfers;
     let CacheConfig { keep_free } = config.cache;
@@ -93,6 +97,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
+        active_uploads_max: max_active_uploads,
         keep_free,
         hash_threads: hash_threads.and_then(NonZeroUsize::new),
     }
@@ -159,6 +164,10 @@ impl Local for Engine {
         Self::status(self)
     }
 
+    async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
+        Self::explain(self, id).await
+    }
+
     async fn peers(&self) -> Vec<PeerInfo> {
         Self::peers(self).await
     }
@@ -183,7 +192,14 @@ mod tests {
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
+        ("transfers.max_active_uploads", "3", true),
         ("transfers.hash_threads", "3", true),
+        ("managed.file", "/elsewhere/managed.toml", false),
+        (
+            "managed.public_key",
+            "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            false,
+        ),
     ];
 
     #[test]

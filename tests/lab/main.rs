@@ -32,5 +32,6 @@ mod hostile;
 mod idle;
 mod loopback;
 mod outage;
+mod policy;
 mod scope;
 mod sharing;

@@ -143,7 +143,7 @@ pub(crate) struct Budgets {
     pub(crate) foreground: Limiter,
     /// Background downloads together.
     pub(crate) background: Limiter,
-    /// Uploads to peers beyond the LAN.
+    /// Uploads to Internet peers.
     pub(crate) upload: Limiter,
 }
 
@@ -175,7 +175,7 @@ impl Throttle for DownloadGate {
     }
 }
 
-/// What uploads beyond the LAN pass through.
+/// What uploads to Internet peers pass through.
 #[derive(Debug)]
 pub(crate) struct UploadGate(pub(crate) Arc<Budgets>);
 

@@ -6,6 +6,7 @@
 
 mod dials;
 mod disk;
+mod explain;
 mod http;
 mod peers;
 mod transfer;
@@ -18,6 +19,7 @@ use crate::{
     limiter::DownloadGate,
     places::Place,
     shared::{Scope, Shared},
+    uploads::Standing,
 };
 pub(crate) use dials::DialError;
 use dials::Dials;
@@ -27,8 +29,9 @@ use dosvc_discovery::Search;
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
-use dosvc_scheduler::{FetchId, SourceId, SourceInfo, SourceKind, Swarm as Core};
+use dosvc_scheduler::{FetchId, Giving, SourceId, SourceInfo, SourceKind, Swarm as Core};
 use dosvc_wire::net;
+pub(crate) use explain::SwarmView;
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
 use std::{
@@ -101,6 +104,8 @@ pub(crate) enum Message {
     Detach(JobId),
     /// Who are the peers?
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// Why is what used, and what not?
+    Explain(oneshot::Sender<SwarmView>),
     /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
     /// answered.
     Stop(oneshot::Sender<()>),
@@ -148,6 +153,11 @@ pub(crate) struct Swarm {
     settings_changes: watch::Receiver<u64>,
     /// What this content may have to do with peers.
     scope: Scope,
+    upload_turns: watch::Receiver<u64>,
+    /// Who is given anything of this content just now.
+    giving: Giving,
+    /// When to look again whether it is this content's turn to be uploaded.
+    upload_turn_due: Option<Instant>,
     /// A content that was complete once and lost a piece mends itself until then.
     repair_until: Option<Instant>,
     foreground: Arc<AtomicBool>,
@@ -203,7 +213,8 @@ impl Swarm {
         let with_peers = content.hash_file().is_some()
             && scope.peering
             && settings.is_large_enough(content.lengths().content_length());
-        let config = settings.swarm_config(shared.peer_id, false, with_peers);
+        let mut config = settings.swarm_config(shared.peer_id, false, with_peers);
+        config.giving = Giving::NONE;
         let mut core = Core::new(content.lengths(), have, config, now);
         core.set_paused(true, now);
         let mut swarm = Self {
@@ -221,6 +232,9 @@ impl Swarm {
             jobs: HashMap::new(),
             settings_changes: shared.settings_changes(),
             scope,
+            upload_turns: shared.upload_turns.changes(),
+            giving: Giving::NONE,
+            upload_turn_due: None,
             repair_until: None,
             download_gate: Arc::new(DownloadGate {
                 budgets: Arc::clone(&shared.budgets),
@@ -285,6 +299,7 @@ impl Swarm {
                 Some(outcome) = self.dials.next() => self.handle_dialled(outcome),
                 found = next_found(&mut self.search) => self.handle_found(found),
                 Ok(()) = self.settings_changes.changed() => self.apply_settings(),
+                Ok(()) = self.upload_turns.changed() => self.review_uploads(Instant::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.handle_time(Instant::now());
@@ -312,6 +327,9 @@ impl Swarm {
             Message::Peers(reply) => {
                 let _ = reply.send(self.peer_infos(Instant::now()));
             }
+            Message::Explain(reply) => {
+                let _ = reply.send(self.explain(Instant::now()));
+            }
             Message::Stop(reply) => {
                 if self.jobs.is_empty() {
                     self.stopping.push(reply);
@@ -326,6 +344,9 @@ impl Swarm {
         }
         self.end_greetings(now);
         self.dial_due(now);
+        if self.upload_turn_due.is_some_and(|at| at <= now) {
+            self.review_uploads(now);
+        }
         if self.repair_until.is_some_and(|until| until <= now) {
             tracing::warn!(content = %self.content.key(), "damage could not be mended: no source has had the piece");
             self.end_repair(now);
@@ -355,6 +376,7 @@ impl Swarm {
             self.dials.next_due().filter(|_| self.may_dial()),
             self.publish_at(),
             self.repair_until,
+            self.upload_turn_due,
             self.idle_since.map(|at| at + IDLE_TIME),
         ]
         .into_iter()
@@ -389,6 +411,9 @@ impl Swarm {
         if let Some(origin) = attachment.origin.clone().filter(|_| origins_are_dead) {
             self.add_origin(origin, now);
         }
+        if attachment.origin.is_some() {
+            self.shared.bandwidth.new_source();
+        }
         self.jobs.insert(attachment.job, attachment);
         self.update_priority(now);
         self.core.set_paused(!self.is_wanted(), now);
@@ -410,6 +435,7 @@ impl Swarm {
         let now = Instant::now();
         self.scope = self.shared.scope_of(&self.content.key());
         self.set_core_config(now);
+        self.review_uploads(now);
         self.drop_out_of_scope(now);
         if !self.may_have_peers() || !self.scope.offered {
             self.search = None;
@@ -509,12 +535,35 @@ impl Swarm {
 
     fn set_core_config(&mut self, now: Instant) {
         self.with_peers = self.may_have_peers();
-        let config = self.shared.settings().swarm_config(
+        let mut config = self.shared.settings().swarm_config(
             self.shared.peer_id,
             self.is_foreground(),
             self.with_peers,
         );
+        config.giving = self.giving;
         self.core.set_config(config, now);
+    }
+
+    /// Takes a turn among the contents that are uploaded, or leaves it, as peers want this one; gives nothing to whom
+    /// the device gives nothing.
+    pub(super) fn review_uploads(&mut self, now: Instant) {
+        let device = self.shared.giving();
+        let wanted = self.core.is_wanted_by(device);
+        let standing = self
+            .shared
+            .upload_turns
+            .update(self.content.key(), wanted, now);
+        self.upload_turn_due = match standing {
+            Standing::Waits(until) => Some(until),
+            Standing::Holds | Standing::Out => None,
+        };
+        let giving = match standing {
+            Standing::Holds => device,
+            Standing::Out | Standing::Waits(_) => Giving::NONE,
+        };
+        if std::mem::replace(&mut self.giving, giving) != giving {
+            self.set_core_config(now);
+        }
     }
 
     fn is_foreground(&self) -> bool {
@@ -619,6 +668,9 @@ impl Swarm {
             fetch.abort();
         }
         self.disconnect_all(Instant::now());
+        self.shared
+            .upload_turns
+            .update(self.content.key(), false, Instant::now());
         self.publish(Instant::now());
         self.shared.forget(self.content.key(), &self.progress);
         for reply in self.stopping.drain(..) {

@@ -1,5 +1,6 @@
 //! The bytes of an answer: exactly those that were asked for, or an error.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,14 @@ impl Body {
     /// Where the bytes come from, after redirects.
     pub fn url(&self) -> &ShownUrl {
         &self.reader.url
+    }
+
+    /// The address of the server that the bytes come from; `None` when a proxy may stand between.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.reader
+            .response
+            .remote_addr()
+            .filter(|_| !self.shared.client.uses_proxies())
     }
 
     /// The next bytes; `None` after exactly as many as are due. Safe to cancel: no byte is lost.

@@ -1,9 +1,10 @@
 //! HTTP sources of a swarm: one task per fetch, which turns a response body into blocks.
 
+use crate::{bandwidth::HttpGate, limiter::DownloadGate, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, OriginError};
 use dosvc_scheduler::FetchId;
-use dosvc_wire::net::{BlockBuf, BlockPool, Throttle};
+use dosvc_wire::net::{BlockBuf, BlockPool};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -35,7 +36,8 @@ pub(super) struct Fetch {
     pub(super) first: PieceIndex,
     pub(super) count: u32,
     pub(super) pool: BlockPool,
-    pub(super) gate: Arc<dyn Throttle>,
+    pub(super) gate: Arc<DownloadGate>,
+    pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
 }
 
@@ -55,6 +57,12 @@ impl Fetch {
         let last = self.lengths.piece(last).unwrap_or(self.first);
         let end = self.lengths.offset(last) + u64::from(self.lengths.len(last));
         let mut body = self.origin.fetch(start..end).await?;
+        let server = body.server().map(|server| server.ip());
+        let gate = HttpGate {
+            gate: Arc::clone(&self.gate),
+            in_lan: server.is_some_and(|ip| self.shared.is_in_lan(ip)),
+            shared: Arc::clone(&self.shared),
+        };
         let mut pieces = (self.first.get()..=last.get()).filter_map(|i| self.lengths.piece(i));
         let mut all = self.lengths.pieces();
         let whole = body.whole;
@@ -78,7 +86,7 @@ impl Fetch {
                         continue;
                     }
                     let n = rest.len().min(data.len() - filled);
-                    self.gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     let news = u32::try_from(filled - reported).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! A swarm's peer connections: taking them in, greeting, messages that are not about blocks, letting them go.
 
-use super::{Established, Swarm, dials, dials::Dialled, numbers};
+use super::{DialError, Established, Swarm, dials, dials::Dialled, numbers};
 use crate::{
     api::PeerInfo,
     counters::RateMeter,
@@ -31,6 +31,7 @@ const METAINFO_PIECES_MAX: u32 = 4096;
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) peer_id: PeerId,
+    pub(super) class: PeerClass,
     pub(super) kind: SourceKind,
     outgoing: bool,
     /// The group that it proved to be of.
@@ -70,11 +71,17 @@ impl Swarm {
         let now = Instant::now();
         self.dials.is_at(peer.peer_id, peer.address);
         // Settings may have changed, and bans been spoken, while it introduced itself.
-        if !self.is_in_scope(peer.address, peer.group)
-            || self.shared.is_banned(peer.peer_id, self.content.key())
-            || !self.has_room_for(peer.address.ip())
-        {
-            self.dials.failed(peer.address, now);
+        let refused = if !self.is_in_scope(peer.address, peer.group) {
+            Some(DialError::OUT_OF_SCOPE)
+        } else if self.shared.is_banned(peer.peer_id, self.content.key()) {
+            Some(DialError::BANNED)
+        } else if !self.has_room_for(peer.address.ip()) {
+            Some(DialError::NO_PLACE)
+        } else {
+            None
+        };
+        if let Some(why) = refused {
+            self.dials.failed(peer.address, why, now);
             return;
         }
         let known = peer.peer_id;
@@ -85,7 +92,8 @@ impl Swarm {
         self.dials.connected(known);
         let key = self.next_source();
         let (commands, receiver) = net::command_channel();
-        let kind = source_kind(peer.class);
+        let class = peer.class;
+        let kind = source_kind(class);
         let open = matches!(kind, SourceKind::LanPeer | SourceKind::LinkLocalPeer);
         let params = net::DriveParams {
             key,
@@ -98,10 +106,10 @@ impl Swarm {
             } else {
                 Arc::clone(&self.download_gate) as _
             },
-            up: if open {
-                Arc::new(OpenGate)
-            } else {
+            up: if class == PeerClass::Internet {
                 Arc::new(UploadGate(Arc::clone(&self.shared.budgets)))
+            } else {
+                Arc::new(OpenGate)
             },
         };
         let Established {
@@ -124,6 +132,7 @@ impl Swarm {
             Peer {
                 address,
                 peer_id,
+                class,
                 kind,
                 outgoing,
                 group,
@@ -240,17 +249,23 @@ impl Swarm {
         match extension {
             Extension::Hello { .. } => self.greeted(key, true, now),
             Extension::Fetching { add, drop } => {
-                let lengths = self.content.lengths();
-                let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
-                    list.into_iter().filter_map(|i| lengths.piece(i)).collect()
-                };
-                let (add, drop) = (pieces(add), pieces(drop));
+                let (add, drop) = (self.pieces(&add), self.pieces(&drop));
                 self.core.handle_fetching(SourceId(key), &add, &drop, now);
+            }
+            Extension::Offer { free, pieces } => {
+                let pieces = self.pieces(&pieces);
+                self.core.handle_offer(SourceId(key), &pieces, free, now);
             }
             Extension::MetainfoRequest { first, count } => self.send_metainfo(key, first, count),
             // A proof after the greeting, or hashes that nobody asked for here.
             _ => {}
         }
+    }
+
+    /// Those of a peer's numbers that are pieces of this content.
+    fn pieces(&self, numbers: &[u32]) -> Vec<PieceIndex> {
+        let lengths = self.content.lengths();
+        numbers.iter().filter_map(|i| lengths.piece(*i)).collect()
     }
 
     fn send_metainfo(&mut self, key: u32, first: u32, count: u32) {
@@ -337,6 +352,7 @@ impl Swarm {
             self.core.handle_source_removed(SourceId(key), now);
         }
         self.dials.closed(peer.peer_id, peer.bytes_in > 0, now);
+        self.review_uploads(now);
         self.changed = true;
     }
 
@@ -394,8 +410,8 @@ impl Swarm {
         let now = Instant::now();
         match dialled.result {
             Ok(peer) => self.add_peer(*peer),
-            Err(dials::DialError::Ourselves) => self.dials.is_ours(dialled.address),
-            Err(dials::DialError::Failed) => self.dials.failed(dialled.address, now),
+            Err(DialError::Ourselves) => self.dials.is_ours(dialled.address),
+            Err(error) => self.dials.failed(dialled.address, error, now),
         }
         self.changed = true;
     }
@@ -410,6 +426,12 @@ impl Swarm {
             add: numbers(add),
             drop: numbers(drop),
         };
+        self.tell(source, net::Command::Extension(extension));
+    }
+
+    pub(super) fn offer(&mut self, source: SourceId, pieces: &[PieceIndex], free: bool) {
+        let pieces = numbers(pieces);
+        let extension = Extension::Offer { free, pieces };
         self.tell(source, net::Command::Extension(extension));
     }
 
@@ -454,7 +476,7 @@ impl Swarm {
 }
 
 /// The peer types of Get-DeliveryOptimizationStatus -PeerInfo (monitoring, section 3).
-fn kind_name(kind: SourceKind) -> &'static str {
+pub(super) fn kind_name(kind: SourceKind) -> &'static str {
     match kind {
         SourceKind::LanPeer => "Lan",
         SourceKind::LinkLocalPeer => "LinkLocal",
