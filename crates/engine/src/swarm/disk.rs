@@ -2,9 +2,9 @@
 //!
 //! At most as many blocks are under way as the buffer pool has buffers, so nothing here needs a bound of its own.
 
-use crate::workers::Workers;
+use crate::workers::{ArrivedPiece, Workers};
 use dosvc_content::{Block, PieceIndex};
-use dosvc_piece_store::{Accepted, Content, PieceCheck, StoreError};
+use dosvc_piece_store::{Accepted, Arrival, Content, PieceCheck, StoreError};
 use dosvc_wire::net::BlockBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -47,9 +47,17 @@ impl Disk {
 
     /// Hashes and writes a piece that came as one block.
     pub(super) fn accept_piece(&self, piece: PieceIndex, data: BlockBuf) {
-        self.spawn(move |content| {
-            let result = content.accept_piece(piece, &data);
-            DiskEvent::Piece(piece, result)
+        let events = self.events.clone();
+        self.workers.accept(ArrivedPiece {
+            arrival: Arrival {
+                content: Arc::clone(&self.content),
+                piece,
+                bytes: data,
+            },
+            // A swarm that has ended needs no events.
+            done: Box::new(move |result| {
+                let _ = events.blocking_send(DiskEvent::Piece(piece, result));
+            }),
         });
     }
 
