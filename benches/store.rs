@@ -9,7 +9,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dosvc_content::{PieceHash, PieceLengths, PiecesHashFile};
-use dosvc_piece_store::{AddInfo, Content, Store, StoreConfig};
+use dosvc_piece_store::{Accepted, AddInfo, Arrival, Content, Store, StoreConfig, accept_pieces};
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},
@@ -65,6 +65,22 @@ impl Rig {
             store.sync_due(Instant::now()).unwrap();
         }
     }
+
+    /// As [`Self::fill`], with as many pieces at a time as are hashed at once.
+    fn fill_in_batches(&self, store: &Store, content: &Arc<Content>) {
+        let pieces: Vec<_> = content.lengths().pieces().collect();
+        for batch in pieces.chunks(PieceHash::at_once()) {
+            let arrival = |&piece| Arrival {
+                content: Arc::clone(content),
+                piece,
+                bytes: &self.piece,
+            };
+            accept_pieces(batch.iter().map(arrival).collect(), |_, accepted| {
+                assert_eq!(accepted.unwrap(), Accepted::Stored);
+            });
+            store.sync_due(Instant::now()).unwrap();
+        }
+    }
 }
 
 fn store(c: &mut Criterion) {
@@ -79,6 +95,16 @@ fn store(c: &mut Criterion) {
             BatchSize::PerIteration,
         );
     });
+    group.bench_function(
+        "accept_pieces 1 MiB x 256, as many at a time as are hashed at once",
+        |b| {
+            b.iter_batched(
+                || rig.add_fresh(),
+                |(store, content)| rig.fill_in_batches(&store, &content),
+                BatchSize::PerIteration,
+            );
+        },
+    );
     group.bench_function("recover 256 MiB that no commit claims", |b| {
         b.iter_batched(
             || {

@@ -56,7 +56,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
             "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nhost_root = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n\
-             [delivery_optimization]\nmin_file_size_to_cache = 1\nmin_ram_allowed_to_peer = 1\n\
+             [cache]\nkeep_free_percent = 0\n[delivery_optimization]\nmin_file_size_to_cache = 1\nmin_ram_allowed_to_peer = 1\n\
              min_disk_size_allowed_to_peer = 1\n",
             folder.path().join("state"),
             folder.path().join("api.sock"),

@@ -28,7 +28,7 @@ pub(crate) fn origin_error(error: &OriginError) -> JobError {
 }
 
 /// Win32 codes as HRESULTs where Delivery Optimization has none of its own.
-const DISK_FULL: HResult = HResult(0x8007_0070);
+pub(crate) const DISK_FULL: HResult = HResult(0x8007_0070);
 const WRITE_PROTECT: HResult = HResult(0x8007_0013);
 const ACCESS_DENIED: HResult = HResult(0x8007_0005);
 const FAIL: HResult = HResult(0x8000_4005);

@@ -11,8 +11,9 @@ use crate::{
     request::{Request, without_password},
     shared::{Shared, lock},
     swarm::{Attachment, Counted, Progress},
+    upkeep,
 };
-use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceLengths};
+use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, Validator};
 use dosvc_piece_store::{AddInfo, Content, ContentKey, PlainKey, StoreError};
 use dosvc_policy::{ContentFacts, EffectiveMode, effective_mode};
@@ -275,21 +276,22 @@ impl Job {
                 let info = self.add_info();
                 let store = Arc::clone(&shared.store);
                 let limit = self.request.mode;
-                let content = blocking(move || {
+                let (content, unclaimed) = blocking(move || {
                     let content = store.add(&file, info)?;
                     // Before a byte of it is here: what a caller keeps to itself is never shared, not even after a
                     // crash. A caller that asks for no mode changes nothing.
                     if limit.is_some() {
                         store.set_mode_limit(&content.key(), limit)?;
                     }
-                    recover(&content)?;
-                    Ok(content)
+                    let unclaimed = content.unclaimed()?;
+                    Ok((content, unclaimed))
                 })
                 .await?;
                 let origin = self.open_origin(shared, None);
                 let notes = notes(&mode);
                 Ok(Source {
                     content,
+                    unclaimed,
                     origin,
                     mode,
                     notes,
@@ -307,6 +309,7 @@ impl Job {
                 )];
                 Ok(Source {
                     content,
+                    unclaimed: Vec::new(),
                     origin: Some(origin),
                     mode,
                     notes,
@@ -372,12 +375,19 @@ impl Job {
         clock: &Clock<'_>,
     ) -> Result<(), JobError> {
         let Source {
-            content, origin, ..
+            content,
+            unclaimed,
+            origin,
+            ..
         } = source;
+        let info = content.info();
+        let lacks = info.lengths.content_length() - info.bytes_have;
+        upkeep::make_room(shared, lacks).await?;
         let attachment = Attachment {
             job: self.id,
             foreground: self.request.foreground,
             urls: self.request.urls.clone(),
+            unclaimed,
             origin,
             peers: self.request.peers.clone(),
         };
@@ -417,6 +427,8 @@ impl Job {
             {
                 Counted {
                     wishes: before.wishes,
+                    // What is had when a job goes on is counted as the cache's already.
+                    recovered_bytes: before.recovered_bytes,
                     ..seen.counted
                 }
             }
@@ -437,6 +449,8 @@ impl Job {
         let duration_ms = clock.elapsed_ms();
         self.update(|s| {
             s.bytes_done = now.bytes_done;
+            s.bytes_from_cache =
+                base.job.bytes_from_cache + now.recovered_bytes - base.swarm.recovered_bytes;
             s.downloaded = base
                 .job
                 .downloaded
@@ -487,6 +501,8 @@ struct Base {
 /// What a job downloads, and how.
 struct Source {
     content: Arc<Content>,
+    /// Missing pieces that a crash may have left in the file.
+    unclaimed: Vec<PieceIndex>,
     origin: Option<Origin>,
     mode: EffectiveMode,
     notes: Vec<String>,
@@ -494,17 +510,6 @@ struct Source {
 
 fn notes(mode: &EffectiveMode) -> Vec<String> {
     mode.reasons.iter().map(ToString::to_string).collect()
-}
-
-/// Takes back into possession what a crash left in the file but not in the database.
-fn recover(content: &Content) -> Result<(), StoreError> {
-    if !content.is_complete() {
-        let recovered = content.recover(&mut |_| {})?;
-        if recovered.found > 0 {
-            tracing::info!(content = %content.key(), pieces = recovered.found, "pieces recovered after a crash");
-        }
-    }
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -37,7 +37,7 @@ use http::{FetchKey, HttpEvent};
 use peers::Peer;
 use sources::HttpSource;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{
         Arc,
@@ -89,9 +89,11 @@ pub(crate) type ConnectionPlaces = (OwnedSemaphorePermit, Option<Place>);
 pub(crate) struct Attachment {
     pub(crate) job: JobId,
     pub(crate) foreground: bool,
+    /// Missing pieces that may be in the file all the same, from before a crash.
+    pub(crate) unclaimed: Vec<PieceIndex>,
     /// Where the content is, for those who have it as the origin has.
     pub(crate) urls: Vec<Url>,
-    /// The origin; opened by the job, which may have asked them for facts already.
+    /// The origin; opened by the job, which may have asked it for facts already.
     pub(crate) origin: Option<Origin>,
     /// Peers to try beside those that are discovered.
     pub(crate) peers: Vec<SocketAddr>,
@@ -120,6 +122,8 @@ pub(crate) enum Message {
 pub(crate) struct Counted {
     pub(crate) downloaded: SourceBytes,
     pub(crate) wasted_bytes: u64,
+    /// Bytes found in the file from before a crash.
+    pub(crate) recovered_bytes: u64,
     /// How often somebody began to want the content.
     pub(crate) wishes: u64,
 }
@@ -128,6 +132,8 @@ pub(crate) struct Counted {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Progress {
     pub(crate) bytes_done: u64,
+    /// Of these, bytes that were in the file from before a crash.
+    pub(crate) recovered_bytes: u64,
     pub(crate) complete: bool,
     pub(crate) downloaded: SourceBytes,
     pub(crate) uploaded: SourceBytes,
@@ -182,6 +188,8 @@ pub(crate) struct Swarm {
 
     next_source: u32,
     peers: HashMap<u32, Peer>,
+    /// Until when a Hello of which peer is awaited: those of `peers` that are greeting, by time.
+    greetings: BTreeSet<(Instant, u32)>,
     dials: Dials,
     search: Option<Search>,
     /// HTTP sources that the scheduler knows, and those that a closed gate keeps from it.
@@ -200,6 +208,9 @@ pub(crate) struct Swarm {
     /// Uploads that wait for their piece to be read back and checked.
     unchecked_uploads: HashMap<PieceIndex, Vec<(SourceId, dosvc_content::Block)>>,
 
+    /// Pieces that nobody claims and that may be here all the same; the scheduler asks nobody for them meanwhile.
+    to_recover: Vec<PieceIndex>,
+    recovered_bytes: u64,
     /// Pieces from earlier times that are to be read back before the content counts as complete.
     to_check: Vec<PieceIndex>,
     /// How many of them are being read.
@@ -267,6 +278,7 @@ impl Swarm {
             with_peers,
             next_source: 0,
             peers: HashMap::new(),
+            greetings: BTreeSet::new(),
             dials: Dials::default(),
             search: None,
             origins: HashMap::new(),
@@ -277,6 +289,8 @@ impl Swarm {
             blocks_written: HashMap::new(),
             unverified: HashMap::new(),
             unchecked_uploads: HashMap::new(),
+            to_recover: Vec::new(),
+            recovered_bytes: 0,
             to_check: Vec::new(),
             checking: 0,
             downloaded: SourceBytes::default(),
@@ -428,13 +442,14 @@ impl Swarm {
     }
 
     /// Takes a job in; answers with what was received before it.
-    fn attach(&mut self, attachment: Attachment) -> Counted {
+    fn attach(&mut self, mut attachment: Attachment) -> Counted {
         let now = Instant::now();
         self.stopping.clear();
         self.wishes += 1;
         let before = Counted {
             downloaded: self.downloaded,
             wasted_bytes: self.wasted_bytes,
+            recovered_bytes: self.recovered_bytes,
             wishes: self.wishes,
         };
         let first = self.jobs.is_empty();
@@ -453,14 +468,16 @@ impl Swarm {
         if attachment.origin.is_some() {
             self.shared.bandwidth.new_source();
         }
+        let unclaimed = std::mem::take(&mut attachment.unclaimed);
         self.jobs.insert(attachment.job, attachment);
         self.update_priority(now);
         // Cache hosts are there before the origin can begin.
         self.review_http(now);
-        self.core.set_paused(!self.is_wanted(), now);
         if first {
-            self.start_checking();
+            // Before anything is asked for.
+            self.start_checking(unclaimed);
         }
+        self.core.set_paused(!self.is_wanted(), now);
         self.apply_settings();
         if first && self.search.is_none() && self.dials.known_count() == 0 {
             // Nobody can be found: HTTP need not wait for peers.
@@ -665,6 +682,7 @@ impl Swarm {
         }
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
+            recovered_bytes: self.recovered_bytes,
             complete: self.is_complete(),
             downloaded: self.downloaded,
             uploaded: self.uploaded,

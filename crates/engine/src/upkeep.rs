@@ -1,8 +1,9 @@
 //! What an engine does beside downloads: sync the store, keep the cache within its limits, answer for what is held.
 
-use crate::{cache, month, shared::Shared};
+use crate::{api::JobError, cache, errors::DISK_FULL, month, shared::Shared};
+use dosvc_content::format_bytes;
 use dosvc_piece_store::{CacheLimits, ContentInfo, ContentKey};
-use dosvc_policy::PeerClass;
+use dosvc_policy::{DiskSpace, PeerClass, writable_bytes};
 use dosvc_scheduler::Giving;
 use std::{
     sync::Arc,
@@ -70,7 +71,45 @@ pub(crate) async fn keep_cache(shared: Arc<Shared>) {
     }
 }
 
+/// Makes room for what a download still lacks, so that the part of the disk that is to stay free stays free.
+///
+/// # Errors
+/// When that part would be touched even without anything else that may go.
+pub(crate) async fn make_room(shared: &Arc<Shared>, lacks: u64) -> Result<(), JobError> {
+    let settings = shared.settings();
+    let keep_free = settings.config.keep_free;
+    if keep_free.get() == 0 {
+        // Nothing is to stay free: the disk itself says when it is full, and what fitted is kept.
+        return Ok(());
+    }
+    let writable = || {
+        let disk = dosvc_host::disk(&settings.config.state_dir).ok()?;
+        let (total, available) = (disk.total, disk.available);
+        Some(writable_bytes(DiskSpace { total, available }, keep_free))
+    };
+    // A disk that cannot be asked says so when it is written to.
+    if writable().is_some_and(|bytes| bytes < lacks) {
+        enforce_with(shared, lacks).await;
+    }
+    match writable() {
+        Some(bytes) if bytes < lacks => Err(JobError::new(
+            DISK_FULL,
+            format!(
+                "the download lacks {}, but only {} may be written: the last {keep_free} of the disk stay free (cache.keep_free_percent)",
+                format_bytes(lacks),
+                format_bytes(bytes)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 async fn enforce(shared: &Arc<Shared>) {
+    enforce_with(shared, 0).await;
+}
+
+/// `room`: bytes that are to be free beside what always is.
+async fn enforce_with(shared: &Arc<Shared>, room: u64) {
     let settings = shared.settings();
     let disk = match dosvc_host::disk(&settings.config.state_dir) {
         Ok(disk) => disk,
@@ -86,7 +125,11 @@ async fn enforce(shared: &Arc<Shared>) {
             shared.store.bytes_on_disk(),
         )),
         age_max: settings.config.policies.max_cache_age(),
-        keep_free_bytes: settings.config.keep_free.part_of(disk.total),
+        keep_free_bytes: settings
+            .config
+            .keep_free
+            .part_of(disk.total)
+            .saturating_add(room),
         now: SystemTime::now(),
     };
     let store = Arc::clone(&shared.store);

@@ -1,6 +1,13 @@
-//! Threads for disk work: as many jobs at once as there may be hashing threads, the others in order of arrival.
+//! Threads for disk work: as many at once as there may be hashing threads, the rest in order of arrival.
+//!
+//! Pieces that wait are taken together, because several are hashed at once for less than one after the other
+//! ([`PieceHash::of_each`]). So a thread is not started for each piece: one works alone until a whole batch waits
+//! behind it. Under load there are few threads with full batches, and nothing ever waits for a batch to fill.
 
 use crate::shared::lock;
+use dosvc_content::PieceHash;
+use dosvc_piece_store::{Accepted, Arrival, StoreError, accept_pieces};
+use dosvc_wire::net::BlockBuf;
 use std::{
     collections::VecDeque,
     fmt,
@@ -10,12 +17,30 @@ use std::{
     thread,
 };
 
-type Work = Box<dyn FnOnce() + Send>;
+/// A whole piece to be hashed, and written if it is good.
+pub(crate) struct ArrivedPiece {
+    pub(crate) arrival: Arrival<BlockBuf>,
+    /// Hears what became of it.
+    pub(crate) done: Box<dyn FnOnce(Result<Accepted, StoreError>) + Send>,
+}
+
+enum Work {
+    Piece(ArrivedPiece),
+    Other(Box<dyn FnOnce() + Send>),
+}
+
+/// What a thread does before it looks at the queue again.
+enum Turn {
+    Pieces(Vec<ArrivedPiece>),
+    Other(Box<dyn FnOnce() + Send>),
+}
 
 /// A bound on what runs of the blocking pool. What waits is bounded by who asks: blocks by the buffers that hold them,
 /// pieces that are read back by a few for each swarm.
 pub(crate) struct Workers {
     max: usize,
+    /// Pieces that are taken together.
+    batch: usize,
     state: Mutex<State>,
 }
 
@@ -28,41 +53,94 @@ struct State {
 impl Workers {
     /// `max`: threads at once; `None`: one for each processor.
     pub(crate) fn new(max: Option<NonZeroUsize>) -> Self {
+        Self::with_batches(max, PieceHash::at_once())
+    }
+
+    fn with_batches(max: Option<NonZeroUsize>, batch: usize) -> Self {
         let processors = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             max: max.unwrap_or_else(processors).get(),
+            batch,
             state: Mutex::default(),
         }
     }
 
     /// Does the work on a thread of the runtime's blocking pool, as soon as it is its turn.
     pub(crate) fn run(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
+        self.add(Work::Other(Box::new(work)));
+    }
+
+    /// Hashes a piece and writes it, as soon as it is its turn.
+    pub(crate) fn accept(self: &Arc<Self>, piece: ArrivedPiece) {
+        self.add(Work::Piece(piece));
+    }
+
+    fn add(self: &Arc<Self>, work: Work) {
         {
             let mut state = lock(&self.state);
-            state.waiting.push_back(Box::new(work));
-            if state.running == self.max {
+            let may_wait = matches!(work, Work::Piece(_));
+            state.waiting.push_back(work);
+            let is_enough = may_wait && state.running > 0 && state.waiting.len() < self.batch;
+            if is_enough || state.running == self.max {
                 return;
             }
             state.running += 1;
         }
         let workers = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            while let Some(work) = workers.next() {
+            while let Some(turn) = workers.next() {
                 // Work that panics must not take the place of a thread with it; the panic was printed.
-                let _ = panic::catch_unwind(AssertUnwindSafe(work));
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| turn.take()));
             }
         });
     }
 
     /// The next work for one of those that run, which ends when there is none.
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Turn> {
         let mut state = lock(&self.state);
-        let next = state.waiting.pop_front();
-        if next.is_none() {
-            state.running -= 1;
+        match state.waiting.pop_front() {
+            None => {
+                state.running -= 1;
+                None
+            }
+            Some(Work::Other(work)) => Some(Turn::Other(work)),
+            Some(Work::Piece(first)) => {
+                let mut pieces = vec![first];
+                while pieces.len() < self.batch {
+                    match state.waiting.pop_front() {
+                        Some(Work::Piece(piece)) => pieces.push(piece),
+                        Some(other) => {
+                            state.waiting.push_front(other);
+                            break;
+                        }
+                        None => break,
+                    }
+                }
+                Some(Turn::Pieces(pieces))
+            }
         }
-        next
     }
+}
+
+impl Turn {
+    fn take(self) {
+        match self {
+            Self::Other(work) => work(),
+            Self::Pieces(pieces) => accept(pieces),
+        }
+    }
+}
+
+fn accept(pieces: Vec<ArrivedPiece>) {
+    let (arrivals, mut heirs): (Vec<_>, Vec<_>) = pieces
+        .into_iter()
+        .map(|p| (p.arrival, Some(p.done)))
+        .unzip();
+    accept_pieces(arrivals, |number, accepted| {
+        if let Some(done) = heirs[number].take() {
+            done(accepted);
+        }
+    });
 }
 
 impl fmt::Debug for Workers {
@@ -72,36 +150,4 @@ impl fmt::Debug for Workers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        time::Duration,
-    };
-    use tokio::sync::mpsc;
-
-    #[tokio::test]
-    async fn no_more_run_at_once_than_may_and_all_are_done() {
-        let workers = Arc::new(Workers::new(NonZeroUsize::new(3)));
-        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (done, mut all_done) = mpsc::channel(1000);
-        for n in 0..200 {
-            let (running, most, done) = (running.clone(), most.clone(), done.clone());
-            workers.run(move || {
-                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
-                thread::sleep(Duration::from_micros(200));
-                running.fetch_sub(1, Ordering::SeqCst);
-                done.blocking_send(n).expect("somebody counts");
-                assert!(n != 50, "work may panic");
-            });
-        }
-        drop(done);
-        let mut count = 0;
-        while all_done.recv().await.is_some() {
-            count += 1;
-        }
-        assert_eq!(count, 200);
-        assert!((1..=3).contains(&most.load(Ordering::SeqCst)), "{most:?}");
-    }
-}
+mod tests;

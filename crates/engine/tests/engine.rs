@@ -8,8 +8,12 @@ use dosvc_engine::{
     Engine,
     api::{GetRequest, ImportRequest, JobState},
 };
+use dosvc_piece_store::{AddInfo, Store, StoreConfig};
 use dosvc_policy::Percent;
-use std::time::Duration;
+use std::{
+    os::unix::fs::FileExt as _,
+    time::{Duration, SystemTime},
+};
 use support::{Node, Origin, config, content, hash_file};
 
 const MIB: usize = 1 << 20;
@@ -176,6 +180,26 @@ async fn the_part_of_the_disk_that_stays_free_is_live() {
         .expect("the cache gives way");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn download_that_would_take_the_last_part_of_the_disk_is_refused() {
+    let origin = Origin::start().await;
+    let url = origin.publish("a.bin", &content(19, 2 * MIB));
+    let node = Node::start(&[], &[]).await;
+    // More than is free: nothing at all may be written.
+    let mut full = config(&node.dir, &[], &[]);
+    full.keep_free = Percent::of(99);
+    node.engine.reconfigure(full).await;
+    let job = node.get(&url).await;
+    let status = node.until(job, |s| s.state.is_final()).await;
+    assert_eq!(status.state, JobState::Failed, "{status:?}");
+    let error = status.error.expect("it failed");
+    assert_eq!(error.code, "0x80070070");
+    assert!(error.message.contains("keep_free_percent"), "{error}");
+    assert_eq!(status.downloaded.total(), 0);
+    node.engine.reconfigure(config(&node.dir, &[], &[])).await;
+    node.finish(node.get(&url).await).await;
+}
+
 /// There are no peers to wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn content_that_is_not_shared_does_not_wait_for_peers() {
@@ -289,6 +313,49 @@ async fn a_restarted_engine_keeps_what_it_had_and_fetches_the_rest() {
     assert!(node.bytes(job).await == bytes);
     assert!(status.bytes_from_cache >= 8 << 20, "{status:#?}");
     assert!(origin.sent() - before <= bytes.len() as u64 - (8 << 20));
+}
+
+/// What `kill -9` leaves: bytes in the file that the database does not claim, some of them wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_unclaimed_is_fetched_again_only_where_it_is_wrong() {
+    const LEFT: usize = 16;
+    let origin = Origin::start().await;
+    let bytes = content(17, 24 * MIB);
+    let url = origin.publish("a.bin", &bytes);
+    let dir = tempfile::tempdir().expect("folder");
+    let file = hash_file(&bytes, MIB as u64);
+    let store = Store::open(StoreConfig::new(dir.path())).expect("opens");
+    let info = AddInfo {
+        urls: Vec::new(),
+        content_id: None,
+        now: SystemTime::now(),
+    };
+    let held = store.add(&file, info).expect("room");
+    for (piece, data) in file.lengths().pieces().zip(bytes.chunks(MIB)).take(LEFT) {
+        held.accept_piece(piece, data).expect("right");
+    }
+    drop((held, store));
+    std::fs::remove_file(dir.path().join("state.redb")).expect("was there");
+    let folder = dir
+        .path()
+        .join("cache")
+        .join(file.hash_of_hashes().to_hex());
+    let data = std::fs::File::options()
+        .write(true)
+        .open(folder.join("data"));
+    data.expect("the content's file")
+        .write_all_at(b"spoilt", 3 * MIB as u64)
+        .expect("writable");
+
+    let engine = Engine::start(config(&dir, &[], &[])).await.expect("starts");
+    let node = Node { engine, dir };
+    let job = node.get(&url).await;
+    let status = node.finish(job).await;
+    assert!(node.bytes(job).await == bytes);
+    let mib = |n: usize| (n * MIB) as u64;
+    assert_eq!(status.bytes_from_cache, mib(LEFT - 1), "{status:#?}");
+    assert_eq!(status.downloaded.http, mib(24 - LEFT + 1), "{status:#?}");
+    assert_eq!(status.wasted_bytes, 0, "nobody sent anything wrong");
 }
 
 #[tokio::test(flavor = "multi_thread")]

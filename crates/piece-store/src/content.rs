@@ -32,7 +32,7 @@ use std::{
     time::SystemTime,
 };
 
-pub use accept::Accepted;
+pub use accept::{Accepted, Arrival, accept_pieces};
 pub use check::{FileRange, PieceCheck, Recovered};
 pub use handover::Deliver;
 

@@ -31,7 +31,9 @@ mod snapshot;
 mod stamp;
 mod store;
 
-pub use content::{Accepted, Content, Deliver, FileRange, PieceCheck, Recovered};
+pub use content::{
+    Accepted, Arrival, Content, Deliver, FileRange, PieceCheck, Recovered, accept_pieces,
+};
 pub use error::{DeliverError, FileError, OpenError, ServeError, StoreError};
 pub use evict::{CacheLimits, Candidate, EvictReason, Evicted, plan_eviction};
 use files::verify_file_pieces;

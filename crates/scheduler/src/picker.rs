@@ -55,6 +55,14 @@ pub enum Shelf {
     None,
 }
 
+/// What a walk along the buckets came to.
+enum Walk {
+    Found(PieceIndex),
+    /// It saw every candidate: a scan of what the source has would find no more.
+    Nothing,
+    TooLong,
+}
+
 impl Picker {
     /// Those of `missing` missing, the others held, in a random order of this machine's own.
     pub fn new(lengths: PieceLengths, missing: &Bitfield, seed: u64) -> Self {
@@ -202,8 +210,13 @@ impl Picker {
         if has.is_empty() {
             return None;
         }
-        if let Some(piece) = self.walk(has) {
-            return Some(piece);
+        match self.walk(Shelf::Missing, |piece| has.has(piece)) {
+            Walk::Found(piece) => return Some(piece),
+            Walk::Nothing => {
+                shortlist.0.clear();
+                return None;
+            }
+            Walk::TooLong => {}
         }
         while let Some(piece) = shortlist.0.pop_front() {
             if self.is_missing(piece) && has.has(piece) {
@@ -213,38 +226,35 @@ impl Picker {
         self.scan(has, shortlist)
     }
 
-    fn walk(&mut self, has: &Bitfield) -> Option<PieceIndex> {
-        self.walk_shelf(Shelf::Missing, |piece| has.has(piece))
-    }
-
     /// The rarest of the first pieces on the shelf that fits.
-    fn walk_shelf(
-        &mut self,
-        shelf: Shelf,
-        fits: impl Fn(PieceIndex) -> bool,
-    ) -> Option<PieceIndex> {
+    fn walk(&mut self, shelf: Shelf, fits: impl Fn(PieceIndex) -> bool) -> Walk {
         let mut left = WALK_MAX;
-        let buckets = &self.buckets[shelf.index()?];
-        for bucket in buckets.iter().filter(|b| !b.is_empty()) {
+        let Some(shelf) = shelf.index() else {
+            return Walk::Nothing;
+        };
+        for bucket in self.buckets[shelf].iter().filter(|b| !b.is_empty()) {
             let start = self.rng.below(bucket.len());
             let (late, early) = bucket.split_at(start);
             for &piece in early.iter().chain(late) {
                 let piece = self.lengths.piece(piece).expect("a piece of this content");
                 if fits(piece) {
-                    return Some(piece);
+                    return Walk::Found(piece);
                 }
                 left -= 1;
                 if left == 0 {
-                    return None;
+                    return Walk::TooLong;
                 }
             }
         }
-        None
+        Walk::Nothing
     }
 
     /// The rarest held piece that fits, or one of the first ones; ties are broken at random.
     pub fn rarest_held(&mut self, fits: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
-        self.walk_shelf(Shelf::Held, fits)
+        match self.walk(Shelf::Held, fits) {
+            Walk::Found(piece) => Some(piece),
+            Walk::Nothing | Walk::TooLong => None,
+        }
     }
 
     /// Finds the rarest candidates by words and keeps them.

@@ -291,6 +291,16 @@ impl Pieces {
         Some(others)
     }
 
+    /// Missing to checking: it may be here from an earlier life, and nobody delivered it. False when it is not missing.
+    pub(crate) fn found(&mut self, piece: PieceIndex) -> bool {
+        let missing = self.state(piece) == PieceState::Missing;
+        if missing {
+            self.set(piece, PieceState::Missing, PieceState::Checking);
+            self.checking.insert(piece.get(), BTreeSet::new());
+        }
+        missing
+    }
+
     /// Checking to have. False when the piece was not being checked.
     pub(crate) fn verified(&mut self, piece: PieceIndex) -> bool {
         if self.state(piece) != PieceState::Checking {

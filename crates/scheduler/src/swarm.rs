@@ -411,13 +411,25 @@ impl Swarm {
         self.settle(now);
     }
 
+    /// What an earlier life of this machine may have left of these missing pieces is being looked at: none of them
+    /// is asked for until [`Self::handle_piece_verified`] or [`Self::handle_piece_corrupt`] tells.
+    pub fn handle_pieces_found(&mut self, found: &[PieceIndex]) {
+        for &piece in found {
+            if self.pieces.found(piece) {
+                self.picker.set_shelf(piece, Shelf::None);
+            }
+        }
+    }
+
     /// The piece is wrong. A source that delivered several such pieces alone is given up.
     pub fn handle_piece_corrupt(&mut self, piece: PieceIndex, now: Instant) {
         let Some(from) = self.pieces.corrupt(piece) else {
             return;
         };
-        self.stats.corrupt_pieces += 1;
-        self.stats.corrupt_bytes += u64::from(self.pieces.lengths().len(piece));
+        if !from.is_empty() {
+            self.stats.corrupt_pieces += 1;
+            self.stats.corrupt_bytes += u64::from(self.pieces.lengths().len(piece));
+        }
         self.note_missing(piece);
         if let (1, Some(&id)) = (from.len(), from.first())
             && let Some(s) = self.sources.get_mut(&id)
@@ -456,6 +468,11 @@ impl Swarm {
     /// Pieces that are here and verified.
     pub fn have(&self) -> &Bitfield {
         self.pieces.have()
+    }
+
+    /// Whether nothing of the piece is here and nobody is asked for it.
+    pub fn is_missing(&self, piece: PieceIndex) -> bool {
+        self.pieces.state(piece) == PieceState::Missing
     }
 
     /// Whether all of the piece is here and its verification is awaited.

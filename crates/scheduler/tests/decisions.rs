@@ -90,6 +90,42 @@ impl Small {
 }
 
 #[test]
+fn what_may_be_here_already_is_asked_of_nobody_until_it_is_known_to_be_wrong() {
+    let mut small = Small::new(false, |_| {});
+    let found: Vec<_> = (0..PIECES - 2).map(|n| small.block(n).piece()).collect();
+    small.swarm.handle_pieces_found(&found);
+    let peer = small.add_holder(1);
+    let asked = |commands: &[Command]| -> Vec<u32> {
+        let of = |c: &Command| match c {
+            Command::Request { block, .. } => Some(block.piece().get()),
+            _ => None,
+        };
+        let mut asked: Vec<u32> = commands.iter().filter_map(of).collect();
+        asked.sort_unstable();
+        asked
+    };
+    let first = small.commands();
+    assert_eq!(asked(&first), [PIECES - 2, PIECES - 1], "at once");
+    for n in [PIECES - 2, PIECES - 1] {
+        let block = small.block(n);
+        let taken = small.swarm.handle_block(peer, block, small.now);
+        assert_eq!(taken, BlockUse::Wanted);
+        small.swarm.handle_piece_verified(block.piece(), small.now);
+    }
+    assert_eq!(asked(&small.commands()), [0; 0]);
+    small.swarm.handle_piece_corrupt(found[0], small.now);
+    for &piece in &found[1..] {
+        small.swarm.handle_piece_verified(piece, small.now);
+    }
+    let then = small.commands();
+    assert_eq!(asked(&then), [0]);
+    let shown = |c: &&Command| matches!(c, Command::ShowHave { .. });
+    assert_eq!(then.iter().filter(shown).count(), found.len() - 1);
+    assert_eq!(small.swarm.stats().corrupt_pieces, 0, "nobody sent it");
+    small.swarm.check_invariants();
+}
+
+#[test]
 fn a_server_without_ranges_streams_everything_once() {
     let mut small = Small::new(false, |c| c.discovery_grace = Duration::ZERO);
     let origin = small.add(1, SourceKind::Origin, false);

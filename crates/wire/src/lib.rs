@@ -16,6 +16,7 @@ mod group;
 mod handshake;
 mod limits;
 pub mod net;
+mod pace;
 
 pub use codec::{DecodeError, HEADER_LEN_MAX, Header, Message, RawBlock};
 pub use connection::{Connection, Expired, Payload, PeerEvent, Stats, Violation};
@@ -30,3 +31,4 @@ pub use limits::{
     MESSAGE_LEN_MAX, METAINFO_HASHES_MAX, METAINFO_REQUESTS_MAX, OFFER_MAX, PIECE_PAYLOAD_MAX,
     REQUESTS_IGNORED_MAX, REQUESTS_MAX, WITHDRAWN_FOR, WITHDRAWN_MAX,
 };
+pub use pace::Pace;

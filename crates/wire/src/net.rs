@@ -43,7 +43,7 @@ mod transport;
 pub use channel::{
     Body, Command, CommandReceiver, CommandSender, Event, Overflow, command_channel,
 };
-pub use driver::{DriveParams, Pace, drive};
+pub use driver::{DriveParams, drive};
 pub use group::{
     GroupError, GroupParams, PeerHello, Role, VerifiedPeer, exchange_group_proof, prove_group,
     verify_group,

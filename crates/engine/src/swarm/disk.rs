@@ -2,9 +2,9 @@
 //!
 //! At most as many blocks are under way as the buffer pool has buffers, so nothing here needs a bound of its own.
 
-use crate::workers::Workers;
+use crate::workers::{ArrivedPiece, Workers};
 use dosvc_content::{Block, PieceIndex};
-use dosvc_piece_store::{Accepted, Content, PieceCheck, StoreError};
+use dosvc_piece_store::{Accepted, Arrival, Content, PieceCheck, StoreError};
 use dosvc_wire::net::BlockBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -18,7 +18,9 @@ pub(super) enum DiskEvent {
     BlockWritten(Block, Result<(), StoreError>),
     /// A piece that was had was read back.
     Checked(PieceIndex, Result<PieceCheck, StoreError>),
-    /// The same, for nobody in particular.
+    /// A missing piece was looked for in the file; true: it is there and right.
+    Recovered(PieceIndex, Result<bool, StoreError>),
+    /// A piece that was had was read back, for nobody in particular.
     Scrubbed(PieceIndex, Result<PieceCheck, StoreError>),
 }
 
@@ -45,9 +47,17 @@ impl Disk {
 
     /// Hashes and writes a piece that came as one block.
     pub(super) fn accept_piece(&self, piece: PieceIndex, data: BlockBuf) {
-        self.spawn(move |content| {
-            let result = content.accept_piece(piece, &data);
-            DiskEvent::Piece(piece, result)
+        let events = self.events.clone();
+        self.workers.accept(ArrivedPiece {
+            arrival: Arrival {
+                content: Arc::clone(&self.content),
+                piece,
+                bytes: data,
+            },
+            // A swarm that has ended needs no events.
+            done: Box::new(move |result| {
+                let _ = events.blocking_send(DiskEvent::Piece(piece, result));
+            }),
         });
     }
 
@@ -71,6 +81,11 @@ impl Disk {
     /// Reads a piece back and hashes it, without an upload waiting for it.
     pub(super) fn scrub(&self, piece: PieceIndex) {
         self.spawn(move |content| DiskEvent::Scrubbed(piece, content.check_piece(piece)));
+    }
+
+    /// Looks for a missing piece in the file.
+    pub(super) fn recover(&self, piece: PieceIndex) {
+        self.spawn(move |content| DiskEvent::Recovered(piece, content.recover_piece(piece)));
     }
 
     fn spawn(&self, work: impl FnOnce(&Content) -> DiskEvent + Send + 'static) {

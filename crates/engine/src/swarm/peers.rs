@@ -128,6 +128,8 @@ impl Swarm {
             drop(places);
         });
         tracing::debug!(%address, %peer_id, ?kind, outgoing, "peer connected");
+        let greeting = now + GREETING_TIME;
+        self.greetings.insert((greeting, key));
         self.peers.insert(
             key,
             Peer {
@@ -138,7 +140,7 @@ impl Swarm {
                 outgoing,
                 group,
                 commands,
-                greeting: Some(now + GREETING_TIME),
+                greeting: Some(greeting),
                 pieces: 0,
                 bytes_in: 0,
                 bytes_out: 0,
@@ -225,7 +227,8 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        if peer.greeting.take().is_some() {
+        if let Some(at) = peer.greeting.take() {
+            self.greetings.remove(&(at, key));
             let info = SourceInfo {
                 kind: peer.kind,
                 peer_id: Some(peer.peer_id),
@@ -237,19 +240,16 @@ impl Swarm {
     }
 
     pub(super) fn end_greetings(&mut self, now: Instant) {
-        let silent: Vec<u32> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.greeting.is_some_and(|at| at <= now))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in silent {
+        while let Some(&(at, key)) = self.greetings.first()
+            && at <= now
+        {
+            self.greetings.remove(&(at, key));
             self.greeted(key, false, now);
         }
     }
 
     pub(super) fn next_greeting_end(&self) -> Option<Instant> {
-        self.peers.values().filter_map(|p| p.greeting).min()
+        self.greetings.first().map(|(at, _)| *at)
     }
 
     pub(super) fn handle_extension(&mut self, key: u32, extension: Extension, now: Instant) {
@@ -355,8 +355,9 @@ impl Swarm {
 
     fn peer_gone(&mut self, key: u32, peer: &Peer, now: Instant) {
         self.wasted_bytes += u64::from(peer.partial);
-        if !peer.is_greeting() {
-            self.core.handle_source_removed(SourceId(key), now);
+        match peer.greeting {
+            Some(at) => _ = self.greetings.remove(&(at, key)),
+            None => self.core.handle_source_removed(SourceId(key), now),
         }
         self.dials.closed(peer.peer_id, peer.bytes_in > 0, now);
         self.review_uploads(now);

@@ -251,6 +251,7 @@ impl Swarm {
                 self.piece_verified(piece, now);
             }
             DiskEvent::BlockWritten(block, Ok(())) => self.block_written(block),
+            DiskEvent::Recovered(piece, result) => self.piece_recovered(piece, result, now),
             DiskEvent::Scrubbed(piece, result) => self.piece_scrubbed(piece, result, now),
             DiskEvent::Checked(piece, Ok(check)) => self.piece_checked(piece, &check, now),
             DiskEvent::Piece(_, Err(error)) | DiskEvent::BlockWritten(_, Err(error)) => {
@@ -265,6 +266,11 @@ impl Swarm {
             *self.downloaded.of(kind) += bytes;
             self.shared.totals.add_downloaded(kind, bytes);
         }
+        self.piece_is_here(piece, now);
+    }
+
+    /// One more piece is had, from a source or from the file.
+    fn piece_is_here(&mut self, piece: PieceIndex, now: Instant) {
         self.core.handle_piece_verified(piece, now);
         self.shared.store_is_dirty();
         if self.core.is_complete() {
@@ -362,20 +368,50 @@ impl Swarm {
         self.core.handle_served(source, block, Instant::now());
     }
 
-    /// Pieces from before this process are read back while the rest is downloaded.
-    pub(super) fn start_checking(&mut self) {
+    /// Pieces from before this process are read back while the rest is downloaded: first those that a crash may have
+    /// left unclaimed, for until then nobody is asked for them.
+    pub(super) fn start_checking(&mut self, mut unclaimed: Vec<PieceIndex>) {
+        // What came in since the file was looked at, or is on its way, needs no second look.
+        unclaimed.retain(|piece| self.core.is_missing(*piece));
+        if !unclaimed.is_empty() {
+            let (content, pieces) = (self.content.key(), unclaimed.len());
+            tracing::info!(%content, pieces, "looking at what the file has beyond what was claimed");
+        }
+        self.core.handle_pieces_found(&unclaimed);
+        self.to_recover.extend(unclaimed);
         self.to_check = self.content.unchecked();
         self.check_more();
     }
 
     fn check_more(&mut self) {
         while self.checking < CHECKS_AT_ONCE {
-            let Some(piece) = self.to_check.pop() else {
+            if let Some(piece) = self.to_recover.pop() {
+                self.disk.recover(piece);
+            } else if let Some(piece) = self.to_check.pop() {
+                self.disk.scrub(piece);
+            } else {
                 return;
-            };
+            }
             self.checking += 1;
-            self.disk.scrub(piece);
         }
+    }
+
+    fn piece_recovered(
+        &mut self,
+        piece: PieceIndex,
+        result: Result<bool, StoreError>,
+        now: Instant,
+    ) {
+        self.checking -= 1;
+        match result {
+            Ok(true) => {
+                self.recovered_bytes += u64::from(self.content.lengths().len(piece));
+                self.piece_is_here(piece, now);
+            }
+            Ok(false) => self.core.handle_piece_corrupt(piece, now),
+            Err(error) => return self.storage_failed(&error),
+        }
+        self.check_more();
     }
 
     fn piece_scrubbed(

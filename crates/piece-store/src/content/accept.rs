@@ -3,8 +3,8 @@
 use super::Content;
 use super::Inner;
 use crate::{StoreError, limits::WRITE_STEP_BYTES};
-use dosvc_content::{Block, PieceIndex};
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use dosvc_content::{Block, PieceHash, PieceIndex};
+use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
 
 /// What became of a piece that was handed to the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,30 +17,104 @@ pub enum Accepted {
     BadHash,
 }
 
+/// A whole piece that came in.
+#[derive(Debug)]
+pub struct Arrival<B> {
+    /// The content that it is of.
+    pub content: Arc<Content>,
+    /// Which piece.
+    pub piece: PieceIndex,
+    /// Its bytes, unverified.
+    pub bytes: B,
+}
+
+/// What is known of a piece that came in before it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Had,
+    Bad,
+    Good,
+}
+
+/// Takes whole pieces, of any contents: hashes them in memory, several at once where the processor can, then writes
+/// each in place and counts it as had; `sink` gets each piece's number in `arrivals` and what became of it, once its
+/// bytes are dropped. They are durable, and claimed on disk, after the next sync. Plain content is taken as it is.
+///
+/// `sink` gets a [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
+pub fn accept_pieces<B: AsRef<[u8]>>(
+    arrivals: Vec<Arrival<B>>,
+    mut sink: impl FnMut(usize, Result<Accepted, StoreError>),
+) {
+    let pieces = arrivals
+        .iter()
+        .map(|a| (&*a.content, a.piece, a.bytes.as_ref()));
+    let verdicts = judge(pieces);
+    for (number, (arrival, verdict)) in arrivals.into_iter().zip(verdicts).enumerate() {
+        let Arrival {
+            content,
+            piece,
+            bytes,
+        } = arrival;
+        let accepted = content.accept_judged(piece, bytes.as_ref(), verdict);
+        // Whoever waits for the memory need not wait for the other pieces.
+        drop(bytes);
+        sink(number, accepted);
+    }
+}
+
+fn judge<'a>(pieces: impl Iterator<Item = (&'a Content, PieceIndex, &'a [u8])>) -> Vec<Verdict> {
+    let (mut verdicts, mut to_hash, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, (content, piece, bytes)) in pieces.enumerate() {
+        let inner = &content.inner;
+        let right_length = bytes.len() == inner.lengths.len(piece) as usize;
+        verdicts.push(if inner.state().have.has(piece) {
+            Verdict::Had
+        } else if !right_length {
+            Verdict::Bad
+        } else if let Some(hash_file) = &inner.hash_file {
+            to_hash.push(bytes);
+            wanted.push((number, hash_file.piece_hash(piece)));
+            // Until its hash says otherwise.
+            Verdict::Bad
+        } else {
+            Verdict::Good
+        });
+    }
+    for (hash, (number, wanted)) in PieceHash::of_each(&to_hash).into_iter().zip(wanted) {
+        if hash == wanted {
+            verdicts[number] = Verdict::Good;
+        }
+    }
+    verdicts
+}
+
 /// How often bytes are hashed again because the file changed meanwhile.
 pub(super) const HASH_TRIES: usize = 3;
 
 impl Content {
-    /// Takes a whole piece: hashes it in memory, writes it in place and counts it as had. It is durable, and claimed
-    /// on disk, after the next sync. Plain content is taken as it is.
+    /// [`accept_pieces`] for one.
     ///
     /// # Errors
     /// [`StoreError`] when the disk refuses; the piece is not had then, and everything else is as before.
     pub fn accept_piece(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Accepted, StoreError> {
-        let inner = &self.inner;
-        if inner.state().have.has(piece) {
-            return Ok(Accepted::Duplicate);
-        }
-        let right = match &inner.hash_file {
-            Some(hash_file) => hash_file.verify(piece, bytes),
-            None => bytes.len() == inner.lengths.len(piece) as usize,
-        };
-        if !right {
-            return Ok(Accepted::BadHash);
+        let verdicts = judge([(self, piece, bytes)].into_iter());
+        self.accept_judged(piece, bytes, verdicts[0])
+    }
+
+    fn accept_judged(
+        &self,
+        piece: PieceIndex,
+        bytes: &[u8],
+        verdict: Verdict,
+    ) -> Result<Accepted, StoreError> {
+        match verdict {
+            Verdict::Had => return Ok(Accepted::Duplicate),
+            Verdict::Bad => return Ok(Accepted::BadHash),
+            Verdict::Good => {}
         }
         let accepted = self.write(piece, 0, bytes, true)?;
         if accepted == Accepted::Stored {
-            inner.touch();
+            self.inner.touch();
             self.mark_dirty(bytes.len() as u64);
         }
         Ok(accepted)

@@ -184,6 +184,32 @@ impl Content {
             .collect()
     }
 
+    /// The missing pieces where the file has data: an earlier life may have written them without claiming them any
+    /// more. [`Self::recover_piece`] tells. Costs a few system calls for each run of data and reads none of it; empty
+    /// for plain content, where nothing could tell.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk refuses to say.
+    pub fn unclaimed(&self) -> Result<Vec<PieceIndex>, StoreError> {
+        if self.inner.hash_file.is_none() {
+            return Ok(Vec::new());
+        }
+        self.inner.missing_with_data()
+    }
+
+    /// Hashes a missing piece where it lies. When it is right it is had and checked from now on, and true is
+    /// returned. Downloading may go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk refuses; the piece stays missing.
+    pub fn recover_piece(&self, piece: PieceIndex) -> Result<bool, StoreError> {
+        let found = self.inner.look_for(piece)?;
+        if found {
+            self.mark_dirty(self.inner.lengths.len(piece).into());
+        }
+        Ok(found)
+    }
+
     /// Finds pieces again that were written but not claimed when the process was killed: hashes, on several threads,
     /// every missing piece where the file has data. Reads no more than the missing pieces' bytes; downloading may go
     /// on meanwhile. `progress` gets the bytes hashed so far.
@@ -192,10 +218,7 @@ impl Content {
     /// [`StoreError`] when the disk refuses; what was found before stays found.
     pub fn recover(&self, progress: &mut dyn FnMut(u64)) -> Result<Recovered, StoreError> {
         let inner = &self.inner;
-        if inner.hash_file.is_none() {
-            return Ok(Recovered::default());
-        }
-        let candidates = inner.missing_with_data()?;
+        let candidates = self.unclaimed()?;
         let mut recovered = Recovered {
             looked_at: u32::try_from(candidates.len()).unwrap_or(u32::MAX),
             found: 0,

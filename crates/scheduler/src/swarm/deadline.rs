@@ -39,8 +39,8 @@ impl Swarm {
         if self.sources.is_empty() {
             return None;
         }
-        let downloading = !self.paused && self.sources.values().any(Source::is_busy);
-        if downloading || self.is_uploading() {
+        let downloading = || !self.paused && self.sources.values().any(Source::is_busy);
+        if self.is_uploading() || downloading() {
             let serve = self.uploads.due_at(self.config.limits.serving);
             let offers = self.offers.due_at();
             let soon = serve.into_iter().chain(offers).min();

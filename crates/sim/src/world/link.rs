@@ -15,7 +15,7 @@ use dosvc_content::{Block, PieceIndex};
 use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
     CAPABILITY_PARTS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header,
-    Limits, Payload, PeerEvent, net::Pace,
+    Limits, Pace, Payload, PeerEvent,
 };
 use std::{collections::VecDeque, time::Duration};
 

@@ -16,11 +16,8 @@
 //!
 //! The lock is never held across an `.await`; only this task takes it.
 
-mod pace;
 mod read;
 mod write;
-
-pub use pace::Pace;
 
 use super::{BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Throttle, Transport};
 use crate::connection::Connection;
@@ -34,6 +31,10 @@ use tokio::sync::{Notify, mpsc};
 
 /// Events that may wait for the swarm before this connection stops reading.
 const OUTBOX_MAX: usize = 32;
+
+/// Buffers that one connection may have out: for a block that arrives, and for those before it until they are hashed and
+/// written. A peer faster than that is waited for by TCP.
+const BUFFERS_MAX: usize = 14;
 
 /// Bytes drawn from a rate limit at once.
 const THROTTLE_SLICE: u32 = 16 << 10;
@@ -112,7 +113,13 @@ struct State {
 }
 
 impl Driver {
-    fn new(params: DriveParams) -> Self {
+    fn new(mut params: DriveParams) -> Self {
+        params.pool = params.pool.share(
+            std::env::var("X_K")
+                .ok()
+                .and_then(|s| s.parse().ok())
+                .unwrap_or(BUFFERS_MAX),
+        );
         let connection = Connection::new(params.lengths, params.limits, Instant::now());
         Self {
             params,

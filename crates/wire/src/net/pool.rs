@@ -19,6 +19,8 @@ const OWN_MAPPING_BYTES: usize = (32 << 20) + 1;
 #[derive(Clone)]
 pub struct BlockPool {
     shared: Arc<Shared>,
+    /// Bounds what this one and its clones may have out, beside the bound of the whole.
+    share: Option<Arc<Semaphore>>,
 }
 
 struct Shared {
@@ -64,6 +66,17 @@ impl BlockPool {
                 permits: Arc::new(Semaphore::new(buffers_max)),
                 spare: Mutex::default(),
             }),
+            share: None,
+        }
+    }
+
+    /// The same pool for somebody who may have at most `buffers_max` of its buffers out at a time. So one fast user
+    /// neither takes all of them nor makes the pool touch more memory than it needs to stay fast.
+    #[must_use]
+    pub fn share(&self, buffers_max: usize) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            share: Some(Arc::new(Semaphore::new(buffers_max))),
         }
     }
 
@@ -83,10 +96,11 @@ impl BlockPool {
     /// When `len` is past [`Self::block_len_max`]: a mistake of the caller.
     pub async fn acquire(&self, len: usize) -> BlockBuf {
         assert!(len <= self.shared.block_len_max, "block of {len} bytes");
-        let permit = Arc::clone(&self.shared.permits)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let share = match &self.share {
+            Some(share) => Some(permit_of(share).await),
+            None => None,
+        };
+        let permit = permit_of(&self.shared.permits).await;
         let mut spare = self.shared.spare();
         spare.shrink = false;
         if spare.buffers.is_empty() {
@@ -100,6 +114,7 @@ impl BlockPool {
             len,
             shared: Arc::clone(&self.shared),
             permit: Some(permit),
+            _share: share,
         }
     }
 
@@ -140,6 +155,14 @@ pub struct BlockBuf {
     len: usize,
     shared: Arc<Shared>,
     permit: Option<OwnedSemaphorePermit>,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+async fn permit_of(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(semaphore)
+        .acquire_owned()
+        .await
+        .expect("never closed")
 }
 
 impl Deref for BlockBuf {
@@ -201,6 +224,25 @@ mod tests {
         assert_eq!(second[..10], [7; 10], "not zeroed between uses");
         assert_eq!(second.len(), 20);
         drop(second);
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_share_is_a_bound_of_its_own() {
+        let pool = BlockPool::new(1 << 16, 3);
+        let share = pool.share(1);
+        let first = share.acquire(1).await;
+        let second = tokio::spawn({
+            let share = share.clone();
+            async move { share.acquire(1).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished(), "its share is out");
+        let others = [pool.acquire(1).await, pool.share(1).acquire(1).await];
+        drop(first);
+        drop(second.await.expect("no panic"));
+        assert_eq!(pool.in_use(), 2);
+        drop(others);
         assert_eq!(pool.in_use(), 0);
     }
 

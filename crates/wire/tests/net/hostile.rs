@@ -3,7 +3,10 @@
 use crate::rig::*;
 use dosvc_content::{BitfieldError, HResult};
 use dosvc_wire::net::*;
-use dosvc_wire::{DecodeError, Extension, Header, Message, RawBlock, Violation};
+use dosvc_wire::{
+    CAPABILITY_PARTS, DecodeError, EXTENSION_VERSION, Extension, Header, Message, RawBlock,
+    Violation,
+};
 use tokio::io::AsyncWriteExt as _;
 
 fn encoded(messages: &[Message]) -> Vec<u8> {
@@ -142,6 +145,51 @@ async fn the_right_block_at_another_offset_is_unrequested() {
     peer.send(&piece(0, 99, &[0; 50])).await;
     let unrequested = Violation::Unrequested(raw(0, 99, 50));
     assert_eq!(driven.closed().await, CloseReason::Misbehaved(unrequested));
+}
+
+/// A driven end that takes parts and asked for 150 bytes, of which the first 50 are sent.
+async fn with_a_part_here() -> (Driven, Raw) {
+    let (mut driven, mut peer) = against_raw(Options::default()).await;
+    let hello = Extension::Hello {
+        version: EXTENSION_VERSION,
+        capabilities: CAPABILITY_PARTS,
+        listen_port: 0,
+        nonce: [0; 16],
+    };
+    driven.send(Command::Extension(hello));
+    let Header::Extension { length } = peer.header().await else {
+        panic!("no Hello");
+    };
+    peer.payload(length as usize).await;
+    peer.send(&Message::Unchoke).await;
+    assert!(matches!(driven.next().await, Event::Unchoked));
+    driven.send(Command::Request(block(0, 100, 150)));
+    assert_eq!(peer.header().await, Header::Request(raw(0, 100, 150)));
+    peer.send(&piece(0, 100, &[0; 50])).await;
+    (driven, peer)
+}
+
+#[tokio::test]
+async fn a_part_of_a_block_out_of_turn_ends_the_connection() {
+    for (offset, data) in [(100, [0; 50].as_slice()), (151, &[0; 50]), (150, &[0; 101])] {
+        let (driven, mut peer) = with_a_part_here().await;
+        peer.send(&piece(0, offset, data)).await;
+        let length = data.len() as u32;
+        let violation = Violation::OutOfTurn(raw(0, offset, length));
+        assert_eq!(driven.closed().await, CloseReason::Misbehaved(violation));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_may_leave_between_the_parts_of_a_block() {
+    let (driven, mut peer) = with_a_part_here().await;
+    peer.send(&Message::Have(3)).await;
+    drop(peer);
+    assert_eq!(
+        driven.closed().await,
+        CloseReason::Peer,
+        "no buffer is kept"
+    );
 }
 
 #[tokio::test]

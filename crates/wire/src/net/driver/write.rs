@@ -1,6 +1,7 @@
 //! The sending loop.
 
-use super::{Driver, THROTTLE_SLICE, pace::Pace};
+use super::{Driver, THROTTLE_SLICE};
+use crate::Pace;
 use crate::net::transport::SendFileError;
 use crate::net::{Body, CloseReason, Event, WriteHalf};
 use dosvc_content::Block;
