@@ -32,5 +32,6 @@ mod hostile;
 mod idle;
 mod loopback;
 mod outage;
+mod polite;
 mod scope;
 mod sharing;

@@ -181,6 +181,8 @@ pub(crate) struct Shared {
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
+    /// What is known of HTTP connections, to give way on them.
+    pub(crate) receivers: dosvc_polite::Receivers,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
     pub(crate) incoming: Arc<Semaphore>,
@@ -228,6 +230,7 @@ impl Shared {
         );
         Self {
             budgets: Arc::new(budgets(&settings)),
+            receivers: dosvc_polite::Receivers::default(),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             peer_id,

@@ -1,10 +1,11 @@
 //! HTTP sources of a swarm: one task per fetch, which turns a response body into blocks.
 
 use dosvc_content::{Block, PieceIndex, PieceLengths};
-use dosvc_origin::{Origin, OriginError};
+use dosvc_origin::{Body, Origin, OriginError};
+use dosvc_polite::{Receiver, Receivers};
 use dosvc_scheduler::FetchId;
 use dosvc_wire::net::{BlockBuf, BlockPool, Throttle};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tokio::sync::mpsc;
 
 /// What a fetch tells its swarm.
@@ -36,6 +37,7 @@ pub(super) struct Fetch {
     pub(super) count: u32,
     pub(super) pool: BlockPool,
     pub(super) gate: Arc<dyn Throttle>,
+    pub(super) receivers: Receivers,
     pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
 }
 
@@ -55,6 +57,7 @@ impl Fetch {
         let last = self.lengths.piece(last).unwrap_or(self.first);
         let end = self.lengths.offset(last) + u64::from(self.lengths.len(last));
         let mut body = self.origin.fetch(start..end).await?;
+        let mut polite = Polite::Unknown;
         let mut pieces = (self.first.get()..=last.get()).filter_map(|i| self.lengths.piece(i));
         let mut all = self.lengths.pieces();
         let whole = body.whole;
@@ -74,11 +77,15 @@ impl Fetch {
                         let Some(chunk) = body.chunk().await? else {
                             return Ok(());
                         };
+                        polite.moved(self, &body);
                         rest = chunk;
                         continue;
                     }
-                    let n = rest.len().min(data.len() - filled);
-                    self.gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    let mut n = rest.len().min(data.len() - filled);
+                    if !self.gate.is_unlimited() {
+                        n = n.min(self.gate.slice() as usize);
+                        self.gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    }
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     let news = u32::try_from(filled - reported).unwrap_or(0);
@@ -98,5 +105,40 @@ impl Fetch {
     async fn send(&self, event: HttpEvent) {
         // A swarm that has ended needs no events.
         let _ = self.events.send((self.key, event)).await;
+    }
+}
+
+/// A body's connection as one that gives way. It is looked for when that is wanted for the first time.
+enum Polite {
+    Unknown,
+    /// In the foreground, and it was never in the background.
+    Foreground,
+    Found(Receiver),
+    /// The system doesn't show it.
+    Hidden,
+}
+
+impl Polite {
+    fn moved(&mut self, fetch: &Fetch, body: &Body) {
+        let background = fetch.gate.is_background();
+        let look = match self {
+            Self::Unknown => true,
+            Self::Foreground => background,
+            Self::Found(_) | Self::Hidden => false,
+        };
+        if look {
+            let found = body.connection().and_then(|ends| {
+                let known = background || fetch.receivers.gives_way(ends);
+                known.then(|| fetch.receivers.receiver(ends)).flatten()
+            });
+            *self = match found {
+                Some(receiver) => Self::Found(receiver),
+                None if background => Self::Hidden,
+                None => Self::Foreground,
+            };
+        }
+        if let Self::Found(receiver) = self {
+            receiver.moved(Instant::now(), background);
+        }
     }
 }

@@ -87,6 +87,7 @@ impl Swarm {
             count,
             pool: self.shared.pool.clone(),
             gate: Arc::clone(&self.download_gate) as _,
+            receivers: self.shared.receivers.clone(),
             events: self.http_events.0.clone(),
         };
         let handle = tokio::spawn(task.run());

@@ -32,9 +32,6 @@ use tokio::sync::{Notify, mpsc};
 /// Events that may wait for the swarm before this connection stops reading.
 const OUTBOX_MAX: usize = 32;
 
-/// Bytes drawn from a rate limit at once.
-const THROTTLE_SLICE: u32 = 16 << 10;
-
 /// What a connection needs beside its stream.
 #[derive(Clone)]
 pub struct DriveParams {

@@ -1,11 +1,13 @@
 //! The sending loop.
 
-use super::{Driver, THROTTLE_SLICE};
+use super::Driver;
 use crate::net::transport::SendFileError;
 use crate::net::{Body, CloseReason, Event, WriteHalf};
 use dosvc_content::Block;
+use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The most that is handed to the kernel at once; others get their turn in between.
@@ -21,6 +23,7 @@ impl Driver {
             half,
             messages: Vec::new(),
             credit: 0,
+            polite: dosvc_polite::Sending::default(),
         };
         loop {
             if let Err(reason) = writer.write_next().await {
@@ -49,6 +52,7 @@ struct Writer<'a, W> {
     messages: Vec<u8>,
     /// Bytes taken from the rate limit and not used yet.
     credit: u32,
+    polite: dosvc_polite::Sending,
 }
 
 impl<W: WriteHalf> Writer<'_, W> {
@@ -105,7 +109,7 @@ impl<W: WriteHalf> Writer<'_, W> {
         let n = match body {
             Body::File { file, offset } => {
                 let at = offset + u64::from(from);
-                let n = self.half.send_file(file, at, max as usize).await;
+                let n = self.send_file(file, at, max as usize).await;
                 n.map_err(|error| match error {
                     SendFileError::File(error) => CloseReason::Body {
                         block,
@@ -124,12 +128,39 @@ impl<W: WriteHalf> Writer<'_, W> {
         Ok(n)
     }
 
-    fn moved(&self, n: usize) -> Result<usize, CloseReason> {
+    /// As the half does it. What is held back to give way may wait for long: its pace is looked after meanwhile.
+    async fn send_file(
+        &mut self,
+        file: &Arc<File>,
+        at: u64,
+        max: usize,
+    ) -> Result<usize, SendFileError> {
+        loop {
+            let Some(interval) = self.polite.interval() else {
+                return self.half.send_file(file, at, max).await;
+            };
+            let send = self.half.send_file(file, at, max);
+            match tokio::time::timeout(interval, send).await {
+                Ok(result) => return result,
+                Err(_) => self.give_way(Instant::now()),
+            }
+        }
+    }
+
+    fn give_way(&mut self, now: Instant) {
+        if let Some(socket) = self.half.socket() {
+            let background = self.driver.params.up.is_background();
+            self.polite.moved(socket, now, background);
+        }
+    }
+
+    fn moved(&mut self, n: usize) -> Result<usize, CloseReason> {
         if n == 0 {
             return Err(CloseReason::Lost(io::ErrorKind::WriteZero));
         }
-        let mut state = self.driver.state();
-        state.connection.handle_sent(Instant::now(), n);
+        let now = Instant::now();
+        self.driver.state().connection.handle_sent(now, n);
+        self.give_way(now);
         Ok(n)
     }
 
@@ -139,10 +170,9 @@ impl<W: WriteHalf> Writer<'_, W> {
             return wanted.min(SLICE);
         }
         if self.credit == 0 {
-            let slice = THROTTLE_SLICE.min(wanted);
-            self.driver
-                .hold_send(self.driver.params.up.take(slice))
-                .await;
+            let up = &self.driver.params.up;
+            let slice = up.slice().min(wanted);
+            self.driver.hold_send(up.take(slice)).await;
             self.credit = slice;
         }
         wanted.min(self.credit)

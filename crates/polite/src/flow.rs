@@ -1,0 +1,288 @@
+//! One direction of a TCP connection that gives way while it is in the background.
+//!
+//! Nothing here waits or has a timer: who moves bytes calls [`Receiving::moved`] or [`Sending::moved`] as they move, and
+//! every 10 to 50 ms the socket is looked at and its knobs are set.
+//!
+//! Who receives steers by the window that it offers, as rLEDBAT does (draft-irtf-iccrg-rledbat): works with every
+//! sender. Who sends steers by the kernel's pacing, at a window for each round trip. Both leave a connection alone until
+//! delay shows for the first time.
+
+use crate::ledbat::{Ack, Ledbat};
+use crate::socket::{self, BorrowedSocket, TcpFacts};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The socket is looked at every half round trip, but …
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// … and …
+const INTERVAL_MAX: Duration = Duration::from_millis(50);
+
+/// Round trip times below this are not measured well, and how long an end takes to answer counts as much: bytes under
+/// way are counted as if it were this.
+const RTT_EXACT: Duration = Duration::from_millis(1);
+
+/// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
+const REORDERED_MAX: u32 = 3;
+
+/// What both directions have in common.
+#[derive(Debug, Default)]
+struct Flow {
+    ledbat: Option<Ledbat>,
+    looked_at: Option<Instant>,
+    bytes: u64,
+    losses: u32,
+    round: Round,
+    /// Whether the socket carries the lower-effort mark.
+    marked: bool,
+    /// The knob's setting, if it is set.
+    limit: Option<u64>,
+    /// The system does not let us.
+    broken: bool,
+}
+
+/// The receiving direction.
+#[derive(Debug, Default)]
+pub struct Receiving(Flow);
+
+/// The sending direction.
+#[derive(Debug, Default)]
+pub struct Sending(Flow);
+
+impl Receiving {
+    /// Bytes have arrived. `background`: whether the connection is to give way at this moment.
+    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
+        self.0.moved(socket, now, background, look_received, offer);
+    }
+
+    /// Whether the socket was told to give way and not told otherwise since.
+    pub fn gives_way(&self) -> bool {
+        self.0.marked
+    }
+}
+
+impl Sending {
+    /// Bytes have been sent or wait for room. `background`: whether the connection is to give way at this moment.
+    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
+        self.0.moved(socket, now, background, look_sent, pace);
+    }
+
+    /// How often to call [`Self::moved`] at least while bytes wait; `None`: with the next bytes is enough.
+    pub fn interval(&self) -> Option<Duration> {
+        self.0.limit.map(|_| self.0.interval())
+    }
+}
+
+/// What a look at the socket found.
+struct Look {
+    packet: u32,
+    /// Bytes that have been delivered, ever.
+    bytes: u64,
+    /// Segments lost, ever.
+    losses: u32,
+    rtt: Option<Duration>,
+    base: Option<Duration>,
+    in_flight: u64,
+}
+
+fn look_received(facts: &TcpFacts) -> Look {
+    let rtt = if facts.timestamps {
+        facts.receive_rtt
+    } else {
+        // Of our requests: few samples, but they wait in the same queue on their way back.
+        facts.rtt
+    };
+    Look {
+        packet: facts.receive_segment,
+        bytes: facts.bytes_received,
+        losses: facts.out_of_order / REORDERED_MAX,
+        rtt: known(rtt),
+        base: known(facts.min_rtt),
+        // The receiver can't see it.
+        in_flight: 0,
+    }
+}
+
+fn look_sent(facts: &TcpFacts) -> Look {
+    Look {
+        packet: facts.send_segment,
+        bytes: facts.bytes_acked,
+        losses: facts.retransmitted,
+        rtt: known(facts.rtt),
+        base: known(facts.min_rtt),
+        in_flight: u64::from(facts.unacked) * u64::from(facts.send_segment),
+    }
+}
+
+fn known(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}
+
+/// The window to offer, in bytes.
+fn offer(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+    let bytes = window.map_or(u32::MAX, |(bytes, _)| {
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    });
+    socket::set_window_clamp(socket, bytes)
+}
+
+/// The rate at which a window goes out in a round trip.
+fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+    let rate = window.map(|(bytes, rtt)| {
+        let rate = u128::from(bytes) * 1_000_000_000 / rtt.as_nanos().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    });
+    socket::set_pacing_rate(socket, rate)
+}
+
+type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>) -> io::Result<()>;
+
+impl Flow {
+    fn interval(&self) -> Duration {
+        let rtt = self.ledbat.as_ref().and_then(Ledbat::rtt);
+        (rtt.unwrap_or_default() / 2).clamp(INTERVAL_MIN, INTERVAL_MAX)
+    }
+
+    fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        background: bool,
+        look: fn(&TcpFacts) -> Look,
+        steer: Steer,
+    ) {
+        if self.broken || (!background && !self.marked) {
+            return;
+        }
+        let turned = background != self.marked;
+        let due = self
+            .looked_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= self.interval());
+        if !turned && !due {
+            return;
+        }
+        let result = match background {
+            true => self.give_way(socket, now, look, steer),
+            false => self.release(socket, steer),
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection can't be made to give way");
+            self.broken = true;
+        }
+    }
+
+    fn give_way(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        look: fn(&TcpFacts) -> Look,
+        steer: Steer,
+    ) -> io::Result<()> {
+        let look = look(&socket::facts(socket)?);
+        if look.bytes < self.bytes {
+            // Another connection between the same addresses.
+            *self = Self::default();
+        }
+        if !self.marked {
+            socket::set_lower_effort(socket, true)?;
+            self.marked = true;
+        }
+        self.take_in(now, &look);
+        if std::env::var_os("POLITE_TRACE").is_some() {
+            eprintln!(
+                "{:?} {:?} win {:?} lim {:?} delay {:?} rtt {:?} base {:?} inflight {:?} loss {}",
+                now,
+                self.bytes,
+                self.ledbat.as_ref().map(|l| l.window()),
+                self.limit,
+                self.ledbat.as_ref().map(|l| l.queueing_delay()),
+                look.rtt,
+                look.base,
+                self.round.last,
+                self.losses
+            );
+        }
+        let Some(ledbat) = &self.ledbat else {
+            return Ok(());
+        };
+        let limit = ledbat.window().zip(ledbat.rtt());
+        if limit.is_some() || self.limit.is_some() {
+            // Every time: the kernel moves the bound when it makes the receive buffer larger.
+            steer(socket, limit)?;
+        }
+        self.limit = limit.map(|(bytes, _)| bytes);
+        Ok(())
+    }
+
+    fn take_in(&mut self, now: Instant, look: &Look) {
+        let first = self.looked_at.is_none();
+        self.looked_at = Some(now);
+        let bytes = look.bytes.saturating_sub(self.bytes);
+        let lost = look.losses > self.losses;
+        (self.bytes, self.losses) = (look.bytes, look.losses);
+        let ledbat = self
+            .ledbat
+            .get_or_insert_with(|| Ledbat::open(look.packet.max(536)));
+        if let Some(base) = look.base {
+            ledbat.on_base_rtt(now, base);
+        }
+        if first {
+            // What was before is no part of this.
+            self.round = Round::new(now);
+            return;
+        }
+        let rtt = look.rtt.or_else(|| ledbat.rtt()).unwrap_or(INTERVAL_MIN);
+        let measured = self.round.add(now, bytes, rtt.max(RTT_EXACT));
+        let ack = Ack {
+            bytes,
+            rtt: look.rtt,
+            in_flight: look.in_flight.max(measured),
+        };
+        if bytes > 0 {
+            ledbat.on_ack(now, ack);
+        }
+        if lost {
+            ledbat.on_loss(now);
+        }
+    }
+
+    /// The content is wanted now: nothing holds it back any more.
+    fn release(&mut self, socket: BorrowedSocket<'_>, steer: Steer) -> io::Result<()> {
+        socket::set_lower_effort(socket, false)?;
+        if self.limit.is_some() {
+            steer(socket, None)?;
+        }
+        *self = Self::default();
+        Ok(())
+    }
+}
+
+/// How much is delivered in a round trip: what was under way, as far as the receiver can tell.
+#[derive(Debug, Default)]
+struct Round {
+    began: Option<Instant>,
+    bytes: u64,
+    /// Of the last whole round.
+    last: u64,
+}
+
+impl Round {
+    fn new(now: Instant) -> Self {
+        Self {
+            began: Some(now),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, now: Instant, bytes: u64, rtt: Duration) -> u64 {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let began = *self.began.get_or_insert(now);
+        let took = now.saturating_duration_since(began);
+        if took >= rtt.max(INTERVAL_MIN) {
+            let scaled = u128::from(self.bytes) * rtt.as_nanos() / took.as_nanos().max(1);
+            self.last = u64::try_from(scaled).unwrap_or(u64::MAX);
+            self.bytes = 0;
+            self.began = Some(now);
+        }
+        self.last
+    }
+}
