@@ -21,6 +21,11 @@ const INTERVAL_MAX: Duration = Duration::from_millis(50);
 /// way are counted as if it were this.
 const RTT_EXACT: Duration = Duration::from_millis(1);
 
+/// So few segments under way the other end may acknowledge late …
+const UNACKED_ACKED_LATE: u32 = 2;
+/// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
+const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
+
 /// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
 const REORDERED_MAX: u32 = 3;
 
@@ -36,6 +41,8 @@ struct Flow {
     marked: bool,
     /// The knob's setting, if it is set.
     limit: Option<u64>,
+    /// Something waits in the socket, as far as is known.
+    waiting: bool,
     /// The system does not let us.
     broken: bool,
 }
@@ -66,9 +73,11 @@ impl Sending {
         self.0.moved(socket, now, background, look_sent, pace);
     }
 
-    /// How often to call [`Self::moved`] at least while bytes wait; `None`: with the next bytes is enough.
+    /// How often to call [`Self::moved`] at least, even if nothing moves, for what is held back may wait for long in the
+    /// socket; `None`: with the next bytes is enough.
     pub fn interval(&self) -> Option<Duration> {
-        self.0.limit.map(|_| self.0.interval())
+        let held_back = self.0.limit.is_some() && self.0.waiting;
+        held_back.then(|| self.0.interval())
     }
 }
 
@@ -82,6 +91,8 @@ struct Look {
     rtt: Option<Duration>,
     base: Option<Duration>,
     in_flight: u64,
+    /// Whether the socket holds something that has not been sent.
+    waiting: bool,
 }
 
 fn look_received(facts: &TcpFacts) -> Look {
@@ -99,17 +110,23 @@ fn look_received(facts: &TcpFacts) -> Look {
         base: known(facts.min_rtt),
         // The receiver can't see it.
         in_flight: 0,
+        waiting: false,
     }
 }
 
 fn look_sent(facts: &TcpFacts) -> Look {
+    let mut rtt = facts.rtt;
+    if facts.unacked <= UNACKED_ACKED_LATE {
+        rtt = rtt.saturating_sub(ACK_DELAY_MAX).max(facts.min_rtt);
+    }
     Look {
         packet: facts.send_segment,
         bytes: facts.bytes_acked,
         losses: facts.retransmitted,
-        rtt: known(facts.rtt),
+        rtt: known(rtt),
         base: known(facts.min_rtt),
         in_flight: u64::from(facts.unacked) * u64::from(facts.send_segment),
+        waiting: facts.unsent > 0,
     }
 }
 
@@ -187,20 +204,6 @@ impl Flow {
             self.marked = true;
         }
         self.take_in(now, &look);
-        if std::env::var_os("POLITE_TRACE").is_some() {
-            eprintln!(
-                "{:?} {:?} win {:?} lim {:?} delay {:?} rtt {:?} base {:?} inflight {:?} loss {}",
-                now,
-                self.bytes,
-                self.ledbat.as_ref().map(|l| l.window()),
-                self.limit,
-                self.ledbat.as_ref().map(|l| l.queueing_delay()),
-                look.rtt,
-                look.base,
-                self.round.last,
-                self.losses
-            );
-        }
         let Some(ledbat) = &self.ledbat else {
             return Ok(());
         };
@@ -216,12 +219,14 @@ impl Flow {
     fn take_in(&mut self, now: Instant, look: &Look) {
         let first = self.looked_at.is_none();
         self.looked_at = Some(now);
+        self.waiting = look.waiting;
         let bytes = look.bytes.saturating_sub(self.bytes);
         let lost = look.losses > self.losses;
         (self.bytes, self.losses) = (look.bytes, look.losses);
         let ledbat = self
             .ledbat
             .get_or_insert_with(|| Ledbat::open(look.packet.max(536)));
+        ledbat.on_packet(look.packet);
         if let Some(base) = look.base {
             ledbat.on_base_rtt(now, base);
         }

@@ -123,6 +123,12 @@ impl Ledbat {
         Self::new(packet, OPEN)
     }
 
+    /// Packets turned out to be larger.
+    pub fn on_packet(&mut self, bytes: u32) {
+        self.packet = self.packet.max(bytes.into());
+        self.window = self.window.max(self.window_min());
+    }
+
     /// Bytes that may be under way; `None`: any number, nothing has shown yet that the flow is in anybody's way.
     pub fn window(&self) -> Option<u64> {
         (self.window < OPEN).then_some(self.window)

@@ -28,6 +28,8 @@ pub struct TcpFacts {
     pub receive_segment: u32,
     /// Segments sent and not acknowledged.
     pub unacked: u32,
+    /// Bytes in the socket that have not been sent.
+    pub unsent: u32,
     /// Smoothed round trip time of what we send.
     pub rtt: Duration,
     /// Round trip time of what we receive: from an acknowledgement of ours to the first data that answers it.
@@ -65,6 +67,7 @@ impl TcpFacts {
             send_segment: u32_at(16),
             receive_segment: u32_at(84),
             unacked: u32_at(24),
+            unsent: u32_at(144),
             rtt: time_at(68),
             receive_rtt: time_at(92),
             retransmitted: u32_at(100),

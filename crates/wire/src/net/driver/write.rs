@@ -68,7 +68,7 @@ impl<W: WriteHalf> Writer<'_, W> {
             state.begin_answer(&mut self.messages)
         };
         if self.messages.is_empty() {
-            self.driver.write_wake.notified().await;
+            self.wait().await;
             return Ok(());
         }
         // A header must not be kept back while its block waits for the rate limit.
@@ -126,6 +126,20 @@ impl<W: WriteHalf> Writer<'_, W> {
         let n = u32::try_from(self.moved(n)?).expect("no more than was asked for");
         self.credit = self.credit.saturating_sub(n);
         Ok(n)
+    }
+
+    /// Waits until there may be something to send. What was sent before may still be held back to give way: its pace is
+    /// looked after meanwhile.
+    async fn wait(&mut self) {
+        let wake = self.driver.write_wake.notified();
+        match self.polite.interval() {
+            None => wake.await,
+            Some(interval) => {
+                if tokio::time::timeout(interval, wake).await.is_err() {
+                    self.give_way(Instant::now());
+                }
+            }
+        }
     }
 
     /// As the half does it. What is held back to give way may wait for long: its pace is looked after meanwhile.
