@@ -21,7 +21,9 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use dosvc_content::{DownloadMode, HResult};
-use dosvc_engine::api::{CacheEntry, EngineStatus, GetRequest, JobId, JobStatus, PeerInfo};
+use dosvc_engine::api::{
+    CacheEntry, EngineStatus, Explanation, GetRequest, JobId, JobStatus, PeerInfo,
+};
 use error::ApiError;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -114,6 +116,7 @@ pub(crate) fn router<L: Local>(control: Arc<Control<L>>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
+        .route("/v1/explain/{id}", get(explain))
         .route("/v1/config", get(config))
         .route("/v1/mode", put(set_mode))
         .route("/v1/downloads", get(downloads))
@@ -160,6 +163,13 @@ async fn status<L: Local>(State(shared): State<Shared<L>>) -> Json<EngineStatus>
 
 async fn peers<L: Local>(State(shared): State<Shared<L>>) -> Json<Vec<PeerInfo>> {
     Json(shared.engine().peers().await)
+}
+
+async fn explain<L: Local>(
+    State(shared): State<Shared<L>>,
+    Path(id): Path<String>,
+) -> Answer<Explanation> {
+    Ok(Json(shared.engine().explain(&id).await?))
 }
 
 async fn config<L: Local>(State(shared): State<Shared<L>>) -> Json<Vec<Setting>> {

@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     Verify(VerifyArgs),
     Status(StatusArgs),
+    Explain(ExplainArgs),
     Cache(CacheArgs),
     Mode(ModeArgs),
     Config(ConfigArgs),
@@ -73,6 +74,7 @@ impl Command {
             Self::Publish(args) => args.json,
             Self::Verify(args) => args.json,
             Self::Status(args) => args.json,
+            Self::Explain(args) => args.json,
             Self::Cache(args) => matches!(args.action, CacheAction::List { json: true }),
             Self::Mode(args) => args.json,
             Self::Config(args) => args.json,
@@ -283,6 +285,25 @@ pub(crate) enum CacheAction {
     },
 }
 
+/// Why one content is downloaded and shared the way it is: mode, gates, delays, every source.
+///
+/// Says which mode is in effect and what narrowed it, what keeps peers away, what waits for what, and of every source
+/// that is known or was tried whether it is used and why.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dosvc explain 1                the download with this number
+  dosvc explain 6cb47e62         the content whose file id begins like this
+  dosvc explain 1 --json")]
+pub(crate) struct ExplainArgs {
+    /// A download's number or the beginning of a file id, as `dosvc status` shows them.
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    pub(crate) id: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Show or set the download mode (Get- and Set-DODownloadMode).
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -350,6 +371,15 @@ pub(crate) struct DemoArgs {
     /// The result as JSON, nothing else on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A download's number, or the beginning of a file id: hexadecimal digits, after `url-` where there is no hash file.
+fn parse_id(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("url-").unwrap_or(text);
+    let is_id = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_id
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "expected a download's number or the beginning of a file id".to_owned())
 }
 
 /// Reads `256MB`, `1.5 GiB` or plain bytes; powers of 1024.

@@ -12,7 +12,8 @@ use crate::{
 use bytes::Bytes;
 use dosvc_content::DownloadMode;
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+    CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId, JobStatus,
+    PeerInfo,
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -85,6 +86,11 @@ impl Client {
 
     pub(crate) async fn peers(&self) -> Result<Vec<PeerInfo>> {
         self.read("/v1/peers").await
+    }
+
+    /// Why the content, named by a download's number or the beginning of a file id, is treated as it is.
+    pub(crate) async fn explain(&self, id: &str) -> Result<Explanation> {
+        self.read(&format!("/v1/explain/{id}")).await
     }
 
     pub(crate) async fn settings(&self) -> Result<Vec<Setting>> {

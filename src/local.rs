@@ -7,7 +7,8 @@ pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
     EngineConfig,
     api::{
-        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobStatus, PeerInfo,
+        CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
+        JobStatus, PeerInfo,
     },
 };
 use std::{fs::File, future::Future, num::NonZeroUsize};
@@ -57,6 +58,8 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
     fn reconfigure(&self, config: &Config) -> impl Future<Output = Vec<String>> + Send;
     /// The engine as a whole.
     fn status(&self) -> EngineStatus;
+    /// Why a content is downloaded and shared the way it is.
+    fn explain(&self, id: &str) -> impl Future<Output = Result<Explanation, JobError>> + Send;
     /// Every peer of every content.
     fn peers(&self) -> impl Future<Output = Vec<PeerInfo>> + Send;
 }
@@ -157,6 +160,10 @@ impl Local for Engine {
 
     fn status(&self) -> EngineStatus {
         Self::status(self)
+    }
+
+    async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
+        Self::explain(self, id).await
     }
 
     async fn peers(&self) -> Vec<PeerInfo> {

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod control;
 mod demo;
+mod explain;
 mod fd;
 mod get;
 mod local;
@@ -149,6 +150,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Publish(args) => small_runtime()?.block_on(publish::run(&global, args)),
         Command::Verify(args) => verify::run(args),
         Command::Status(args) => small_runtime()?.block_on(status::run(&global, args)),
+        Command::Explain(args) => small_runtime()?.block_on(explain::run(&global, args)),
         Command::Cache(args) => small_runtime()?.block_on(steer::cache(&global, args)),
         Command::Mode(args) => small_runtime()?.block_on(steer::mode(&global, args)),
         Command::Config(args) => small_runtime()?.block_on(steer::config(&global, args)),

@@ -364,3 +364,17 @@ async fn stopping_finishes_requests_under_way_and_takes_the_socket_away() {
     ));
     assert!(!rig.socket.exists());
 }
+
+#[tokio::test]
+async fn explanation_of_a_download_comes_whole_and_of_nothing_is_refused() {
+    let rig = Rig::new().await;
+    let id = rig.begin("fake:1000/stuck").await;
+    let explanation = rig.client.explain(&id.to_string()).await.unwrap();
+    assert_eq!(explanation.download.unwrap().id, id);
+    assert_eq!(explanation.sources.len(), 1);
+    let error = rig.client.explain("77").await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Refused(e) if e.message.contains("nothing is called")),
+        "{error}"
+    );
+}

@@ -5,8 +5,8 @@ use super::Local;
 use crate::config::Config;
 use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
-    PeerInfo, SourceBytes,
+    CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId, JobState,
+    JobStatus, ModeExplanation, PeerInfo, SourceBytes, SourceExplanation, SourceStanding,
 };
 use std::{
     collections::BTreeMap,
@@ -303,6 +303,37 @@ impl Local for Engine {
                 ..SourceBytes::default()
             },
         }
+    }
+
+    async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
+        let download = id.parse().ok().and_then(|id| self.job(JobId(id)));
+        let download =
+            download.ok_or_else(|| error(HResult::NOT_FOUND, "nothing is called that"))?;
+        Ok(Explanation {
+            file_id: download.file_id.clone(),
+            cache: None,
+            mode: ModeExplanation {
+                configured: self.state().mode,
+                provider: "Default Provider".into(),
+                effective: 0,
+                reasons: vec!["the caller asked for mode CdnOnly".into()],
+            },
+            no_peers: vec!["the caller asked for mode CdnOnly".into()],
+            delays: Vec::new(),
+            waiting: download.waiting.clone(),
+            sources: vec![SourceExplanation {
+                kind: "Http".into(),
+                address: download.source_url.clone().unwrap_or_default(),
+                state: SourceStanding::Active,
+                rate_bps: Some(1000),
+                delivered_bytes: download.downloaded.http,
+                uploaded_bytes: 0,
+                in_flight: 1,
+                useful_pieces: None,
+                why: "it delivers".into(),
+            }],
+            download: Some(download),
+        })
     }
 
     async fn peers(&self) -> Vec<PeerInfo> {

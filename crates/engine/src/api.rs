@@ -251,3 +251,93 @@ pub struct EngineStatus {
     /// Bytes uploaded since the start.
     pub uploaded: SourceBytes,
 }
+
+/// Why a content is downloaded and shared the way it is, as of one moment (`dosvc explain`).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The content; empty while the download looks for its hash file.
+    pub file_id: String,
+    /// The download that asks for it, the latest when there are several; `None`: it lies in the cache only.
+    pub download: Option<JobStatus>,
+    /// What the cache has of it.
+    pub cache: Option<CacheEntry>,
+    /// The mode in effect, and why.
+    pub mode: ModeExplanation,
+    /// Why there are no peers for it; empty when peers may be used.
+    pub no_peers: Vec<String>,
+    /// What waits for what, in the order in which sources are turned to. Empty while nothing is downloaded.
+    pub delays: Vec<DelayExplanation>,
+    /// Why nothing moves just now.
+    pub waiting: Option<String>,
+    /// Every source that is known or was tried.
+    pub sources: Vec<SourceExplanation>,
+}
+
+/// The mode of one content.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ModeExplanation {
+    /// The device's mode.
+    pub configured: u8,
+    /// Who set it.
+    pub provider: String,
+    /// The mode in effect for this content.
+    pub effective: u8,
+    /// Everything that narrowed it; empty when it is the device's.
+    pub reasons: Vec<String>,
+}
+
+/// A time that one kind of source is held back for others.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DelayExplanation {
+    /// What is held back, and for whom.
+    pub what: String,
+    /// The policy that says so; empty when it is no policy.
+    pub policy: String,
+    /// All of it, in milliseconds.
+    pub total_ms: u64,
+    /// What is left of it; 0 when it is over.
+    pub left_ms: u64,
+}
+
+/// One source of a content.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SourceExplanation {
+    /// `Lan`, `LinkLocal`, `Group`, `Internet`, `CacheServer`, `Http`; empty for an address nobody answered at yet.
+    pub kind: String,
+    /// A peer's address, or the address of an HTTP source without a password.
+    pub address: String,
+    /// How it stands with us.
+    pub state: SourceStanding,
+    /// Bytes a second while it was asked for something; `None` before the first byte.
+    pub rate_bps: Option<u64>,
+    /// Bytes that it delivered.
+    pub delivered_bytes: u64,
+    /// Bytes that we gave it.
+    pub uploaded_bytes: u64,
+    /// Blocks or pieces asked of it.
+    pub in_flight: u64,
+    /// Pieces that it has and we lack; `None` for HTTP sources, and where nobody is connected.
+    pub useful_pieces: Option<u32>,
+    /// Why it is used or not, in plain words.
+    pub why: String,
+}
+
+/// How a source stands with us.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceStanding {
+    /// Delivers, or was asked to.
+    Active,
+    /// Could be asked.
+    Idle,
+    /// A peer that does not let us ask.
+    Choking,
+    /// Went silent; others took over.
+    Demoted,
+    /// Being dialled or greeted.
+    Connecting,
+    /// Out of order, or could not be reached; it is tried again.
+    Down,
+    /// Not used at all.
+    Refused,
+}

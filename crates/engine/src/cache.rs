@@ -39,6 +39,12 @@ pub(crate) fn bytes_max(settings: &Settings, disk: Disk, cache_bytes: u64) -> u6
 }
 
 pub(crate) async fn entries(shared: &Arc<Shared>) -> Vec<CacheEntry> {
+    let keyed = keyed_entries(shared).await;
+    keyed.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// Every entry with the key of its content.
+pub(crate) async fn keyed_entries(shared: &Arc<Shared>) -> Vec<(ContentKey, CacheEntry)> {
     let store = Arc::clone(&shared.store);
     let listed = tokio::task::spawn_blocking(move || store.list()).await;
     let infos = match listed {
@@ -52,7 +58,7 @@ pub(crate) async fn entries(shared: &Arc<Shared>) -> Vec<CacheEntry> {
     let settings = shared.settings();
     infos
         .iter()
-        .map(|info| entry(shared, &settings, info))
+        .map(|info| (info.key, entry(shared, &settings, info)))
         .collect()
 }
 

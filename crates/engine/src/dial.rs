@@ -25,16 +25,20 @@ pub(crate) async fn dial(
     if shared.is_own_address(address) {
         return Err(DialError::Ourselves);
     }
+    if shared.is_banned_address(address.ip()) {
+        return Err(DialError::BANNED);
+    }
     let group = scope.group;
     let class = shared
         .peer_class(&scope, address.ip(), discovered, group.is_some())
-        .ok_or(DialError::Failed)?;
+        .ok_or(DialError::OUT_OF_SCOPE)?;
     let permit = Arc::clone(&shared.outgoing)
         .try_acquire_owned()
-        .map_err(|_| DialError::Failed)?;
+        .map_err(|_| DialError::NO_PLACE)?;
     let failed = |step: &'static str, error: &dyn std::fmt::Display| {
         tracing::debug!(%address, step, %error, "dial failed");
-        DialError::Failed
+        let error = error.to_string();
+        DialError::Failed { step, error }
     };
     let mut stream = net::dial(address, CONNECT_TIME)
         .await

@@ -2,13 +2,14 @@
 
 use crate::{
     api::{
-        CacheEntry, EngineStatus, GetRequest, ImportRequest, JobError, JobId, JobState, JobStatus,
-        PeerInfo,
+        CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
+        JobState, JobStatus, PeerInfo,
     },
     cache::{self, JobUse},
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
+    explain,
     jobs::{Control, Job},
     request::{Request, parse_hash_file},
     shared::{Parts, Settings, Shared, lock},
@@ -438,6 +439,15 @@ impl Engine {
             downloaded: shared.totals.downloaded(),
             uploaded: shared.totals.uploaded(),
         }
+    }
+
+    /// Why a content is downloaded and shared the way it is; `id` is a download's number, or a file id or the beginning
+    /// of one.
+    ///
+    /// # Errors
+    /// When nothing is called that, or its mode is refused.
+    pub async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
+        explain::explain(&self.shared, &self.all_jobs(), id).await
     }
 
     /// The peers of every content that is active, connected or not.

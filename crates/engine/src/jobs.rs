@@ -97,6 +97,11 @@ impl Job {
         lock(&self.content).clone()
     }
 
+    /// The mode that the caller asked for.
+    pub(crate) fn requested_mode(&self) -> Option<DownloadMode> {
+        self.request.mode
+    }
+
     /// Pieces of the hash file that the caller gave: what the job keeps in memory while it waits.
     pub(crate) fn pieces_kept(&self) -> u64 {
         let file = self.request.hash_file.as_ref();

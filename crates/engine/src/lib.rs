@@ -18,6 +18,7 @@ mod dial;
 mod doors;
 mod engine;
 mod errors;
+mod explain;
 mod incoming;
 mod jobs;
 mod limiter;

@@ -299,10 +299,8 @@ impl Asker {
             match answer {
                 Ok(file) => return (address, Some(file)),
                 Err(DialError::Ourselves) => return (address, None),
-                Err(DialError::Failed) if discovered && asked >= DISCOVERED_ASKED_MAX => {
-                    return (address, None);
-                }
-                Err(DialError::Failed) => {}
+                Err(_) if discovered && asked >= DISCOVERED_ASKED_MAX => return (address, None),
+                Err(_) => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PEER_RETRY_MAX);
@@ -325,7 +323,7 @@ impl Asker {
             ..
         } = *peer;
         if shared.is_banned(peer_id, ContentKey::Hashed(self.trusted)) {
-            return Err(DialError::Failed);
+            return Err(DialError::BANNED);
         }
         let (commands, receiver) = net::command_channel();
         let (sender, events) = mpsc::channel(16);
@@ -356,7 +354,10 @@ impl Asker {
             _ = net::drive(stream, params, receiver) => None,
             file = collect => file,
         };
-        file.ok_or(DialError::Failed)
+        file.ok_or_else(|| DialError::Failed {
+            step: "get the hash file",
+            error: "the peer did not send one that is right".to_owned(),
+        })
     }
 }
 

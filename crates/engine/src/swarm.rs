@@ -6,6 +6,7 @@
 
 mod dials;
 mod disk;
+mod explain;
 mod http;
 mod peers;
 mod transfer;
@@ -29,6 +30,7 @@ use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{FetchId, SourceId, SourceInfo, SourceKind, Swarm as Core};
 use dosvc_wire::net;
+pub(crate) use explain::SwarmView;
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
 use std::{
@@ -98,6 +100,8 @@ pub(crate) enum Message {
     Detach(JobId),
     /// Who are the peers?
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    /// Why is what used, and what not?
+    Explain(oneshot::Sender<SwarmView>),
     /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
     /// answered.
     Stop(oneshot::Sender<()>),
@@ -308,6 +312,9 @@ impl Swarm {
             Message::Detach(job) => self.detach(job),
             Message::Peers(reply) => {
                 let _ = reply.send(self.peer_infos(Instant::now()));
+            }
+            Message::Explain(reply) => {
+                let _ = reply.send(self.explain(Instant::now()));
             }
             Message::Stop(reply) => {
                 if self.jobs.is_empty() {

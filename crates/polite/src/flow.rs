@@ -175,6 +175,8 @@ impl Flow {
             .looked_at
             .is_none_or(|at| now.saturating_duration_since(at) >= self.interval());
         if !turned && !due {
+            // Somebody who sends: what was sent now may wait.
+            self.waiting = true;
             return;
         }
         let result = match background {

@@ -64,6 +64,35 @@ impl fmt::Display for Waiting {
     }
 }
 
+/// Something that is held back for something else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DelayKind {
+    /// HTTP waits for peers, by policy ([`crate::SwarmConfig::http_delay`]).
+    HttpForPeers,
+    /// HTTP fetches little while peers may still be found ([`crate::SwarmConfig::discovery_grace`]).
+    Discovery,
+}
+
+impl fmt::Display for DelayKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HttpForPeers => "HTTP waits for peers",
+            Self::Discovery => "HTTP fetches little while peers may still be found",
+        })
+    }
+}
+
+/// A delay in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Delay {
+    /// What waits for what.
+    pub kind: DelayKind,
+    /// All of it.
+    pub total: Duration,
+    /// What is left of it.
+    pub left: Duration,
+}
+
 /// How a source stands with us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -149,6 +178,31 @@ impl Swarm {
             return Some(Waiting::SourceDown { until, rest });
         }
         Some(Waiting::NobodyHasIt)
+    }
+
+    /// What is held back, in the order in which the delays end; those that are zero are left out.
+    pub fn delays(&self, now: Instant) -> Vec<Delay> {
+        let delay = |kind, total: Duration, end: Instant| {
+            let left = end.saturating_duration_since(now);
+            (!total.is_zero()).then_some(Delay { kind, total, left })
+        };
+        let config = &self.config;
+        let grace_end = if self.in_grace(now) {
+            self.grace_end()
+        } else {
+            self.start
+        };
+        [
+            delay(DelayKind::Discovery, config.discovery_grace, grace_end),
+            delay(
+                DelayKind::HttpForPeers,
+                config.http_delay,
+                self.start + config.http_delay,
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// Every source: what it is, what it does, why it is used or not.

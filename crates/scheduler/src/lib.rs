@@ -30,7 +30,7 @@ mod swarm;
 
 pub use command::{BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Refusal};
 pub use config::SwarmConfig;
-pub use explain::{SourceReport, SourceState, Waiting};
+pub use explain::{Delay, DelayKind, SourceReport, SourceState, Waiting};
 pub use limits::Limits;
 pub use picker::{Picker, Shortlist};
 pub use source::{SourceId, SourceInfo, SourceKind};

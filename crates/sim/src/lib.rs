@@ -1,28 +1,52 @@
-//! Fleets in virtual time: many real [`dosvc_scheduler::Swarm`]s in one thread, deterministic by seed. For tests and
-//! measurements only.
+//! The rig: fleets in virtual time. Many machines in one thread, deterministic by seed, each with the real cores: its
+//! [`dosvc_scheduler::Swarm`], a real [`dosvc_wire::Connection`] for each end of each connection, whose bytes go through
+//! the real encoder and decoder, and [`dosvc_policy`], which decides who may be whose peer and how long HTTP waits. For
+//! tests and measurements only.
 //!
 //! # The model
 //!
-//! Every machine has an uplink and a downlink with a rate and a one-way latency; the origin is one more machine. Bytes
-//! of content move in cells (64 KiB). An uplink sends one cell at a time, in turn over the transfers that have a cell
-//! left and an open window (8 cells not yet acknowledged, as a TCP connection has); a cell travels for the sum of both
-//! latencies and then queues at the receiver's downlink, first come first served. So links are used fully while
-//! anybody has something to send, two senders share a receiver's link, and a congested receiver slows its senders down
-//! and leaves their uplinks to others.
+//! Every machine has an uplink and a downlink with a rate, and a latency to the middle of the network; an origin or a
+//! cache host is one more machine. Bytes of blocks are counted, not carried. They move in cells (64 KiB, what
+//! segmentation offload makes of them) through the sender's send buffer, its congestion window, its uplink's queue, and
+//! the receiver's downlink's queue. [`Network::tcp`] is what a network namespace with a token bucket on both sides of
+//! its link does:
 //!
-//! One connection is one ordered stream each way: a message that is sent while a block is on its way to the same peer
-//! leaves after that block, as on TCP. Messages take the latency and no bandwidth. Checking a piece takes 1 ms.
-//! A block counts as served when its last cell left the uplink. HTTP fetches use kept connections: one round trip, then
-//! data. Headers, loss and slow start are left out.
+//! - A block is *served* when its last byte is in the send buffer, which is long before it has left; what is said to the
+//!   same peer meanwhile waits behind it. The buffer grows with the window to six times its size, 4 MiB at most; both
+//!   that and the unsent part can be limited.
+//! - A connection begins with ten segments, doubles until its round trip grows (HyStart), continues with CUBIC, halves
+//!   with idleness, and loses three tenths with a loss. At most two cells of a connection stand in the uplink's queue,
+//!   so connections take turns.
+//! - Whatever reaches a downlink whose queue is full is lost, noticed a round trip later and sent again; what is behind
+//!   it waits. Acknowledgements and messages wait in both queues, too, so a busy neighbour is slow to answer.
+//! - Headers take 4.6 % of a link. A link may be ahead by its burst.
 //!
-//! Checked at each step of each machine: nothing unverified is served, a request asks only for what was announced. The
-//! cores' own invariants are checked every so often ([`Scenario::check_every`]).
+//! [`Network::ideal`] is the same without send buffers, losses and headers: links are used fully while anybody has
+//! something to send.
+//!
+//! Checking a piece takes time in proportion to its length. HTTP fetches use kept connections whose windows have fallen
+//! back: one round trip, then slow start.
+//!
+//! Left out: NAT, receive windows, CPUs, disks, reordering; loss in the uplink's queue.
+//!
+//! # What is checked
+//!
+//! At each step: nothing unverified is served, nobody breaks the wire's rules (an unrequested block, a piece outside the
+//! content, a garbled message), what is verified is had, and who is done has everything. The scheduler's own invariants
+//! are checked of one machine after the other ([`Scenario::check_every`]) and of all at the end. A failure prints its
+//! seed and the command to repeat it.
 
 mod network;
 mod outcome;
+mod plot;
+mod queue;
 mod scenario;
+mod topology;
 mod world;
 
-pub use outcome::{Idleness, MachineOutcome, Outcome};
+pub use network::{Network, NetworkModel};
+pub use outcome::{Copies, Idleness, MachineOutcome, Outcome, STEP};
+pub use plot::{PlotError, plot};
 pub use scenario::{Change, Link, Machine, Role, Scenario};
+pub use topology::{MACHINES_MAX, TopologyError};
 pub use world::run;

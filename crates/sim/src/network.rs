@@ -1,267 +1,576 @@
-//! Links and the cells that move over them.
+//! Links, and the bytes of blocks that move over them.
+//!
+//! Nothing here knows what the bytes mean: a [`Flow`] is one direction of one connection, an ordered stream of bytes
+//! with a send buffer, a congestion window and two queues on its way.
 
-use crate::Link;
-use dosvc_content::Block;
-use dosvc_scheduler::FetchId;
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+mod tcp;
 
-/// Virtual time, nanoseconds from the start of the run.
-pub(crate) type Nanos = u64;
+use crate::{Link, queue::Nanos};
+use std::{collections::VecDeque, time::Duration};
+use tcp::Window;
+
 /// A machine's number.
 pub(crate) type Node = usize;
+/// A flow's number.
+pub(crate) type FlowId = u32;
 
-/// Bytes of one cell.
-const CELL: u32 = 64 << 10;
-/// Cells of one transfer that were sent and are not acknowledged.
-const WINDOW: u32 = 8;
+/// Cells on their way in the model of ideal links.
+const IDEAL_WINDOW: u32 = 8;
+/// Bytes of a packet beside what it carries.
+const PACKET: u64 = 66;
+
+/// Which model the links follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NetworkModel {
+    /// Send buffers, slow start, CUBIC, queues that overflow.
+    Tcp,
+    /// Links that are used fully while anybody has something to send, and lose nothing.
+    Ideal,
+}
+
+/// How links behave.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Network {
+    /// The model.
+    pub model: NetworkModel,
+    /// A downlink's queue is at most this long; what comes then is lost.
+    pub queue: Duration,
+    /// Bytes that a link lets through at once after a pause (of a token bucket).
+    pub burst: u64,
+    /// Bytes that a send buffer holds, sent or not, until they are acknowledged; `None`: as Linux grows it, six windows
+    /// and at most 4 MiB.
+    pub send_buffer: Option<u64>,
+    /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: as many as it holds.
+    pub notsent_lowat: Option<u64>,
+    /// Bytes on the link for one byte of content: headers.
+    pub overhead: f64,
+    /// Content moves in cells of this many bytes, as with segmentation offload.
+    pub cell: u32,
+    /// Bytes a second at which a machine checks what has arrived.
+    pub verify_bps: u64,
+}
+
+impl Network {
+    /// What a namespace with a token bucket (burst 128 kB, latency 50 ms) on both sides of its link does.
+    pub fn tcp() -> Self {
+        Self {
+            model: NetworkModel::Tcp,
+            queue: Duration::from_millis(50),
+            burst: 128_000,
+            send_buffer: None,
+            notsent_lowat: None,
+            overhead: 1514.0 / 1448.0,
+            cell: 64 << 10,
+            verify_bps: 1_000_000_000,
+        }
+    }
+
+    /// Ideal links: nothing is lost, buffered or added.
+    pub fn ideal() -> Self {
+        Self {
+            model: NetworkModel::Ideal,
+            burst: 0,
+            notsent_lowat: Some(64 << 10),
+            overhead: 1.0,
+            ..Self::tcp()
+        }
+    }
+
+    /// Cells of one flow that may stand in its machine's uplink queue: as TCP small queues allow, or one in turn.
+    fn uplink_cells(&self) -> u32 {
+        match self.model {
+            NetworkModel::Tcp => 2,
+            NetworkModel::Ideal => 1,
+        }
+    }
+
+    fn window(&self) -> Window {
+        match self.model {
+            NetworkModel::Tcp => Window::cubic(),
+            NetworkModel::Ideal => Window::fixed(IDEAL_WINDOW * self.cell),
+        }
+    }
+}
 
 pub(crate) fn nanos(time: Duration) -> Nanos {
     u64::try_from(time.as_nanos()).expect("runs are shorter than centuries")
 }
 
-fn transmit(bytes: u32, rate: u64) -> Nanos {
-    u64::from(bytes) * 1_000_000_000 / rate.max(1)
+/// A part of a flow on its way.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    start: u64,
+    len: u32,
+    pushed: Nanos,
 }
 
-/// A receiver's queue is kept at about this length: beyond it a transfer has one cell in flight, as TCP backs off.
-const QUEUE_MAX: Nanos = 50_000_000;
-
-/// What a transfer carries.
-#[derive(Clone, Debug)]
-pub(crate) enum Load {
-    Block(Block),
-    /// Whole blocks in a row; those still to be delivered.
-    Fetch(FetchId, VecDeque<Block>),
-}
-
+/// One direction of a connection.
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) from: Node,
     pub(crate) to: Node,
-    pub(crate) load: Load,
-    /// Bytes not sent yet.
-    unsent: u64,
-    /// Bytes delivered of the block that is arriving.
-    pub(crate) delivered: u32,
-    in_flight: u32,
-    /// Stands in its uplink's turn.
-    queued: bool,
+    open: bool,
+    /// Bytes that the sender has put into its send buffer, ever.
+    written: u64,
+    /// Bytes of them that went into the uplink's queue once.
+    sent: u64,
+    /// Bytes that arrived without a gap.
+    delivered: u64,
+    /// Bytes between the uplink's queue and the acknowledgement.
+    in_flight: u64,
+    /// What must be sent again.
+    lost: VecDeque<Cell>,
+    lost_bytes: u64,
+    /// Dropped, and the sender does not know yet.
+    dropped: VecDeque<Cell>,
+    /// Arrived behind a gap.
+    late: Vec<(u64, u32)>,
+    /// In the uplink's queue or between the links.
+    air: VecDeque<Cell>,
+    /// In the downlink's queue.
+    landing: VecDeque<Cell>,
+    queued: u32,
+    /// When acknowledgements reach the sender.
+    acks: VecDeque<(Nanos, Cell)>,
+    armed: bool,
+    window: Window,
+    /// When the last message alone arrives.
+    message_at: Nanos,
+    /// The sender has more to write than there was room for.
+    pub(crate) starving: bool,
+}
+
+impl Flow {
+    /// Bytes that arrived without a gap.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Bytes that were written.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn unsent(&self) -> u64 {
+        self.written - self.sent
+    }
 }
 
 #[derive(Debug)]
 struct Port {
     link: Link,
-    sending: bool,
-    turn: VecDeque<u64>,
+    latency: Nanos,
+    /// When the uplink has sent what stands in its queue.
+    up_free: Nanos,
+    /// The same for the downlink.
+    down_free: Nanos,
+    /// Nanoseconds by which a link may be ahead after a pause.
+    up_burst: Nanos,
+    down_burst: Nanos,
     sent: u64,
+    role: usize,
 }
 
-/// What the network tells the world.
+impl Port {
+    fn send(&mut self, bytes: u64, now: Nanos) -> Nanos {
+        let took = bytes * 1_000_000_000 / self.link.up;
+        self.up_free = self.up_free.max(now.saturating_sub(self.up_burst)) + took;
+        self.up_free.max(now)
+    }
+
+    fn receive(&mut self, bytes: u64, at: Nanos) -> Nanos {
+        let took = bytes * 1_000_000_000 / self.link.down;
+        self.down_free = self.down_free.max(at.saturating_sub(self.down_burst)) + took;
+        self.down_free.max(at)
+    }
+}
+
+/// What happens in the network. Each names its flow; cells of one flow stay in order.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Cell {
-    /// The uplink has sent it.
-    Sent {
-        flow: u64,
-        from: Node,
-        to: Node,
-        bytes: u32,
-    },
+pub(crate) enum NetEvent {
+    /// A cell has left the uplink.
+    Depart(FlowId),
     /// It is at the receiver's downlink.
-    Arrived { flow: u64, to: Node, bytes: u32 },
+    Arrive(FlowId),
     /// It is in the receiver's hands.
-    Delivered { flow: u64, bytes: u32 },
-    /// The sender knows.
-    Acked { flow: u64 },
+    Land(FlowId),
+    /// An acknowledgement may let the sender go on.
+    Wake(FlowId),
+    /// The sender notices a loss.
+    Lost(FlowId),
 }
 
-/// All links. Events go out through `schedule` as (time, cell).
+/// All links. Events go out through `schedule`.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct Links {
+    params: Network,
+    queue: Nanos,
     ports: Vec<Port>,
-    /// When each downlink has delivered what stands in its queue.
-    down_free: Vec<Nanos>,
-    flows: HashMap<u64, Flow>,
-    next: u64,
-    pub(crate) schedule: Vec<(Nanos, Cell)>,
+    flows: Vec<Flow>,
+    /// All machines are equally far from the middle: cells reach a downlink in the order in which they left.
+    equally_far: bool,
+    pub(crate) schedule: Vec<(Nanos, NetEvent)>,
+    /// Cells lost in full queues.
+    pub(crate) losses: u64,
+    /// Bytes of content that left the machines of each of three roles, those sent twice counted once.
+    pub(crate) sent_by: [u64; 3],
 }
 
-impl Network {
-    pub(crate) fn new(links: impl Iterator<Item = Link>) -> Self {
-        let port = |link| Port {
-            link,
-            sending: false,
-            turn: VecDeque::new(),
-            sent: 0,
-        };
-        let ports: Vec<Port> = links.map(port).collect();
+impl Links {
+    /// Of each machine its link and its role.
+    pub(crate) fn new(params: Network, links: impl Iterator<Item = (Link, usize)>) -> Self {
+        let burst = |rate: u64| params.burst * 1_000_000_000 / rate;
+        let ports: Vec<Port> = links
+            .map(|(link, role)| Port {
+                link,
+                role,
+                latency: nanos(link.latency),
+                up_free: 0,
+                down_free: 0,
+                up_burst: burst(link.up),
+                down_burst: burst(link.down),
+                sent: 0,
+            })
+            .collect();
         Self {
-            down_free: vec![0; ports.len()],
+            equally_far: ports.iter().all(|p| p.latency == ports[0].latency),
+            queue: nanos(params.queue),
+            params,
             ports,
-            flows: HashMap::new(),
-            next: 0,
+            flows: Vec::new(),
             schedule: Vec::new(),
+            losses: 0,
+            sent_by: [0; 3],
         }
     }
 
     /// One way between two machines.
     pub(crate) fn latency(&self, a: Node, b: Node) -> Nanos {
-        nanos(self.ports[a].link.latency + self.ports[b].link.latency)
+        self.ports[a].latency + self.ports[b].latency
     }
 
-    /// Bytes that left the machine.
+    /// Bytes of content that left the machine, those sent twice counted once.
     pub(crate) fn sent(&self, node: Node) -> u64 {
         self.ports[node].sent
     }
 
     /// Whether the machine's uplink is sending.
-    pub(crate) fn is_sending(&self, node: Node) -> bool {
-        self.ports[node].sending
+    pub(crate) fn is_sending(&self, node: Node, now: Nanos) -> bool {
+        self.ports[node].up_free > now
     }
 
     /// Whether the machine's downlink is receiving.
     pub(crate) fn is_receiving(&self, node: Node, now: Nanos) -> bool {
-        self.down_free[node] > now
+        self.ports[node].down_free > now
     }
 
-    pub(crate) fn flow(&mut self, flow: u64) -> Option<&mut Flow> {
-        self.flows.get_mut(&flow)
+    pub(crate) fn flow(&self, flow: FlowId) -> &Flow {
+        &self.flows[flow as usize]
     }
 
-    pub(crate) fn start(
-        &mut self,
-        from: Node,
-        to: Node,
-        load: Load,
-        bytes: u64,
-        now: Nanos,
-    ) -> u64 {
-        self.next += 1;
-        let flow = Flow {
+    pub(crate) fn flow_mut(&mut self, flow: FlowId) -> &mut Flow {
+        &mut self.flows[flow as usize]
+    }
+
+    pub(crate) fn open(&mut self, from: Node, to: Node) -> FlowId {
+        let id = FlowId::try_from(self.flows.len()).expect("fewer flows than that");
+        self.flows.push(Flow {
             from,
             to,
-            load,
-            unsent: bytes,
+            open: true,
+            written: 0,
+            sent: 0,
             delivered: 0,
             in_flight: 0,
-            queued: true,
-        };
-        self.flows.insert(self.next, flow);
-        self.ports[from].turn.push_back(self.next);
-        self.pump(from, now);
-        self.next
+            lost: VecDeque::new(),
+            lost_bytes: 0,
+            dropped: VecDeque::new(),
+            late: Vec::new(),
+            air: VecDeque::new(),
+            landing: VecDeque::new(),
+            queued: 0,
+            acks: VecDeque::new(),
+            armed: false,
+            window: self.params.window(),
+            message_at: 0,
+            starving: false,
+        });
+        id
     }
 
     /// Nothing more of it is sent or delivered.
-    pub(crate) fn stop(&mut self, flow: u64) -> Option<Flow> {
-        self.flows.remove(&flow)
+    pub(crate) fn close(&mut self, flow: FlowId) {
+        let flow = &mut self.flows[flow as usize];
+        flow.open = false;
+        flow.starving = false;
+        flow.air = VecDeque::new();
+        flow.landing = VecDeque::new();
+        flow.acks = VecDeque::new();
+        flow.lost = VecDeque::new();
+        flow.dropped = VecDeque::new();
+        flow.late = Vec::new();
     }
 
-    /// Flows that touch the machine.
-    pub(crate) fn flows_of(&self, node: Node) -> Vec<u64> {
-        let mut all: Vec<u64> = self
-            .flows
-            .iter()
-            .filter(|(_, f)| f.from == node || f.to == node)
-            .map(|(id, _)| *id)
-            .collect();
-        all.sort_unstable();
-        all
+    pub(crate) fn is_open(&self, flow: FlowId) -> bool {
+        self.flows[flow as usize].open
     }
 
-    fn pump(&mut self, from: Node, now: Nanos) {
-        let port = &mut self.ports[from];
-        if port.sending {
-            return;
+    /// Bytes that the send buffer takes now.
+    pub(crate) fn room(&self, flow: FlowId) -> u64 {
+        let flow = &self.flows[flow as usize];
+        let buffer = match self.params.model {
+            NetworkModel::Ideal => u64::MAX,
+            NetworkModel::Tcp => self
+                .params
+                .send_buffer
+                .unwrap_or_else(|| flow.window.buffer()),
+        };
+        let held = flow.unsent() + flow.in_flight + flow.lost_bytes;
+        let room = buffer.saturating_sub(held);
+        let lowat = self.params.notsent_lowat;
+        room.min(lowat.map_or(u64::MAX, |max| max.saturating_sub(flow.unsent())))
+    }
+
+    /// Puts bytes of content into the send buffer.
+    pub(crate) fn write(&mut self, flow: FlowId, bytes: u64, now: Nanos) {
+        self.flows[flow as usize].written += bytes;
+        self.push(flow, now);
+    }
+
+    /// A message of `bytes` bytes goes out behind what was written: when it arrives, if nothing of that is left to be
+    /// sent; with it otherwise.
+    pub(crate) fn message(&mut self, flow: FlowId, bytes: usize, now: Nanos) -> Option<Nanos> {
+        let f = &mut self.flows[flow as usize];
+        if f.unsent() > 0 || f.lost_bytes > 0 {
+            return None;
         }
-        while let Some(id) = port.turn.pop_front() {
-            let Some(flow) = self.flows.get_mut(&id) else {
-                continue;
-            };
-            flow.queued = false;
-            let backlog = self.down_free[flow.to].saturating_sub(now);
-            let room = if backlog > QUEUE_MAX { 1 } else { WINDOW };
-            if flow.in_flight >= room || flow.unsent == 0 {
-                continue;
+        let (from, to) = (f.from, f.to);
+        let latency = self.ports[from].latency + self.ports[to].latency;
+        let at = match self.params.model {
+            NetworkModel::Tcp => {
+                let left = self.ports[from].send(bytes as u64 + PACKET, now);
+                // What arrives before it is not all known yet; what is known goes first.
+                self.ports[to].down_free.max(left + latency)
             }
-            let bytes = u32::try_from(flow.unsent.min(u64::from(CELL))).expect("at most a cell");
-            flow.unsent -= u64::from(bytes);
-            flow.in_flight += 1;
-            port.sending = true;
-            port.sent += u64::from(bytes);
-            let at = now + transmit(bytes, port.link.up);
-            let to = flow.to;
-            self.schedule.push((
-                at,
-                Cell::Sent {
-                    flow: id,
-                    from,
-                    to,
-                    bytes,
-                },
-            ));
-            return;
-        }
-    }
-
-    fn queue(&mut self, id: u64) {
-        let Some(flow) = self.flows.get_mut(&id) else {
-            return;
+            NetworkModel::Ideal => now + latency,
         };
-        if !flow.queued && flow.unsent > 0 && flow.in_flight < WINDOW {
-            flow.queued = true;
-            self.ports[flow.from].turn.push_back(id);
+        let f = &mut self.flows[flow as usize];
+        f.message_at = f.message_at.max(at);
+        Some(f.message_at)
+    }
+
+    /// Sends what window and queues allow.
+    fn push(&mut self, id: FlowId, now: Nanos) {
+        let flow = &mut self.flows[id as usize];
+        if !flow.open {
+            return;
+        }
+        flow.absorb(now);
+        // Ideal senders back off at once and altogether where a receiver's queue grows; they lose nothing.
+        let backlog = self.ports[flow.to].down_free.saturating_sub(now);
+        let yields = self.params.model == NetworkModel::Ideal && backlog > self.queue;
+        let port = &mut self.ports[flow.from];
+        while flow.queued < self.params.uplink_cells() {
+            let again = flow.lost.front().copied();
+            let ready = again.map_or_else(|| flow.unsent(), |c| u64::from(c.len));
+            if ready == 0 {
+                break;
+            }
+            let window = match yields {
+                true => u64::from(self.params.cell),
+                false => flow.window.bytes(),
+            };
+            let want = ready.min(u64::from(self.params.cell));
+            let room = window.saturating_sub(flow.in_flight);
+            // A packet waits until it is worth sending.
+            if flow.in_flight > 0 && room < want.min(window / 4) {
+                break;
+            }
+            flow.window.sending(flow.in_flight == 0, now);
+            let len = u32::try_from(want.min(room.max(1448))).expect("at most a cell");
+            let start = match again {
+                Some(cell) => {
+                    flow.lost_bytes -= u64::from(len);
+                    let front = flow.lost.front_mut().expect("just looked at");
+                    front.start += u64::from(len);
+                    front.len -= len;
+                    if front.len == 0 {
+                        flow.lost.pop_front();
+                    }
+                    cell.start
+                }
+                None => {
+                    flow.sent += u64::from(len);
+                    port.sent += u64::from(len);
+                    self.sent_by[port.role] += u64::from(len);
+                    flow.sent - u64::from(len)
+                }
+            };
+            flow.in_flight += u64::from(len);
+            flow.queued += 1;
+            flow.air.push_back(Cell {
+                start,
+                len,
+                pushed: now,
+            });
+            let leaves = port.send(weight(&self.params, len), now);
+            self.schedule.push((leaves, NetEvent::Depart(id)));
+        }
+        self.arm(id, now);
+    }
+
+    /// A flow that waits for an acknowledgement hears of the next one.
+    fn arm(&mut self, id: FlowId, now: Nanos) {
+        let flow = &mut self.flows[id as usize];
+        let waits = flow.starving || flow.unsent() > 0 || flow.lost_bytes > 0;
+        if waits
+            && flow.queued == 0
+            && !flow.armed
+            && let Some((at, _)) = flow.acks.front()
+        {
+            flow.armed = true;
+            self.schedule.push(((*at).max(now), NetEvent::Wake(id)));
         }
     }
 
-    /// The uplink is free again. True when this was the flow's last cell.
-    pub(crate) fn sent_cell(
-        &mut self,
-        id: u64,
-        from: Node,
-        to: Node,
-        bytes: u32,
-        now: Nanos,
-    ) -> bool {
-        self.ports[from].sending = false;
+    /// Handles an event. True when it was a landing: there may be news for the receiver.
+    pub(crate) fn handle(&mut self, event: NetEvent, now: Nanos) -> bool {
+        match event {
+            NetEvent::Depart(id) => self.depart(id, now),
+            NetEvent::Arrive(id) => self.arrive(id, now),
+            NetEvent::Land(id) => return self.land(id, now),
+            NetEvent::Wake(id) => {
+                self.flows[id as usize].armed = false;
+                self.push(id, now);
+            }
+            NetEvent::Lost(id) => self.notice_loss(id, now),
+        }
+        false
+    }
+
+    fn depart(&mut self, id: FlowId, now: Nanos) {
+        let flow = &mut self.flows[id as usize];
+        if !flow.open {
+            return;
+        }
+        flow.queued -= 1;
+        let (from, to) = (flow.from, flow.to);
         let arrives = now + self.latency(from, to);
-        self.schedule.push((
-            arrives,
-            Cell::Arrived {
-                flow: id,
-                to,
-                bytes,
-            },
-        ));
-        self.queue(id);
-        let last = self.flows.get(&id).is_some_and(|f| f.unsent == 0);
-        self.pump(from, now);
-        last
+        if self.equally_far {
+            self.arrive(id, arrives);
+        } else {
+            self.schedule.push((arrives, NetEvent::Arrive(id)));
+        }
+        self.push(id, now);
     }
 
-    pub(crate) fn arrived(&mut self, flow: u64, to: Node, bytes: u32, now: Nanos) {
-        let free = &mut self.down_free[to];
-        *free = (*free).max(now) + transmit(bytes, self.ports[to].link.down);
-        self.schedule.push((*free, Cell::Delivered { flow, bytes }));
+    fn arrive(&mut self, id: FlowId, at: Nanos) {
+        let flow = &mut self.flows[id as usize];
+        let Some(cell) = flow.air.pop_front() else {
+            return;
+        };
+        let port = &mut self.ports[flow.to];
+        let backlog = port.down_free.saturating_sub(at);
+        let tcp = self.params.model == NetworkModel::Tcp;
+        if tcp && backlog > self.queue {
+            self.losses += 1;
+            flow.dropped.push_back(cell);
+            let others = flow.unsent() > 0 || !flow.air.is_empty() || flow.queued > 0;
+            let notice = if others {
+                backlog
+            } else {
+                flow.window.probe_after()
+            };
+            let back = self.ack_at(id, at + notice);
+            self.schedule.push((back, NetEvent::Lost(id)));
+            return;
+        }
+        let lands = port.receive(weight(&self.params, cell.len), at);
+        flow.landing.push_back(cell);
+        self.schedule.push((lands, NetEvent::Land(id)));
     }
 
-    /// Sends the acknowledgement for a delivered cell.
-    pub(crate) fn acknowledge(&mut self, flow: u64, now: Nanos) {
-        if let Some(f) = self.flows.get(&flow) {
-            let at = now + self.latency(f.to, f.from);
-            self.schedule.push((at, Cell::Acked { flow }));
+    fn land(&mut self, id: FlowId, now: Nanos) -> bool {
+        let flow = &mut self.flows[id as usize];
+        let Some(cell) = flow.landing.pop_front() else {
+            return false;
+        };
+        let before = flow.delivered;
+        flow.take(cell.start, cell.len);
+        let news = flow.delivered > before;
+        let mut at = self.ack_at(id, now);
+        let flow = &mut self.flows[id as usize];
+        if let Some((last, _)) = flow.acks.back() {
+            at = at.max(*last);
+        }
+        flow.acks.push_back((at, cell));
+        self.arm(id, now);
+        news
+    }
+
+    /// When an acknowledgement that the receiver sends at `from` is with the sender.
+    fn ack_at(&self, id: FlowId, from: Nanos) -> Nanos {
+        let flow = &self.flows[id as usize];
+        let there = self.latency(flow.from, flow.to);
+        if self.params.model == NetworkModel::Ideal {
+            return from + there;
+        }
+        let left = self.ports[flow.to].up_free.max(from);
+        self.ports[flow.from].down_free.max(left + there)
+    }
+
+    fn notice_loss(&mut self, id: FlowId, now: Nanos) {
+        let flow = &mut self.flows[id as usize];
+        let Some(cell) = flow.dropped.pop_front() else {
+            return;
+        };
+        flow.in_flight -= u64::from(cell.len);
+        flow.lost_bytes += u64::from(cell.len);
+        flow.lost.push_back(cell);
+        flow.window.lost(cell.pushed, now);
+        self.push(id, now);
+    }
+
+    /// The flow's machine may write again.
+    pub(crate) fn wants_bytes(&self, id: FlowId) -> bool {
+        let flow = &self.flows[id as usize];
+        flow.starving && self.room(id) > 0
+    }
+}
+
+/// Bytes on the link.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a size"
+)]
+fn weight(params: &Network, len: u32) -> u64 {
+    (f64::from(len) * params.overhead) as u64
+}
+
+impl Flow {
+    /// Takes in the acknowledgements that have come.
+    fn absorb(&mut self, now: Nanos) {
+        while let Some(&(at, cell)) = self.acks.front()
+            && at <= now
+        {
+            self.acks.pop_front();
+            let used = self.in_flight * 2 >= self.window.bytes();
+            self.in_flight -= u64::from(cell.len);
+            self.window.acknowledged(cell.len, cell.pushed, used, at);
         }
     }
 
-    pub(crate) fn acked(&mut self, id: u64, now: Nanos) {
-        let Some(flow) = self.flows.get_mut(&id) else {
+    /// Bytes arrive: those that close a gap free what arrived behind it.
+    fn take(&mut self, start: u64, len: u32) {
+        if start != self.delivered {
+            self.late.push((start, len));
             return;
-        };
-        flow.in_flight -= 1;
-        let from = flow.from;
-        self.queue(id);
-        self.pump(from, now);
+        }
+        self.delivered += u64::from(len);
+        while let Some(at) = self.late.iter().position(|(s, _)| *s == self.delivered) {
+            let (_, len) = self.late.swap_remove(at);
+            self.delivered += u64::from(len);
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! What is simulated: machines, links, and what happens when.
 
+use crate::Network;
 use dosvc_content::{Bitfield, PieceLengths};
-use std::time::Duration;
+use dosvc_policy::{Policies, Provider, RawValue};
+use std::{sync::Arc, time::Duration};
 
 /// A machine's access link.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +43,57 @@ pub enum Role {
     Silent,
     /// Has everything and sends wrong bytes.
     Corrupt,
-    /// An HTTP server; every other machine knows it.
+    /// The content's HTTP server; every machine whose mode permits HTTP knows it.
     Origin,
+    /// A Connected Cache that holds the content; every machine whose mode permits it knows it.
+    CacheHost,
+}
+
+impl Role {
+    /// An HTTP server.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Origin | Self::CacheHost)
+    }
+
+    /// Which of seeds (0), origins (1) and leeches (2) it is counted with.
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::Seed | Self::Silent | Self::Corrupt => 0,
+            Self::Origin | Self::CacheHost => 1,
+            Self::Leech => 2,
+        }
+    }
+}
+
+/// The policies of a machine that nothing is said about: LAN mode, and neither its size nor the content's keeps it
+/// from peers.
+pub(crate) fn default_policies() -> Policies {
+    let mut policies = Policies::default();
+    for key in [
+        "download_mode",
+        "min_file_size_to_cache",
+        "min_ram_allowed_to_peer",
+        "min_disk_size_allowed_to_peer",
+    ] {
+        policies
+            .set(key, &RawValue::Integer(1), &Provider::Default)
+            .expect("1 is allowed for each of them");
+    }
+    policies
+}
+
+/// The next number from 0 to 1, 1 left out.
+pub(crate) fn uniform(state: &mut u64) -> f64 {
+    (next(state) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// The next 64 random bits (splitmix64).
+pub(crate) fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// One machine.
@@ -50,6 +101,8 @@ pub enum Role {
 pub struct Machine {
     /// What it does.
     pub role: Role,
+    /// Which of [`Scenario::classes`] it belongs to.
+    pub class: usize,
     /// Its link.
     pub link: Link,
     /// When it starts.
@@ -58,8 +111,18 @@ pub struct Machine {
     pub leaves: Option<Duration>,
     /// Leaves this long after it is complete.
     pub leaves_when_done: Option<Duration>,
+    /// Leaves once so many copies of the content have left it.
+    pub leaves_after_copies: Option<f64>,
     /// Speaks our extensions.
     pub extended: bool,
+    /// Machines of one site are on each other's LAN.
+    pub site: Arc<str>,
+    /// Machines of one group can prove it to each other.
+    pub group: Option<Arc<str>>,
+    /// Its policies: they decide who may be its peer, and its delays.
+    pub policies: Arc<Policies>,
+    /// Somebody waits for the content.
+    pub foreground: bool,
 }
 
 impl Machine {
@@ -67,11 +130,17 @@ impl Machine {
     pub fn new(role: Role, link: Link) -> Self {
         Self {
             role,
+            class: 0,
             link,
             joins: Duration::ZERO,
             leaves: None,
             leaves_when_done: None,
+            leaves_after_copies: None,
             extended: true,
+            site: "".into(),
+            group: None,
+            policies: Arc::new(default_policies()),
+            foreground: false,
         }
     }
 }
@@ -88,6 +157,12 @@ pub enum Change {
 pub struct Scenario {
     /// Names the table's row.
     pub name: String,
+    /// What it is for; may be empty.
+    pub about: String,
+    /// Names of the classes of machines; may be empty when there is one.
+    pub classes: Vec<String>,
+    /// The links' model.
+    pub network: Network,
     /// Seed of everything random.
     pub seed: u64,
     /// The content.
@@ -99,16 +174,14 @@ pub struct Scenario {
     pub neighbours: usize,
     /// Peers find each other within this time, each pair at a moment of its own.
     pub discovery: Duration,
-    /// `delay policy` of every machine.
-    pub http_delay: Duration,
-    /// `qos_bps` of every machine.
-    pub qos_bps: Option<u64>,
     /// Changes, each at the moment when the leeches together have this share of what they want.
     pub changes: Vec<(f64, Change)>,
     /// The run fails when not done by then.
     pub limit: Duration,
     /// The cores' own invariants are checked after every so many events; 0: never.
     pub check_every: u64,
+    /// The file that it was read from.
+    pub file: Option<String>,
     /// Look at every link 100 times a second, for [`crate::Outcome::idleness`].
     pub look: bool,
 }
@@ -121,17 +194,19 @@ impl Scenario {
     pub fn new(name: &str, pieces: u32, machines: Vec<Machine>) -> Self {
         Self {
             name: name.to_owned(),
+            about: String::new(),
+            classes: Vec::new(),
+            network: Network::tcp(),
             seed: 1,
             lengths: PieceLengths::new(u64::from(pieces) << 20, 1 << 20)
                 .expect("content of a sane length"),
             machines,
             neighbours: usize::MAX,
             discovery: Duration::from_millis(50),
-            http_delay: Duration::ZERO,
-            qos_bps: None,
             changes: Vec::new(),
             limit: Duration::from_secs(3600),
             check_every: 997,
+            file: None,
             look: false,
         }
     }
@@ -155,6 +230,17 @@ impl Scenario {
         Self::new(&format!("origin+{leeches}"), pieces, machines)
     }
 
+    /// The command that runs it again.
+    pub fn repeat(&self) -> String {
+        match &self.file {
+            Some(file) => format!(
+                "to repeat: cargo run --release -p dosvc-sim --example rig -- {file} --seed {}",
+                self.seed
+            ),
+            None => format!("scenario {} with seed {}", self.name, self.seed),
+        }
+    }
+
     /// Bytes of the content.
     pub fn length(&self) -> u64 {
         self.lengths.content_length()
@@ -165,7 +251,8 @@ impl Scenario {
         let count = self.lengths.piece_count();
         match role {
             Role::Leech => Bitfield::new(count),
-            Role::Seed | Role::Silent | Role::Corrupt | Role::Origin => Bitfield::full(count),
+            Role::Seed | Role::Silent | Role::Corrupt => Bitfield::full(count),
+            Role::Origin | Role::CacheHost => Bitfield::new(count),
         }
     }
 
@@ -175,6 +262,7 @@ impl Scenario {
         let f = self.length() as f64;
         let giving = of(Role::Seed)
             .chain(of(Role::Origin))
+            .chain(of(Role::CacheHost))
             .map(|m| m.link.up as f64)
             .sum::<f64>();
         let leeches = of(Role::Leech).count() as f64;

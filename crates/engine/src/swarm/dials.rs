@@ -39,6 +39,8 @@ struct Known {
     peer: Option<PeerId>,
     state: State,
     failures: u32,
+    /// Why the last dial led to nothing.
+    last_error: Option<DialError>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +59,45 @@ pub(super) struct Dialled {
 }
 
 /// Why a dial led to no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DialError {
     /// Try again later.
-    Failed,
+    #[error("cannot {step}: {error}")]
+    Failed {
+        /// What was tried.
+        step: &'static str,
+        /// What came of it.
+        error: String,
+    },
+    /// Nothing was sent: the peer is none of ours, as things are.
+    #[error("{0}")]
+    Refused(&'static str),
     /// The address is our own.
+    #[error("this machine itself")]
     Ourselves,
+}
+
+impl DialError {
+    /// Refused because it is banned.
+    pub(crate) const BANNED: Self =
+        Self::Refused("it is banned: it gave wrong bytes or broke the protocol");
+    /// Refused because it is outside the scope.
+    pub(crate) const OUT_OF_SCOPE: Self =
+        Self::Refused("it is outside the scope of the mode and of restrict_peer_selection_by");
+    /// Refused for want of a place.
+    pub(crate) const NO_PLACE: Self =
+        Self::Refused("there are too many connections, or too many with its address");
+}
+
+/// An address that nobody is connected at.
+#[derive(Debug)]
+pub(super) struct Unconnected<'a> {
+    pub(super) address: SocketAddr,
+    /// When it is dialled next; `None`: it is being dialled.
+    pub(super) due: Option<Instant>,
+    /// Dials and connections in a row that came to nothing.
+    pub(super) failures: u32,
+    pub(super) last_error: Option<&'a DialError>,
 }
 
 /// See the module's documentation.
@@ -108,6 +143,7 @@ impl Dials {
             peer,
             state,
             failures: 0,
+            last_error: None,
         };
         self.known.insert(address, known);
     }
@@ -167,10 +203,11 @@ impl Dials {
         self.next_due.filter(|_| self.running.len() < DIALLING_MAX)
     }
 
-    pub(super) fn failed(&mut self, address: SocketAddr, now: Instant) {
+    pub(super) fn failed(&mut self, address: SocketAddr, error: DialError, now: Instant) {
         if let Some(known) = self.known.get_mut(&address) {
             known.state = State::Due(now + wait_after(known.failures));
             known.failures += 1;
+            known.last_error = Some(error);
             if known.failures >= FAILURES_MAX && known.origin == Origin::LinkLocal {
                 self.known.remove(&address);
             }
@@ -200,6 +237,7 @@ impl Dials {
             if was_of_use {
                 known.failures = 0;
             }
+            known.last_error = None;
             known.state = State::Due(now + wait_after(known.failures));
             known.failures += 1;
         }
@@ -230,6 +268,22 @@ impl Dials {
         self.known.keys().copied()
     }
 
+    /// Every address that nobody is connected at, and how it stands.
+    pub(super) fn unconnected(&self) -> impl Iterator<Item = Unconnected<'_>> {
+        self.known
+            .iter()
+            .filter(|(_, k)| k.state != State::Connected)
+            .map(|(address, k)| Unconnected {
+                address: *address,
+                due: match k.state {
+                    State::Due(at) => Some(at),
+                    State::Dialling | State::Connected => None,
+                },
+                failures: k.failures,
+                last_error: k.last_error.as_ref(),
+            })
+    }
+
     fn refresh(&mut self) {
         self.next_due = self
             .known
@@ -254,6 +308,10 @@ mod tests {
 
     fn address(n: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], n))
+    }
+
+    fn unreachable() -> DialError {
+        DialError::Refused("nobody there")
     }
 
     fn peer(n: u8) -> PeerId {
@@ -313,7 +371,7 @@ mod tests {
             dials.add(address(port), None, Origin::LinkLocal, false, now);
         }
         for port in take_all(&mut dials, now) {
-            dials.failed(address(port), now);
+            dials.failed(address(port), unreachable(), now);
         }
         found(&mut dials, 2000, 1, now);
         assert_eq!(dials.known_count(), 1000, "a dead one made room");
@@ -321,7 +379,7 @@ mod tests {
         for _ in 0..FAILURES_MAX {
             now += RETRY_MAX;
             for port in take_all(&mut dials, now) {
-                dials.failed(address(port), now);
+                dials.failed(address(port), unreachable(), now);
             }
         }
         let left = dials.known_count();
@@ -336,7 +394,7 @@ mod tests {
         for _ in 0..20 {
             now += RETRY_MAX;
             assert_eq!(take_all(&mut dials, now), [1]);
-            dials.failed(address(1), now);
+            dials.failed(address(1), unreachable(), now);
         }
     }
 }

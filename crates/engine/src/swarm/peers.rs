@@ -1,6 +1,6 @@
 //! A swarm's peer connections: taking them in, greeting, messages that are not about blocks, letting them go.
 
-use super::{Established, Swarm, dials, dials::Dialled, numbers};
+use super::{DialError, Established, Swarm, dials, dials::Dialled, numbers};
 use crate::{
     api::PeerInfo,
     counters::RateMeter,
@@ -70,11 +70,17 @@ impl Swarm {
         let now = Instant::now();
         self.dials.is_at(peer.peer_id, peer.address);
         // Settings may have changed, and bans been spoken, while it introduced itself.
-        if !self.is_in_scope(peer.address, peer.group)
-            || self.shared.is_banned(peer.peer_id, self.content.key())
-            || !self.has_room_for(peer.address.ip())
-        {
-            self.dials.failed(peer.address, now);
+        let refused = if !self.is_in_scope(peer.address, peer.group) {
+            Some(DialError::OUT_OF_SCOPE)
+        } else if self.shared.is_banned(peer.peer_id, self.content.key()) {
+            Some(DialError::BANNED)
+        } else if !self.has_room_for(peer.address.ip()) {
+            Some(DialError::NO_PLACE)
+        } else {
+            None
+        };
+        if let Some(why) = refused {
+            self.dials.failed(peer.address, why, now);
             return;
         }
         let known = peer.peer_id;
@@ -397,8 +403,8 @@ impl Swarm {
         let now = Instant::now();
         match dialled.result {
             Ok(peer) => self.add_peer(*peer),
-            Err(dials::DialError::Ourselves) => self.dials.is_ours(dialled.address),
-            Err(dials::DialError::Failed) => self.dials.failed(dialled.address, now),
+            Err(DialError::Ourselves) => self.dials.is_ours(dialled.address),
+            Err(error) => self.dials.failed(dialled.address, error, now),
         }
         self.changed = true;
     }
@@ -457,7 +463,7 @@ impl Swarm {
 }
 
 /// The peer types of Get-DeliveryOptimizationStatus -PeerInfo (monitoring, section 3).
-fn kind_name(kind: SourceKind) -> &'static str {
+pub(super) fn kind_name(kind: SourceKind) -> &'static str {
     match kind {
         SourceKind::LanPeer => "Lan",
         SourceKind::LinkLocalPeer => "LinkLocal",

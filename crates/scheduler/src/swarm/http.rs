@@ -110,13 +110,13 @@ impl Swarm {
         }
     }
 
-    pub(super) fn in_grace(&self, now: Instant) -> bool {
+    pub(crate) fn in_grace(&self, now: Instant) -> bool {
         !self.http.discovery_ended && now < self.grace_end()
     }
 
     /// While nobody is there, discovery gets all of its grace. Once somebody is, there is company to agree with about
     /// HTTP, and what the others have is known a moment later.
-    pub(super) fn grace_end(&self) -> Instant {
+    pub(crate) fn grace_end(&self) -> Instant {
         let longest = self.start + self.config.discovery_grace;
         self.http
             .company_since

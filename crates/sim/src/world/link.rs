@@ -1,0 +1,548 @@
+//! One connection between two peers: the real protocol state of each end, and what a driver does with it.
+//!
+//! Messages travel as the bytes that the core wrote and are decoded at the other end; of blocks only the number of
+//! bytes travels. As with the real driver, messages that have gathered go out before the next block, nothing overtakes
+//! a block that has begun, and a block is served when its last byte is in the send buffer.
+
+use super::{End, Event, Owner, World, machine::Other, swarm_of};
+use crate::{
+    Role,
+    network::{FlowId, Node},
+    queue::Nanos,
+};
+use dosvc_content::{Block, PieceIndex};
+use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
+use dosvc_wire::{
+    Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header, Limits, Payload,
+    PeerEvent,
+};
+use std::{collections::VecDeque, time::Duration};
+
+/// A block's progress is told after this many bytes or this long, as the driver does.
+const PROGRESS_BYTES: u32 = 128 << 10;
+const PROGRESS_INTERVAL: Nanos = 100_000_000;
+/// How long a new peer may take to say Hello before it is taken for one without extensions, as the engine has it.
+const GREETING_TIME: Nanos = 150_000_000;
+
+/// What stands in a stream.
+#[derive(Debug)]
+enum Chunk {
+    /// Messages behind the first `at` bytes of blocks; `ready`: when they arrive if they travel alone.
+    Messages {
+        at: u64,
+        ready: Option<Nanos>,
+        bytes: Vec<u8>,
+    },
+    /// The bytes of a block from there on.
+    Body { start: u64, len: u32 },
+}
+
+/// A block that is arriving.
+#[derive(Clone, Copy, Debug)]
+struct Arriving {
+    /// `None`: it was withdrawn and is thrown away.
+    block: Option<Block>,
+    /// Bytes that are here.
+    here: u32,
+    /// Of them, those that the scheduler knows of.
+    told: u32,
+    told_at: Option<Nanos>,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct LinkEnd {
+    pub(super) node: Node,
+    /// What the peer is called in this machine's swarm.
+    pub(super) source: SourceId,
+    kind: SourceKind,
+    pub(super) wire: Connection,
+    /// What this end sends.
+    out: FlowId,
+    stream: VecDeque<Chunk>,
+    /// Answers that wait to be sent.
+    pub(super) answers: VecDeque<Block>,
+    /// The answer that is being written, and what is left of it.
+    writing: Option<(Block, u32)>,
+    arriving: Option<Arriving>,
+    /// Pieces that the peer has.
+    pub(super) peer_pieces: u32,
+    /// The scheduler does not know the peer yet.
+    pub(super) greeting: bool,
+    pub(super) closed: bool,
+    waits_to_write: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) ends: [LinkEnd; 2],
+}
+
+impl World<'_> {
+    /// A connection whose handshakes are done.
+    pub(super) fn open_link(&mut self, nodes: [Node; 2], kinds: [SourceKind; 2]) {
+        let id = u32::try_from(self.links.len()).expect("fewer connections than that");
+        let now = self.time();
+        let ends = [0u8, 1].map(|side| {
+            let here = usize::from(side);
+            let (node, other) = (nodes[here], nodes[1 - here]);
+            let out = self.network.open(node, other);
+            self.owners.push(Owner::End((id, side)));
+            let machine = &mut self.machines[node];
+            machine.peers.insert(other, (id, side));
+            LinkEnd {
+                node,
+                source: machine.new_source(Other::Peer((id, side))),
+                kind: kinds[here],
+                wire: Connection::new(Some(self.scenario.lengths), Limits::default(), now),
+                out,
+                stream: VecDeque::new(),
+                answers: VecDeque::new(),
+                writing: None,
+                arriving: None,
+                peer_pieces: 0,
+                greeting: true,
+                closed: false,
+                waits_to_write: false,
+            }
+        });
+        self.links.push(Link { ends });
+        for (end, node) in [((id, 0), nodes[0]), ((id, 1), nodes[1])] {
+            if self.scenario.machines[node].extended {
+                let mut nonce = [0; 16];
+                nonce[..8].copy_from_slice(&self.random().to_be_bytes());
+                self.end_mut(end).wire.extension(&Extension::Hello {
+                    version: EXTENSION_VERSION,
+                    capabilities: 0,
+                    listen_port: 7680,
+                    nonce,
+                });
+                self.wants_to_write(end);
+                self.push(self.now + GREETING_TIME, Event::Greeting(end));
+            } else {
+                self.greeted(end, false);
+            }
+            let alive = self.end(end).wire.poll_timeout();
+            self.push_at(alive, Event::Alive(end));
+            self.after(node);
+        }
+    }
+
+    fn push_at(&mut self, at: std::time::Instant, event: Event) {
+        let wait = at.saturating_duration_since(self.time());
+        self.push(self.now + crate::network::nanos(wait), event);
+    }
+
+    fn greeted(&mut self, end: End, extended: bool) {
+        let state = self.end_mut(end);
+        if !std::mem::take(&mut state.greeting) {
+            return;
+        }
+        let (node, source, kind) = (state.node, state.source, state.kind);
+        let peer = self.end((end.0, 1 - end.1)).node;
+        let info = SourceInfo {
+            kind,
+            peer_id: self.machines[peer].id,
+            extended,
+        };
+        let now = self.time();
+        swarm_of(&mut self.machines[node]).handle_source_added(source, info, now);
+    }
+
+    pub(super) fn greeting_over(&mut self, end: End) {
+        let state = self.end(end);
+        if state.closed || !state.greeting {
+            return;
+        }
+        let node = state.node;
+        self.greeted(end, false);
+        self.after(node);
+    }
+
+    pub(super) fn keep_alive(&mut self, end: End) {
+        let now = self.time();
+        let state = self.end_mut(end);
+        if state.closed {
+            return;
+        }
+        if state.wire.handle_timeout(now).is_err() {
+            let node = state.node;
+            self.drop_peer(end);
+            return self.after(node);
+        }
+        let (node, next) = (state.node, state.wire.poll_timeout());
+        self.wants_to_write(end);
+        let soonest = now + Duration::from_millis(1);
+        self.push_at(next.max(soonest), Event::Alive(end));
+        self.after(node);
+    }
+
+    /// One end closes the connection: the other learns of it later.
+    pub(super) fn cut(&mut self, link: u32, node: Node) {
+        let ends = &mut self.links[link as usize].ends;
+        let side = u8::from(ends[0].node != node);
+        let ours = &mut ends[usize::from(side)];
+        if std::mem::replace(&mut ours.closed, true) {
+            return;
+        }
+        ours.forget();
+        for end in ends.iter() {
+            self.network.close(end.out);
+        }
+        let other = ends[usize::from(1 - side)].node;
+        self.machines[node].peers.remove(&other);
+        let at = self.now + self.network.latency(node, other);
+        self.push(at, Event::Closed((link, 1 - side)));
+    }
+
+    pub(super) fn closed(&mut self, end: End) {
+        let state = self.end_mut(end);
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        state.forget();
+        let (node, source, greeting) = (state.node, state.source, state.greeting);
+        let other = self.end((end.0, 1 - end.1)).node;
+        self.machines[node].peers.remove(&other);
+        let now = self.time();
+        if let Some(swarm) = self.machines[node].swarm.as_mut().filter(|_| !greeting) {
+            swarm.handle_source_removed(source, now);
+            self.after(node);
+        }
+    }
+
+    // ---- sending ----
+
+    pub(super) fn wants_to_write(&mut self, end: End) {
+        if !std::mem::replace(&mut self.end_mut(end).waits_to_write, true) {
+            self.writers.push(end);
+        }
+    }
+
+    /// Fills the send buffer: messages, then a block, and so on.
+    pub(super) fn write(&mut self, end: End) {
+        let now = self.time();
+        self.end_mut(end).waits_to_write = false;
+        if self.machines[self.end(end).node].silenced {
+            return;
+        }
+        loop {
+            let state = &mut self.links[end.0 as usize].ends[usize::from(end.1)];
+            if state.closed {
+                return;
+            }
+            let out = state.out;
+            let room = self.network.room(out);
+            self.network.flow_mut(out).starving = room == 0;
+            if room == 0 {
+                return;
+            }
+            if let Some((block, left)) = state.writing {
+                let bytes = u32::try_from(room).map_or(left, |room| room.min(left));
+                state.writing = (bytes < left).then_some((block, left - bytes));
+                state.wire.handle_sent(now, bytes as usize);
+                let (node, source) = (state.node, state.source);
+                if bytes == left {
+                    state.wire.end_answer(block);
+                }
+                self.network.write(out, u64::from(bytes), self.now);
+                if bytes == left {
+                    self.served(node, source, block);
+                }
+                continue;
+            }
+            let mut bytes = self.spare.pop().unwrap_or_default();
+            state.wire.poll_transmit(&mut bytes);
+            while let Some(block) = state.answers.pop_front() {
+                if state.wire.begin_answer(block, &mut bytes) {
+                    state.writing = Some((block, block.len()));
+                    break;
+                }
+            }
+            if bytes.is_empty() {
+                self.spare.push(bytes);
+                return;
+            }
+            state.wire.handle_sent(now, bytes.len());
+            let at = self.network.flow(out).written();
+            let ready = self.network.message(out, bytes.len(), self.now);
+            if let Some(ready) = ready {
+                self.queue.push(ready, Event::Message(out));
+            }
+            let chunk = Chunk::Messages { at, ready, bytes };
+            let state = &mut self.links[end.0 as usize].ends[usize::from(end.1)];
+            state.stream.push_back(chunk);
+            if let Some((block, len)) = state.writing {
+                debug_assert_eq!(block.len(), len);
+                state.stream.push_back(Chunk::Body { start: at, len });
+            }
+        }
+    }
+
+    fn served(&mut self, node: Node, source: SourceId, block: Block) {
+        let now = self.time();
+        if let Some(swarm) = &mut self.machines[node].swarm {
+            swarm.handle_served(source, block, now);
+        }
+    }
+
+    // ---- receiving ----
+
+    /// Takes in what has arrived at this end.
+    pub(super) fn receive_at(&mut self, end: End) {
+        let (link, side) = (end.0 as usize, usize::from(end.1));
+        let node = self.links[link].ends[side].node;
+        if self.machines[node].silenced {
+            return;
+        }
+        let mut any = false;
+        loop {
+            let [ours, theirs] = both(&mut self.links[link].ends, side);
+            if ours.closed {
+                break;
+            }
+            let delivered = self.network.flow(theirs.out).delivered();
+            match theirs.stream.front() {
+                None => break,
+                Some(Chunk::Messages { at, ready, .. }) => {
+                    if *at > delivered || ready.is_some_and(|r| r > self.now) {
+                        break;
+                    }
+                    let Some(Chunk::Messages { bytes, .. }) = theirs.stream.pop_front() else {
+                        break;
+                    };
+                    self.decode(end, &bytes);
+                    self.recycle(bytes);
+                    any = true;
+                }
+                Some(&Chunk::Body { start, len }) => {
+                    let here = delivered.saturating_sub(start).min(u64::from(len));
+                    let here = u32::try_from(here).expect("at most a block");
+                    let Some(arriving) = &mut ours.arriving else {
+                        self.fail("a block without its header");
+                    };
+                    if here == arriving.here {
+                        break;
+                    }
+                    arriving.here = here;
+                    let arriving = *arriving;
+                    if here == len {
+                        theirs.stream.pop_front();
+                        ours.arriving = None;
+                    }
+                    any |= self.body(end, arriving, here == len);
+                }
+            }
+        }
+        if any {
+            self.after(node);
+        }
+    }
+
+    fn recycle(&mut self, mut bytes: Vec<u8>) {
+        const KEPT: usize = 1024;
+        if self.spare.len() < KEPT && bytes.capacity() <= KEPT {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// Messages go through the real decoder and the real connection.
+    fn decode(&mut self, end: End, mut bytes: &[u8]) {
+        let now = self.time();
+        self.end_mut(end).wire.handle_received(now, bytes.len());
+        while !bytes.is_empty() {
+            let state = self.end_mut(end);
+            if state.closed {
+                return;
+            }
+            let Ok(Some((header, used))) = Header::decode(bytes) else {
+                self.fail("bytes that are no message");
+            };
+            let rest = &bytes[used..];
+            let handled = state.wire.handle_header(now, header);
+            let (taken, handled) = match handled {
+                Ok(Payload::None) => (0, Ok(())),
+                Ok(Payload::Bitfield(len)) => {
+                    let bits = rest[..len as usize].to_vec();
+                    (len as usize, state.wire.handle_bitfield(bits))
+                }
+                Ok(Payload::Extension(len)) => {
+                    let payload = &rest[..len as usize];
+                    let prefix = &payload[..payload.len().min(EXTENSION_PREFIX_LEN as usize)];
+                    let ours = state.wire.handle_extension_prefix(prefix, len);
+                    let handled = match ours {
+                        Ok(true) => state.wire.handle_extension(payload),
+                        Ok(false) => Ok(()),
+                        Err(violation) => Err(violation),
+                    };
+                    (len as usize, handled)
+                }
+                Ok(Payload::Block(block)) => {
+                    state.expect(Some(block));
+                    (0, Ok(()))
+                }
+                Ok(Payload::Drain(_)) => {
+                    state.expect(None);
+                    (0, Ok(()))
+                }
+                Err(violation) => (0, Err(violation)),
+            };
+            if let Err(violation) = handled {
+                self.fail(&format!("{end:?} sees {violation}"));
+            }
+            bytes = &rest[taken..];
+            while let Some(event) = self.end_mut(end).wire.poll_event() {
+                self.peer_event(end, event);
+            }
+        }
+    }
+
+    fn peer_event(&mut self, end: End, event: PeerEvent) {
+        let now = self.time();
+        if self.end(end).closed {
+            return;
+        }
+        match &event {
+            PeerEvent::Extension(Extension::Hello { .. }) => return self.greeted(end, true),
+            PeerEvent::Extension(_) => {}
+            // Somebody who speaks of anything else first knows no extensions.
+            _ => self.greeted(end, false),
+        }
+        let state = self.end_mut(end);
+        let (node, id) = (state.node, state.source);
+        let Some(swarm) = &mut self.machines[node].swarm else {
+            return;
+        };
+        match event {
+            PeerEvent::Bitfield(field) => {
+                let count = field.count();
+                swarm.handle_bitfield(id, field, now);
+                self.end_mut(end).peer_pieces = count;
+                self.part_if_both_complete(end);
+            }
+            PeerEvent::Have(piece) => {
+                swarm.handle_have(id, piece, now);
+                let all = self.scenario.lengths.piece_count();
+                let state = self.end_mut(end);
+                state.peer_pieces = (state.peer_pieces + 1).min(all);
+                self.part_if_both_complete(end);
+            }
+            PeerEvent::Choked => swarm.handle_choked(id, now),
+            PeerEvent::Unchoked => swarm.handle_unchoked(id, now),
+            PeerEvent::Interested(on) => swarm.handle_interested(id, on, now),
+            PeerEvent::Requested(block) => {
+                if swarm.handle_request(id, block, now).is_err() {
+                    self.end_mut(end).wire.refuse(block);
+                }
+            }
+            PeerEvent::Cancelled(block) => {
+                swarm.handle_cancelled(id, block, now);
+                self.end_mut(end).answers.retain(|queued| *queued != block);
+            }
+            PeerEvent::Extension(Extension::Fetching { add, drop }) => {
+                let lengths = self.scenario.lengths;
+                let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
+                    list.into_iter().filter_map(|i| lengths.piece(i)).collect()
+                };
+                swarm.handle_fetching(id, &pieces(add), &pieces(drop), now);
+            }
+            PeerEvent::Extension(_) => {}
+        }
+    }
+
+    fn part_if_both_complete(&mut self, end: End) {
+        let state = self.end(end);
+        let complete = self.machines[state.node].done.is_some()
+            || self.scenario.machines[state.node].role == Role::Seed;
+        if complete && state.peer_pieces == self.scenario.lengths.piece_count() {
+            self.drop_peer(end);
+        }
+    }
+
+    /// More of a block is here. True when the scheduler was told.
+    fn body(&mut self, end: End, arriving: Arriving, whole: bool) -> bool {
+        let (now, clock) = (self.time(), self.now);
+        let state = self.end_mut(end);
+        let (node, id) = (state.node, state.source);
+        let untold = arriving.here - arriving.told;
+        state.wire.handle_received(now, untold as usize);
+        let Some(block) = arriving.block else {
+            return false;
+        };
+        let waited = arriving
+            .told_at
+            .is_none_or(|at| clock >= at + PROGRESS_INTERVAL);
+        if untold < PROGRESS_BYTES && !waited && !whole {
+            return false;
+        }
+        if let Some(arriving) = &mut state.arriving {
+            arriving.told = arriving.here;
+            arriving.told_at = Some(clock);
+        }
+        let Some(swarm) = &mut self.machines[node].swarm else {
+            return false;
+        };
+        if arriving.told_at.is_none() {
+            swarm.handle_block_begun(id, block, now);
+        }
+        if !whole {
+            swarm.handle_progress(id, untold, now);
+            return true;
+        }
+        let from = self.end((end.0, 1 - end.1)).node;
+        let corrupt = self.scenario.machines[from].role == Role::Corrupt;
+        self.block_here(node, id, block, corrupt);
+        true
+    }
+
+    /// A whole block is here; the last one of its piece has the piece checked.
+    pub(super) fn block_here(&mut self, node: Node, id: SourceId, block: Block, corrupt: bool) {
+        let now = self.time();
+        let machine = &mut self.machines[node];
+        let Some(swarm) = &mut machine.swarm else {
+            return;
+        };
+        if swarm.handle_block(id, block, now) == BlockUse::Duplicate {
+            return;
+        }
+        let checking = swarm.is_checking(block.piece());
+        if corrupt {
+            machine.tainted.insert(block.piece().get());
+        }
+        if checking {
+            let at = self.now + self.verify;
+            let node = super::meet::number(node);
+            self.push(at, Event::Verified(node, block.piece()));
+        }
+    }
+}
+
+impl LinkEnd {
+    fn expect(&mut self, block: Option<Block>) {
+        self.arriving = Some(Arriving {
+            block,
+            here: 0,
+            told: 0,
+            told_at: None,
+        });
+    }
+
+    /// Gives memory back.
+    fn forget(&mut self) {
+        self.stream = VecDeque::new();
+        self.answers = VecDeque::new();
+        self.writing = None;
+        self.arriving = None;
+    }
+}
+
+/// Our end and the other.
+fn both(ends: &mut [LinkEnd; 2], side: usize) -> [&mut LinkEnd; 2] {
+    let [first, second] = ends;
+    if side == 0 {
+        [first, second]
+    } else {
+        [second, first]
+    }
+}
