@@ -5,6 +5,7 @@ use crate::{
     daemon::{Daemon, Get},
     namespace::{Lab, Node},
     nginx::Nginx,
+    process::wait_for,
 };
 use std::{
     io::{Read, Write},
@@ -181,4 +182,31 @@ fn background_download_from_a_peer_gives_way_and_uses_an_idle_link() {
     let shares = measure(&lab, &daemon, || daemon.start_get(&url, &[]));
     assert_eq!(nginx.bytes_sent(&content.name, Some(lab.at(1))), 0);
     shares.assert_polite(&daemon.log());
+}
+
+/// Counted where an administrator counts: at the machine's interface, headers included.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn bandwidth_limit_holds_at_the_interface_and_a_new_one_at_once() {
+    let lab = Lab::new(2, None);
+    lab.narrow(1, "1gbit", "50ms");
+    let content = Content::random(4, 256 * MIB);
+    let nginx = Nginx::start(lab.at(0), &folder());
+    let limit =
+        |kilobytes: u32| format!("{POLICIES}max_background_download_bandwidth = {kilobytes}\n");
+    let mut daemon = Daemon::start(lab.at(1), &limit(4000));
+    let mut get = daemon.start_get(&nginx.url(&content.name), &["--mode", "0"]);
+    daemon.wait_for_bytes(&mut get, 2 * MIB);
+    let received = || lab.at(1).traffic().received;
+    let assert_rate = |kilobytes: u32| {
+        let measured = rate(received, Duration::from_secs(10)) / f64::from(kilobytes) / 1024.0;
+        println!("{measured:.4} of {kilobytes} KB/s");
+        assert!((0.97..=1.03).contains(&measured), "{measured} of the limit");
+    };
+    assert_rate(4000);
+    daemon.configure(&limit(1000));
+    wait_for("the new limit", Duration::from_secs(5), || {
+        (rate(received, Duration::from_millis(500)) < 2e6).then_some(())
+    });
+    assert_rate(1000);
 }

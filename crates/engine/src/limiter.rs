@@ -308,6 +308,10 @@ impl Throttle for DownloadGate {
         slice(self.limiter().rate())
     }
 
+    fn rate(&self) -> Option<u64> {
+        self.limiter().rate().map(ByteRate::bps)
+    }
+
     fn is_background(&self) -> bool {
         !self.priority.is_foreground()
     }

@@ -26,6 +26,13 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
+/// So much of a limited rate may wait to be read …
+const READ_AHEAD: Duration = Duration::from_millis(20);
+/// … and so many segments at least, so that acknowledgements flow.
+const READ_AHEAD_PACKETS: u64 = 4;
+/// No path is taken for longer than this: a queue of one's own must not make room for more of it.
+const RTT_MAX: Duration = Duration::from_millis(500);
+
 /// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
 const REORDERED_MAX: u32 = 3;
 
@@ -55,22 +62,42 @@ pub struct Receiving(Flow);
 #[derive(Debug, Default)]
 pub struct Sending(Flow);
 
+/// What a connection is to be at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    /// It gives way.
+    pub background: bool,
+    /// It is read at no more than so many bytes a second, so no more than this needs to be under way. (What it is
+    /// limited to is up to its reader; this keeps the kernel from taking in much more at first.)
+    pub rate: Option<u64>,
+}
+
+impl Manner {
+    fn is_plain(self) -> bool {
+        self == Self::default()
+    }
+}
+
 impl Receiving {
-    /// Bytes have arrived. `background`: whether the connection is to give way at this moment.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
-        self.0.moved(socket, now, background, look_received, offer);
+    /// Bytes have arrived.
+    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, manner: Manner) {
+        self.0.moved(socket, now, manner, look_received, offer);
     }
 
-    /// Whether the socket was told to give way and not told otherwise since.
-    pub fn gives_way(&self) -> bool {
-        self.0.marked
+    /// Whether the socket was told anything, and not told otherwise since.
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
     }
 }
 
 impl Sending {
     /// Bytes have been sent or wait for room. `background`: whether the connection is to give way at this moment.
     pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
-        self.0.moved(socket, now, background, look_sent, pace);
+        let manner = Manner {
+            background,
+            rate: None,
+        };
+        self.0.moved(socket, now, manner, look_sent, pace);
     }
 
     /// How often to call [`Self::moved`] at least, even if nothing moves, for what is held back may wait for long in the
@@ -93,6 +120,17 @@ struct Look {
     in_flight: u64,
     /// Whether the socket holds something that has not been sent.
     waiting: bool,
+}
+
+impl Look {
+    /// The window that a rate needs, and the round trip time that it is for.
+    fn window_at(&self, rate: u64) -> (u64, Duration) {
+        // The least there was: what waits to be read counts in the others.
+        let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
+        let bytes = u128::from(rate) * (rtt + READ_AHEAD).as_nanos() / 1_000_000_000;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        (bytes.max(READ_AHEAD_PACKETS * u64::from(self.packet)), rtt)
+    }
 }
 
 fn look_received(facts: &TcpFacts) -> Look {
@@ -159,40 +197,42 @@ impl Flow {
         (rtt.unwrap_or_default() / 2).clamp(INTERVAL_MIN, INTERVAL_MAX)
     }
 
+    fn is_held(&self) -> bool {
+        self.marked || self.limit.is_some()
+    }
+
     fn moved(
         &mut self,
         socket: BorrowedSocket<'_>,
         now: Instant,
-        background: bool,
+        manner: Manner,
         look: fn(&TcpFacts) -> Look,
         steer: Steer,
     ) {
-        if self.broken || (!background && !self.marked) {
+        if self.broken || (manner.is_plain() && !self.is_held()) {
             return;
         }
-        let turned = background != self.marked;
+        let turned = manner.background != self.marked || manner.is_plain();
         let due = self
             .looked_at
             .is_none_or(|at| now.saturating_duration_since(at) >= self.interval());
-        if !turned && !due {
+        // The kernel may have raised the bound with the read just done, and a limited reader reads the next part late.
+        if !turned && !due && manner.rate.is_none() {
             // Somebody who sends: what was sent now may wait.
             self.waiting = true;
             return;
         }
-        let result = match background {
-            true => self.give_way(socket, now, look, steer),
-            false => self.release(socket, steer),
-        };
-        if let Err(error) = result {
+        if let Err(error) = self.apply(socket, now, manner, look, steer) {
             tracing::debug!(%error, "connection can't be made to give way");
             self.broken = true;
         }
     }
 
-    fn give_way(
+    fn apply(
         &mut self,
         socket: BorrowedSocket<'_>,
         now: Instant,
+        manner: Manner,
         look: fn(&TcpFacts) -> Look,
         steer: Steer,
     ) -> io::Result<()> {
@@ -201,15 +241,24 @@ impl Flow {
             // Another connection between the same addresses.
             *self = Self::default();
         }
-        if !self.marked {
-            socket::set_lower_effort(socket, true)?;
-            self.marked = true;
+        if manner.background != self.marked {
+            socket::set_lower_effort(socket, manner.background)?;
+            self.marked = manner.background;
+            self.ledbat = None;
+            self.looked_at = None;
         }
-        self.take_in(now, &look);
-        let Some(ledbat) = &self.ledbat else {
-            return Ok(());
+        let polite = if manner.background {
+            self.take_in(now, &look)
+        } else {
+            self.looked_at = Some(now);
+            self.bytes = look.bytes;
+            None
         };
-        let limit = ledbat.window().zip(ledbat.rtt());
+        let needed = manner.rate.map(|rate| look.window_at(rate));
+        let limit = match (polite, needed) {
+            (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
+            (polite, needed) => polite.or(needed),
+        };
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
             steer(socket, limit)?;
@@ -218,7 +267,8 @@ impl Flow {
         Ok(())
     }
 
-    fn take_in(&mut self, now: Instant, look: &Look) {
+    /// What the core makes of it: a window and the round trip time that it is for.
+    fn take_in(&mut self, now: Instant, look: &Look) -> Option<(u64, Duration)> {
         let first = self.looked_at.is_none();
         self.looked_at = Some(now);
         self.waiting = look.waiting;
@@ -235,7 +285,7 @@ impl Flow {
         if first {
             // What was before is no part of this.
             self.round = Round::new(now);
-            return;
+            return None;
         }
         let rtt = look.rtt.or_else(|| ledbat.rtt()).unwrap_or(INTERVAL_MIN);
         let measured = self.round.add(now, bytes, rtt.max(RTT_EXACT));
@@ -250,16 +300,7 @@ impl Flow {
         if lost {
             ledbat.on_loss(now);
         }
-    }
-
-    /// The content is wanted now: nothing holds it back any more.
-    fn release(&mut self, socket: BorrowedSocket<'_>, steer: Steer) -> io::Result<()> {
-        socket::set_lower_effort(socket, false)?;
-        if self.limit.is_some() {
-            steer(socket, None)?;
-        }
-        *self = Self::default();
-        Ok(())
+        ledbat.window().zip(ledbat.rtt())
     }
 }
 

@@ -12,6 +12,6 @@ pub mod ledbat;
 mod receivers;
 pub mod socket;
 
-pub use flow::{Receiving, Sending};
+pub use flow::{Manner, Receiving, Sending};
 pub use ledbat::{Ack, Ledbat};
 pub use receivers::{Ends, Receiver, Receivers};

@@ -1,6 +1,6 @@
 //! Receiving flows of connections that a library keeps: HTTP connections, which serve one request after the other.
 
-use crate::flow::Receiving;
+use crate::flow::{Manner, Receiving};
 use crate::socket::{self, OwnedSocket};
 use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
@@ -47,21 +47,21 @@ impl Receivers {
         Some(Receiver { flow, socket })
     }
 
-    /// Whether a connection between these addresses was told to give way and not told otherwise since. Cheap.
-    pub fn gives_way(&self, ends: Ends) -> bool {
+    /// Whether a connection between these addresses was told anything, and not told otherwise since. Cheap.
+    pub fn is_held(&self, ends: Ends) -> bool {
         let flow = {
             let known = lock(&self.0);
             let entry = known.iter().find(|(known, _)| *known == ends);
             entry.map(|(_, flow)| Arc::clone(flow))
         };
-        flow.is_some_and(|flow| lock(&flow).gives_way())
+        flow.is_some_and(|flow| lock(&flow).is_held())
     }
 }
 
 impl Receiver {
     /// As [`Receiving::moved`].
-    pub fn moved(&self, now: Instant, background: bool) {
-        lock(&self.flow).moved(self.socket.as_fd(), now, background);
+    pub fn moved(&self, now: Instant, manner: Manner) {
+        lock(&self.flow).moved(self.socket.as_fd(), now, manner);
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
         let first = receiver(&connections[0]);
         assert!(Arc::ptr_eq(&first.flow, &receiver(&connections[0]).flow));
         for stream in &connections[1..] {
-            receiver(stream).moved(Instant::now(), true);
+            receiver(stream).moved(Instant::now(), Manner::default());
         }
         assert!(!Arc::ptr_eq(&first.flow, &receiver(&connections[0]).flow));
         assert_eq!(lock(&receivers.0).len(), CONNECTIONS_MAX);

@@ -2,7 +2,7 @@
 
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Body, Origin, OriginError};
-use dosvc_polite::{Receiver, Receivers};
+use dosvc_polite::{Manner, Receiver, Receivers};
 use dosvc_scheduler::FetchId;
 use dosvc_wire::net::{BlockBuf, BlockPool, Throttle};
 use std::{sync::Arc, time::Instant};
@@ -108,11 +108,11 @@ impl Fetch {
     }
 }
 
-/// A body's connection as one that gives way. It is looked for when that is wanted for the first time.
+/// A body's connection as one that gives way or is limited. It is looked for when that is wanted for the first time.
 enum Polite {
     Unknown,
-    /// In the foreground, and it was never in the background.
-    Foreground,
+    /// Nothing is asked of it, and nothing ever was.
+    Plain,
     Found(Receiver),
     /// The system doesn't show it.
     Hidden,
@@ -120,25 +120,26 @@ enum Polite {
 
 impl Polite {
     fn moved(&mut self, fetch: &Fetch, body: &Body) {
-        let background = fetch.gate.is_background();
+        let manner = fetch.gate.manner();
+        let wanted = manner != Manner::default();
         let look = match self {
             Self::Unknown => true,
-            Self::Foreground => background,
+            Self::Plain => wanted,
             Self::Found(_) | Self::Hidden => false,
         };
         if look {
             let found = body.connection().and_then(|ends| {
-                let known = background || fetch.receivers.gives_way(ends);
+                let known = wanted || fetch.receivers.is_held(ends);
                 known.then(|| fetch.receivers.receiver(ends)).flatten()
             });
             *self = match found {
                 Some(receiver) => Self::Found(receiver),
-                None if background => Self::Hidden,
-                None => Self::Foreground,
+                None if wanted => Self::Hidden,
+                None => Self::Plain,
             };
         }
         if let Self::Found(receiver) = self {
-            receiver.moved(Instant::now(), background);
+            receiver.moved(Instant::now(), manner);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The seam to rate limits.
 
+use dosvc_polite::Manner;
 use std::future::{Future, ready};
 use std::pin::Pin;
 
@@ -16,10 +17,23 @@ pub trait Throttle: Send + Sync {
         16 << 10
     }
 
+    /// The limit in bytes a second, if there is one: so much need not be under way at once.
+    fn rate(&self) -> Option<u64> {
+        None
+    }
+
     /// True while what passes here is to give way to whatever else is on the way (see `dosvc_polite`). May change at
     /// any time.
     fn is_background(&self) -> bool {
         false
+    }
+
+    /// How a connection that is read through this is to be.
+    fn manner(&self) -> Manner {
+        Manner {
+            background: self.is_background(),
+            rate: self.rate(),
+        }
     }
 }
 

@@ -123,8 +123,8 @@ impl<R: ReadHalf> Reader<'_, R> {
                 let now = Instant::now();
                 self.driver.state().connection.handle_received(now, n);
                 if let Some(socket) = self.half.socket() {
-                    let background = self.driver.params.down.is_background();
-                    self.polite.moved(socket, now, background);
+                    let manner = self.driver.params.down.manner();
+                    self.polite.moved(socket, now, manner);
                 }
                 Ok(n)
             }
