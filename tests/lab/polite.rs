@@ -208,5 +208,6 @@ fn bandwidth_limit_holds_at_the_interface_and_a_new_one_at_once() {
     wait_for("the new limit", Duration::from_secs(5), || {
         (rate(received, Duration::from_millis(500)) < 2e6).then_some(())
     });
+    thread::sleep(WARM_UP);
     assert_rate(1000);
 }

@@ -27,7 +27,7 @@ const UNACKED_ACKED_LATE: u32 = 2;
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
 /// So much of a limited rate may wait to be read …
-const READ_AHEAD: Duration = Duration::from_millis(20);
+const READ_AHEAD: Duration = Duration::from_millis(8);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
@@ -174,9 +174,7 @@ fn known(time: Duration) -> Option<Duration> {
 
 /// The window to offer, in bytes.
 fn offer(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
-    let bytes = window.map_or(u32::MAX, |(bytes, _)| {
-        u32::try_from(bytes).unwrap_or(u32::MAX)
-    });
+    let bytes = window.map(|(bytes, _)| u32::try_from(bytes).unwrap_or(u32::MAX));
     socket::set_window_clamp(socket, bytes)
 }
 
@@ -216,7 +214,7 @@ impl Flow {
         let due = self
             .looked_at
             .is_none_or(|at| now.saturating_duration_since(at) >= self.interval());
-        // The kernel may have raised the bound with the read just done, and a limited reader reads the next part late.
+        // A limited reader reads the next part late.
         if !turned && !due && manner.rate.is_none() {
             // Somebody who sends: what was sent now may wait.
             self.waiting = true;

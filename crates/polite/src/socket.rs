@@ -96,6 +96,11 @@ mod linux {
     use std::ffi::{c_int, c_void};
     use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+    /// From asm-generic/socket.h.
+    const SO_BUF_LOCK: c_int = 72;
+    /// From linux/socket.h: the receive buffer keeps its size. (Nobody here sets the send buffer's.)
+    const SOCK_RCVBUF_LOCK: c_int = 2;
+
     /// A socket that somebody else owns.
     pub type BorrowedSocket<'a> = BorrowedFd<'a>;
     /// A socket of ours.
@@ -127,14 +132,24 @@ mod linux {
         Ok(TcpFacts::parse(&info))
     }
 
-    /// Offers the other end a window of at most so many bytes; what was offered already stays so. The kernel may
-    /// raise the bound again by itself when it makes the receive buffer larger.
+    /// Offers the other end a window of at most so many bytes, or as many as the kernel likes; what was offered already
+    /// stays so.
+    ///
+    /// The kernel raises this bound whenever it makes the receive buffer larger. Where the buffer has room enough it is
+    /// kept from that (Linux 5.14); else this is to be called again and again.
     ///
     /// # Errors
     /// What setsockopt(2) says.
-    pub fn set_window_clamp(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    pub fn set_window_clamp(socket: BorrowedFd<'_>, bytes: Option<u32>) -> io::Result<()> {
+        // At least half of the buffer is window.
+        let room = SockRef::from(&socket).recv_buffer_size()? / 2;
+        let keep = bytes.is_some_and(|bytes| usize::try_from(bytes).is_ok_and(|b| b <= room));
+        let lock: c_int = if keep { SOCK_RCVBUF_LOCK } else { 0 };
+        // Older kernels don't know it.
+        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock);
         // Past the largest window of TCP there is no difference.
-        let value = c_int::try_from(bytes).unwrap_or(c_int::MAX).min(1 << 30);
+        let value = bytes.and_then(|bytes| c_int::try_from(bytes).ok());
+        let value = value.unwrap_or(c_int::MAX).min(1 << 30);
         set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &value)
     }
 
@@ -262,8 +277,9 @@ mod linux {
             for (host, v6) in [("127.0.0.1", false), ("::1", true)] {
                 let (client, _server) = pair(host);
                 let fd = client.as_fd();
-                set_window_clamp(fd, 10_000).expect("any number");
-                set_window_clamp(fd, u32::MAX).expect("any number");
+                set_window_clamp(fd, Some(10_000)).expect("any number");
+                set_window_clamp(fd, Some(u32::MAX)).expect("any number");
+                set_window_clamp(fd, None).expect("any number");
                 set_pacing_rate(fd, Some(1_000_000)).expect("any number");
                 set_pacing_rate(fd, None).expect("any number");
                 let class = || {
@@ -324,7 +340,7 @@ mod other {
     }
 
     /// Unsupported.
-    pub fn set_window_clamp(_: BorrowedSocket<'_>, _: u32) -> io::Result<()> {
+    pub fn set_window_clamp(_: BorrowedSocket<'_>, _: Option<u32>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
