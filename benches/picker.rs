@@ -3,7 +3,7 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use dosvc_content::{Bitfield, PeerId, PieceLengths};
 use dosvc_scheduler::{
-    Command, Picker, Shortlist, SourceId, SourceInfo, SourceKind, Swarm, SwarmConfig,
+    Command, Picker, Shelf, Shortlist, SourceId, SourceInfo, SourceKind, Swarm, SwarmConfig,
 };
 use std::{hint::black_box, time::Duration, time::Instant};
 
@@ -40,8 +40,8 @@ fn picker(c: &mut Criterion) {
         c.bench_function(&format!("pick from a peer that has a {name}"), |b| {
             b.iter(|| {
                 let piece = picker.pick(black_box(&has), &mut list).expect("something");
-                picker.set_candidate(piece, false);
-                picker.set_candidate(piece, true);
+                picker.set_shelf(piece, Shelf::None);
+                picker.set_shelf(piece, Shelf::Missing);
             });
         });
     }

@@ -86,7 +86,8 @@ impl Command {
 
 /// Run the daemon in the foreground, as a service manager wants it.
 ///
-/// SIGHUP reloads the configuration (a faulty one is refused, the old one stays), SIGTERM and Ctrl-C drain and stop.
+/// It follows changes of its configuration files, and reads them again on SIGHUP (what is faulty is refused, the old
+/// configuration stays). SIGTERM and Ctrl-C drain and stop.
 /// With no configuration at all it serves and uses peers of the local network.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -94,11 +95,15 @@ Examples:
   dosvc run
   dosvc run --config ./dosvc.toml
   dosvc run --check            only check the configuration, exit 0 or 64
+  dosvc run --set download_mode=2 --set daemon.listen=127.0.0.1:0
   DOSVC_LOG=debug dosvc run")]
 pub(crate) struct RunArgs {
     /// Only check the configuration: all errors at once, exit 0 or 64.
     #[arg(long)]
     pub(crate) check: bool,
+    /// Set a policy or, with its table, another key; wins over every file and the environment.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(crate) set: Vec<(String, String)>,
     /// Stop when standard input ends: for a parent process that must not leave daemons behind.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
@@ -335,7 +340,7 @@ pub(crate) struct ConfigArgs {
     /// Print a configuration file to start from instead: every key, explained.
     #[arg(long, conflicts_with_all = ["verbose", "json"])]
     pub(crate) sample: bool,
-    /// All of them, with what provided each: default, file and line, environment.
+    /// All of them, with what provided each: default, file, environment, the fleet's management, command.
     #[arg(short, long)]
     pub(crate) verbose: bool,
     /// As JSON.
@@ -389,6 +394,13 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_| {
             "expected a size such as 64KB, 256MB or 1GB (powers of 1024), or plain bytes".to_owned()
         })
+}
+
+/// Reads `KEY=VALUE`; what the value may be is for the configuration to say.
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected KEY=VALUE, such as download_mode=2".to_owned())
 }
 
 fn parse_piece_size(text: &str) -> Result<u32, String> {

@@ -1,5 +1,6 @@
 //! The configuration: `/etc/dosvc/dosvc.toml`, then `conf.d/*.toml` beside it in the order of their names, then the
-//! environment, then the command line; later ones win, key by key. With none of them the daemon runs in LAN mode.
+//! environment, then the file of the fleet's management ([`managed`]), then the command line; later ones win, key by
+//! key. With none of them the daemon runs in LAN mode.
 //!
 //! Every layer is checked whole before anything counts: unknown keys, wrong types and values out of range are all
 //! reported at once, each with its place. The policies' keys come from the table of `dosvc_policy`, all others from
@@ -14,11 +15,15 @@ mod changes;
 mod error;
 pub(crate) mod keys;
 mod layer;
+mod managed;
 mod sample;
+mod watch;
 
 pub(crate) use changes::{Change, Changes, diff};
 pub(crate) use error::{ConfigError, ConfigErrors, Mistake, Place};
+pub(crate) use managed::{DEFAULT_FILE as MANAGED_FILE, PublicKey};
 pub(crate) use sample::sample_file;
+pub(crate) use watch::Watch;
 
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
@@ -50,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) cache: CacheConfig,
     /// How much is done at once.
     pub(crate) transfers: TransferConfig,
+    /// Where the fleet's management has its say.
+    pub(crate) managed: ManagedConfig,
     /// The files that were read, in order.
     pub(crate) files: Vec<PathBuf>,
     /// What whoever wrote the configuration should know; nothing here keeps it from working.
@@ -107,8 +114,19 @@ pub(crate) struct TransferConfig {
     pub(crate) max_active_foreground: usize,
     /// The most background downloads that run at once; others wait.
     pub(crate) max_active_background: usize,
+    /// The most contents that are uploaded at once; they take turns when there are more.
+    pub(crate) max_active_uploads: usize,
     /// Threads that hash pieces; `None`: one for each processor.
     pub(crate) hash_threads: Option<usize>,
+}
+
+/// The table `[managed]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ManagedConfig {
+    /// The file that the fleet's management writes; it need not exist.
+    pub(crate) file: PathBuf,
+    /// Whose signature the file must carry; `None`: it must be root's instead.
+    pub(crate) public_key: Option<PublicKey>,
 }
 
 /// Where the configuration comes from.
@@ -118,9 +136,11 @@ pub(crate) struct LoadOptions {
     pub(crate) config_file: Option<PathBuf>,
     /// The file that is read when the caller named none.
     pub(crate) default_file: PathBuf,
+    /// The file of the fleet's management unless another one is configured.
+    pub(crate) managed_file: PathBuf,
     /// The environment; those variables that matter are enough.
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// What the command line sets: a policy's name or a key with its table, and a value.
+    /// What the command line sets (`run --set`): a policy's name or a key with its table, and a value.
     pub(crate) overrides: Vec<(String, String)>,
     /// Whether the process is root's: it decides the default places.
     pub(crate) is_root: bool,
@@ -135,10 +155,16 @@ impl LoadOptions {
         Self {
             config_file,
             default_file: DEFAULT_FILE.into(),
+            managed_file: MANAGED_FILE.into(),
             environment: env::vars_os().collect(),
             overrides,
             is_root: rustix::process::geteuid().is_root(),
         }
+    }
+
+    /// The file that is read first.
+    pub(crate) fn main_file(&self) -> &Path {
+        self.config_file.as_ref().unwrap_or(&self.default_file)
     }
 
     /// A variable that is set and not empty.
@@ -206,7 +232,24 @@ impl Config {
             .warnings
             .extend(layer::misspelt(&options.environment));
         layers.push(environment);
-        layers.push(Layer::from_overrides(&options.overrides, &mut errors));
+        let command = Layer::from_overrides(&options.overrides, &mut errors);
+        // Where the managed file lies, and whom to trust, is for everybody but that file to say.
+        let mut without = config.clone();
+        let others: Vec<Layer> = layers.iter().chain([&command]).cloned().collect();
+        if let Err(error) = without.merge(&others) {
+            errors.push(error);
+        }
+        if let Some(text) = managed::read(&without.managed, &mut errors) {
+            let file = without.managed.file;
+            layers.push(Layer::from_text(
+                &file,
+                &text,
+                Provider::Managed,
+                &mut errors,
+            ));
+            config.files.push(file);
+        }
+        layers.push(command);
         if !errors.is_empty() {
             return Err(ConfigErrors(errors));
         }
@@ -244,7 +287,12 @@ impl Config {
             transfers: TransferConfig {
                 max_active_foreground: 16,
                 max_active_background: 8,
+                max_active_uploads: 4,
                 hash_threads: None,
+            },
+            managed: ManagedConfig {
+                file: options.managed_file.clone(),
+                public_key: None,
             },
             files: Vec::new(),
             warnings: Vec::new(),

@@ -85,6 +85,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     let TransferConfig {
         max_active_foreground,
         max_active_background,
+        max_active_uploads,
         hash_threads,
     } = config.transfers;
     let CacheConfig { keep_free } = config.cache;
@@ -96,6 +97,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
+        active_uploads_max: max_active_uploads,
         keep_free,
         hash_threads: hash_threads.and_then(NonZeroUsize::new),
     }
@@ -190,7 +192,14 @@ mod tests {
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
+        ("transfers.max_active_uploads", "3", true),
         ("transfers.hash_threads", "3", true),
+        ("managed.file", "/elsewhere/managed.toml", false),
+        (
+            "managed.public_key",
+            "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            false,
+        ),
     ];
 
     #[test]

@@ -137,7 +137,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
-        Command::Run(args) if args.check => run::check(&global),
+        Command::Run(args) if args.check => run::check(&global, args.set),
         Command::Run(args) => finish(engine_runtime()?, |runtime| {
             runtime.block_on(run::run(global, args))
         }),
@@ -192,7 +192,11 @@ fn small_runtime() -> io::Result<Runtime> {
 /// # Errors
 /// [`Usage`] with every error in it, one a line.
 pub(crate) fn load_config(global: &Global) -> anyhow::Result<Config> {
-    let options = LoadOptions::from_process(global.config.clone(), Vec::new());
+    load(LoadOptions::from_process(global.config.clone(), Vec::new()))
+}
+
+/// Reads the configuration; bad ones are bad usage.
+pub(crate) fn load(options: LoadOptions) -> anyhow::Result<Config> {
     Config::load(options).map_err(|errors| Usage(format!("bad configuration\n{errors}")).into())
 }
 

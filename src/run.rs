@@ -7,9 +7,9 @@ mod notify;
 use crate::{
     api::{self, socket::ApiSocket},
     cli::{Global, RunArgs},
-    config::{Change, Changes, Config},
+    config::{Change, Changes, Config, LoadOptions, Watch},
     control::Control,
-    load_config,
+    load,
     local::{self, Engine},
     show, text_of,
 };
@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,8 +33,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 const API_DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// `run --check`: prints that the configuration is right, or every error in it (which ends in exit code 64).
-pub(crate) fn check(global: &Global) -> anyhow::Result<()> {
-    let config = load_config(global)?;
+pub(crate) fn check(global: &Global, set: Vec<(String, String)>) -> anyhow::Result<()> {
+    let config = load(LoadOptions::from_process(global.config.clone(), set))?;
     for warning in &config.warnings {
         eprintln!("dosvc: {warning}");
     }
@@ -64,12 +65,18 @@ fn sources(config: &Config) -> String {
 pub(crate) async fn run(global: Global, args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         check: _,
+        set,
         until_stdin_ends,
     } = args;
     let started = Instant::now();
-    let config = load_config(&global)?;
+    let options = LoadOptions::from_process(global.config.clone(), set);
+    // Before they are read: what changes from now on is noticed.
+    let watch = Watch::new(options.main_file());
+    let config = load(options.clone())?;
+    let mut files = Files { options, watch };
     log::start(&config.daemon, global.no_color)?;
     warn(&config);
+    files.follow(&config.managed.file);
     // Before anything is started: a signal that comes early must not be lost.
     let signals = Signals::new()?;
     let engine = local::start(&config).await.context("start the engine")?;
@@ -101,7 +108,7 @@ pub(crate) async fn run(global: Global, args: RunArgs) -> anyhow::Result<()> {
     notify::ready(&engine);
     let watchdog = tokio::spawn(notify::keep_alive(engine.clone()));
 
-    let reason = serve(&global, &control, signals, until_stdin_ends).await;
+    let reason = serve(&mut files, &control, signals, until_stdin_ends).await;
     tracing::info!(reason, "draining");
     notify::stopping();
     stop.cancel();
@@ -149,7 +156,7 @@ impl Signals {
 
 /// Reloads when told to; answers with why the daemon shall stop.
 async fn serve(
-    global: &Global,
+    files: &mut Files,
     control: &Control<Engine>,
     mut signals: Signals,
     until_stdin_ends: bool,
@@ -163,7 +170,11 @@ async fn serve(
     });
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(global, control).await,
+            _ = signals.hangup.recv() => files.reload(control).await,
+            () = files.watch.changed() => {
+                tracing::info!("configuration files have changed");
+                files.reload(control).await;
+            }
             _ = signals.terminate.recv() => return "SIGTERM",
             _ = signals.interrupt.recv() => return "SIGINT",
             () = &mut parent_gone => return "standard input ended",
@@ -179,31 +190,47 @@ async fn stdin_ends() -> io::Result<()> {
     Ok(())
 }
 
-/// Loads the configuration anew; a faulty one changes nothing.
-async fn reload(global: &Global, control: &Control<Engine>) {
-    notify::reloading();
-    match load_config(global) {
-        Ok(config) => {
-            log::set_level(&config.daemon);
-            warn(&config);
-            let changes = control.reload(config).await;
-            if changes.is_empty() {
-                tracing::info!("configuration reloaded: nothing has changed");
-            }
-            let Changes { live, restart } = changes;
-            for Change { key, from, to } in live {
-                tracing::info!(key, from, to, "changed");
-            }
-            for Change { key, from, to } in restart {
-                tracing::warn!(key, from, to, "changed, takes effect after a restart");
-            }
-        }
-        Err(error) => {
-            for line in text_of(&error).lines() {
-                tracing::error!("{line}");
-            }
-            tracing::error!("configuration not reloaded: the old one stays in force");
+/// Where the configuration comes from, and what notices that it has changed there.
+struct Files {
+    options: LoadOptions,
+    watch: Watch,
+}
+
+impl Files {
+    fn follow(&mut self, managed: &Path) {
+        if let Err(error) = self.watch.follow(managed) {
+            tracing::warn!(%error, "changes of the configuration files are not noticed; SIGHUP makes the daemon read them");
         }
     }
-    notify::ready(control.engine());
+
+    /// Loads the configuration anew; a faulty one changes nothing.
+    async fn reload(&mut self, control: &Control<Engine>) {
+        notify::reloading();
+        self.watch.mark();
+        match load(self.options.clone()) {
+            Ok(config) => {
+                log::set_level(&config.daemon);
+                warn(&config);
+                self.follow(&config.managed.file);
+                let changes = control.reload(config).await;
+                if changes.is_empty() {
+                    tracing::info!("configuration reloaded: nothing has changed");
+                }
+                let Changes { live, restart } = changes;
+                for Change { key, from, to } in live {
+                    tracing::info!(key, from, to, "changed");
+                }
+                for Change { key, from, to } in restart {
+                    tracing::warn!(key, from, to, "changed, takes effect after a restart");
+                }
+            }
+            Err(error) => {
+                for line in text_of(&error).lines() {
+                    tracing::error!("{line}");
+                }
+                tracing::error!("configuration not reloaded: the old one stays in force");
+            }
+        }
+        notify::ready(control.engine());
+    }
 }

@@ -20,6 +20,9 @@ pub(crate) struct Setting {
     pub(crate) value: Option<String>,
     /// Who set it.
     pub(crate) provider: String,
+    /// Windows' number for it, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) provider_number: Option<u8>,
     /// Nobody set it.
     pub(crate) is_default: bool,
 }
@@ -35,12 +38,14 @@ pub(crate) fn all(config: &Config) -> Vec<Setting> {
             .map(|value| format!("{value} {}", row.unit).trim_end().to_owned()),
         is_default: row.provider == default,
         provider: row.provider,
+        provider_number: row.provider_number,
     });
     let others = config.rows().map(|(path, value, provider)| Setting {
         name: path.to_owned(),
         policy: None,
         value: Some(value),
         provider: provider.to_string(),
+        provider_number: provider.number(),
         is_default: *provider == Provider::Default,
     });
     policies.chain(others).collect()

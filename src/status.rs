@@ -9,7 +9,7 @@ use crate::{
     show,
 };
 use dosvc_content::format_bytes;
-use dosvc_engine::api::{EngineStatus, PeerInfo, SourceBytes};
+use dosvc_engine::api::{EngineStatus, LimitStatus, PeerInfo, SourceBytes};
 use record::{FileRecord, records};
 use serde::Serialize;
 use std::{
@@ -134,6 +134,8 @@ fn service_text(status: &EngineStatus) -> String {
         peering_gates,
         downloaded,
         uploaded,
+        bandwidth,
+        month,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
     let listening = if listening.is_empty() {
@@ -159,10 +161,37 @@ fn service_text(status: &EngineStatus) -> String {
         format!("  downloaded         {}", bytes_text(downloaded)),
         format!("  uploaded           {}", bytes_text(uploaded)),
     ];
+    lines.push(format!(
+        "  limits             foreground {}; background {}",
+        limit_text(&bandwidth.foreground),
+        limit_text(&bandwidth.background)
+    ));
+    if let Some(bps) = bandwidth.upload_bps {
+        lines.push(format!(
+            "                     uploads to Internet peers {}",
+            show::rate(bps)
+        ));
+    }
+    if month.internet_bytes > 0 || month.upload_limit_reached {
+        let reached = match month.upload_limit_reached {
+            true => ": monthly_upload_data_cap is reached",
+            false => "",
+        };
+        lines.push(format!(
+            "  this month         {} to Internet peers{reached}",
+            format_bytes(month.internet_bytes)
+        ));
+    }
     for gate in peering_gates {
         lines.push(format!("  no peers now       {gate}"));
     }
     lines.join("\n")
+}
+
+/// `10.0 MiB/s (absolute)`
+fn limit_text(limit: &LimitStatus) -> String {
+    let rate = limit.bps.map_or_else(|| "none now".into(), show::rate);
+    format!("{rate} ({})", limit.source)
 }
 
 /// `4.00 GiB (LAN peers 3.00 GiB, HTTP origin 1.00 GiB)`

@@ -211,6 +211,7 @@ mod tests {
     #[test]
     fn only_what_was_set_is_shown_unless_all_is_wanted() {
         let setting = |name: &str, is_default| Setting {
+            provider_number: None,
             name: name.into(),
             policy: None,
             value: Some("1".into()),

@@ -64,6 +64,15 @@ pub(crate) enum Mistake {
     /// The text is not TOML.
     #[error("{0}")]
     Syntax(String),
+    /// The managed file cannot say where it lies itself, nor whose signature it needs.
+    #[error("{key} cannot be set by the managed file itself")]
+    NotInManaged {
+        /// The key with its table.
+        key: String,
+    },
+    /// The managed file is not one that the fleet's management must have written.
+    #[error("not trusted: {0}")]
+    Untrusted(String),
     /// The layer cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(String),

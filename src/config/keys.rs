@@ -1,6 +1,6 @@
 //! The one table of keys that are no policies. The parser, the sample and the reload come from it.
 
-use super::{Config, LogFormat, SWARM_PORT};
+use super::{Config, LogFormat, PublicKey, SWARM_PORT};
 use dosvc_policy::{POLICIES, Percent, Policy, RawValue, nearest};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,6 +17,10 @@ pub(crate) const TABLES: &[(&str, &str)] = &[
     ("discovery", "How peers are found."),
     ("cache", "The cache, beside its policies above."),
     ("transfers", "How much is done at once."),
+    (
+        "managed",
+        "The file of the fleet's management; its values win over all but the command line's.",
+    ),
 ];
 
 /// Caps of the configuration's own lists.
@@ -198,6 +202,19 @@ pub(crate) const KEYS: &[KeySpec] = &[
         show: |config| config.transfers.max_active_background.to_string(),
     },
     KeySpec {
+        path: "transfers.max_active_uploads",
+        default: Some("4"),
+        example: "",
+        allowed: "1 to 1000",
+        doc: "The most contents that are uploaded at once; they take turns of ten seconds when there are more. All are offered.",
+        restart: false,
+        set: |config, raw| {
+            config.transfers.max_active_uploads = count(raw, 1, 1000)?;
+            Some(())
+        },
+        show: |config| config.transfers.max_active_uploads.to_string(),
+    },
+    KeySpec {
         path: "transfers.hash_threads",
         default: Some("0"),
         example: "",
@@ -209,6 +226,35 @@ pub(crate) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| config.transfers.hash_threads.unwrap_or(0).to_string(),
+    },
+    KeySpec {
+        path: "managed.file",
+        default: Some("\"/etc/dosvc/managed.toml\""),
+        example: "",
+        allowed: "an absolute path",
+        doc: "A configuration file that only root may write, nor anybody but root its folder; else it is refused. It need not exist.",
+        restart: false,
+        set: |config, raw| {
+            config.managed.file = absolute_path(raw, usize::MAX)?;
+            Some(())
+        },
+        show: |config| quoted(config.managed.file.display()),
+    },
+    KeySpec {
+        path: "managed.public_key",
+        default: None,
+        example: "\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"",
+        allowed: "an Ed25519 public key in base64: its 32 bytes, or the line of a PEM file",
+        doc: "When set, the file need not be root's but must be signed: FILE.sig holds the Ed25519 signature, 64 bytes or their base64.",
+        restart: false,
+        set: |config, raw| {
+            config.managed.public_key = Some(PublicKey::parse(raw.text()?.trim())?);
+            Some(())
+        },
+        show: |config| {
+            let key = config.managed.public_key.as_ref();
+            quoted(key.map(ToString::to_string).unwrap_or_default())
+        },
     },
 ];
 

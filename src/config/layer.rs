@@ -64,6 +64,9 @@ impl<'a> Reader<'a> {
     /// Takes a value, or says what is wrong with it.
     fn take(&mut self, setting: Setting, spelling: &str, raw: RawValue, place: Place) {
         let key = setting.path();
+        if self.layer.provider == Provider::Managed && key.starts_with("managed.") {
+            return self.mistake(place, Mistake::NotInManaged { key });
+        }
         if let Some(first) = self.seen.insert(key.clone(), spelling.to_owned()) {
             let second = spelling.to_owned();
             return self.mistake(place, Mistake::Twice { key, first, second });
@@ -123,13 +126,19 @@ impl Layer {
                 return None;
             }
         };
-        Some(Self::from_text(path, &text, errors))
+        let provider = Provider::File(path.to_owned());
+        Some(Self::from_text(path, &text, provider, errors))
     }
 
     /// Reads a file's text. After an error of syntax the rest is read as far as it can be made out.
-    pub(super) fn from_text(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Self {
+    pub(super) fn from_text(
+        path: &Path,
+        text: &str,
+        provider: Provider,
+        errors: &mut Vec<ConfigError>,
+    ) -> Self {
         let mut found = Vec::new();
-        let mut reader = Reader::new(Provider::File(path.to_owned()), &mut found);
+        let mut reader = Reader::new(provider, &mut found);
         let place = |at: usize| {
             let before = &text.as_bytes()[..at.min(text.len())];
             let line = 1 + before.iter().filter(|b| **b == b'\n').count();
@@ -224,21 +233,15 @@ impl Layer {
     }
 }
 
-/// The files to read, in order.
+/// The files to read, in order; the managed one is not among them.
 pub(crate) fn files(options: &LoadOptions, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let main = options
-        .config_file
-        .as_ref()
-        .unwrap_or(&options.default_file);
+    let main = options.main_file();
     // A file that the caller named must be there; what is wrong with it is said when it is read.
     if options.config_file.is_some() || !matches!(fs::exists(main), Ok(false)) {
-        files.push(main.clone());
+        files.push(main.to_owned());
     }
-    let folder = main
-        .parent()
-        .unwrap_or_else(|| Path::new(""))
-        .join("conf.d");
+    let folder = folder_of(main).join("conf.d");
     match conf_d(&folder) {
         Ok(found) => files.extend(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -250,8 +253,16 @@ pub(crate) fn files(options: &LoadOptions, errors: &mut Vec<ConfigError>) -> Vec
     files
 }
 
+/// The folder that a file lies in.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// The `*.toml` files of a folder, hidden ones left out, sorted by name.
-fn conf_d(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn conf_d(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -267,10 +278,13 @@ fn conf_d(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path) -> io::Result<String> {
+    read_open(fs::File::open(path)?)
+}
+
+/// The text of an open file.
+pub(super) fn read_open(file: fs::File) -> io::Result<String> {
     let mut text = String::new();
-    fs::File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_string(&mut text)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }

@@ -13,8 +13,10 @@ const INTRODUCTION: &str = "\
 #   the environment: DOSVC_<TABLE>__<KEY>, such as DOSVC_DAEMON__LISTEN=\"127.0.0.1:0\" or
 #     DOSVC_DELIVERY_OPTIMIZATION__DOWNLOAD_MODE=2; for policies also short, such as DOSVC_DOWNLOAD_MODE=2;
 #     lists are separated by commas
-#   the command line
-# `dosvc run --check` says what is wrong, all of it at once. SIGHUP reads everything again.
+#   the file of the fleet's management, /etc/dosvc/managed.toml (see [managed])
+#   the command line: dosvc run --set download_mode=2
+# `dosvc run --check` says what is wrong, all of it at once. A running daemon takes changes of the files over by itself,
+# and reads them again on SIGHUP; what is wrong then changes nothing.
 #
 # This file is generated from the tables that the program reads by. To write it anew after a change there:
 # DOSVC_UPDATE_FILES=1 cargo test -p dosvc --bin dosvc sample

@@ -16,6 +16,7 @@ impl Rig {
         let options = LoadOptions {
             config_file: None,
             default_file: folder.path().join("dosvc.toml"),
+            managed_file: "/nowhere/managed.toml".into(),
             environment: BTreeMap::new(),
             overrides: Vec::new(),
             is_root: true,
@@ -28,6 +29,11 @@ impl Rig {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
         self
+    }
+
+    fn managed(mut self, text: &str) -> Self {
+        self.options.managed_file = self.folder.path().join("managed.toml");
+        self.file("managed.toml", text)
     }
 
     fn variable(mut self, name: &str, value: &str) -> Self {
@@ -445,7 +451,9 @@ fn a_reload_tells_what_is_live_from_what_needs_a_restart() {
 
 #[test]
 fn table_of_keys_agrees_with_the_defaults() {
-    let config = Rig::new().load();
+    let mut rig = Rig::new();
+    rig.options.managed_file = MANAGED_FILE.into();
+    let config = rig.load();
     for spec in keys::KEYS {
         let (table, key) = spec.path.split_once('.').unwrap();
         assert!(keys::TABLES.iter().any(|(known, _)| *known == table));
@@ -458,6 +466,193 @@ fn table_of_keys_agrees_with_the_defaults() {
         let rig = Rig::new().file("dosvc.toml", &format!("[{table}]\n{key} = {value}\n"));
         assert_eq!((spec.show)(&rig.load()), value, "{}", spec.path);
     }
+}
+
+/// A key pair, and the managed file signed with it.
+fn sign(rig: Rig, text: &str) -> (Rig, String) {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+    let rig = rig.managed(text);
+    let signature = pair.sign(text.as_bytes());
+    fs::write(
+        rig.folder.path().join("managed.toml.sig"),
+        signature.as_ref(),
+    )
+    .unwrap();
+    let key = BASE64_STANDARD.encode(pair.public_key().as_ref());
+    (rig, key)
+}
+
+const MANAGED: &str =
+    "[delivery_optimization]\nmax_cache_age = 40\nmax_cache_size = 50\nDOVpnKeywords = \"a,b\"\n";
+
+#[test]
+fn managed_file_wins_over_all_but_the_command_line() {
+    let (rig, key) = sign(Rig::new(), MANAGED);
+    let rig = rig
+        .file(
+            "dosvc.toml",
+            "[delivery_optimization]\nmax_cache_age = 10\nmax_cache_size = 10\nmin_background_qos = 10\n",
+        )
+        .variable("DOSVC_MAX_CACHE_AGE", "20")
+        .variable("DOSVC_MAX_CACHE_SIZE", "20")
+        .variable("DOSVC_MANAGED__PUBLIC_KEY", &key)
+        .option("max_cache_size", "60");
+    let config = rig.load();
+    let policies = &config.policies;
+    assert_eq!(policies.max_cache_age(), Some(Duration::from_secs(40)));
+    assert_eq!(*policies.provider(Policy::MaxCacheAge), Provider::Managed);
+    assert_eq!(policies.max_cache_size(), Percent::of(60));
+    assert_eq!(*policies.provider(Policy::MaxCacheSize), Provider::Command);
+    assert_eq!(policies.min_background_qos().bps(), 10 * 1024);
+    assert_eq!(policies.vpn_keywords(), ["a", "b"]);
+    assert_eq!(
+        config.files.last().unwrap(),
+        &rig.folder.path().join("managed.toml")
+    );
+}
+
+#[test]
+fn managed_file_that_is_signed_wrongly_is_refused() {
+    let (rig, key) = sign(Rig::new(), MANAGED);
+    let rig = rig.option("managed.public_key", &key);
+    rig.load();
+    let path = rig.folder.path().join("managed.toml");
+    let signature = fs::read(path.with_extension("toml.sig")).unwrap();
+    // As `base64` prints it.
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    let text = BASE64_STANDARD.encode(&signature) + "\n";
+    fs::write(path.with_extension("toml.sig"), text).unwrap();
+    rig.load();
+
+    let another = BASE64_STANDARD.encode([1; 32]);
+    let (other_rig, _) = sign(Rig::new(), MANAGED);
+    let refused = other_rig.option("managed.public_key", &another).errors();
+    assert!(refused.contains("is not that of key AQEB"), "{refused}");
+
+    fs::write(&path, MANAGED.replace("40", "41")).unwrap();
+    let refused = rig.errors();
+    assert!(
+        refused.starts_with("managed.toml: not trusted: the signature managed.toml.sig is not"),
+        "{refused}"
+    );
+    fs::write(path.with_extension("toml.sig"), "no signature").unwrap();
+    let refused = rig.errors();
+    assert!(refused.contains("neither 64 bytes"), "{refused}");
+    fs::remove_file(path.with_extension("toml.sig")).unwrap();
+    assert!(rig.errors().contains("managed.toml.sig is missing"));
+    // Without the file there is nothing to refuse.
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        rig.load().policies.max_cache_age().unwrap().as_secs(),
+        259_200
+    );
+}
+
+#[test]
+fn unsigned_managed_file_must_be_roots_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let rig = Rig::new().managed(MANAGED);
+    let path = rig.folder.path().join("managed.toml");
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    if !rustix::process::geteuid().is_root() {
+        let refused = rig.errors();
+        assert!(
+            refused.contains("it must be root's, or be signed"),
+            "{refused}"
+        );
+        return;
+    }
+    chmod(&path, 0o644);
+    assert_eq!(rig.load().policies.max_cache_size(), Percent::of(50));
+    chmod(&path, 0o664);
+    assert_eq!(
+        rig.errors(),
+        "managed.toml: not trusted: it has mode 664; only its owner may write it (chmod go-w)\nthe configuration has 1 error"
+    );
+    chmod(&path, 0o600);
+    chmod(rig.folder.path(), 0o777);
+    assert!(rig.errors().contains("has mode 777"), "{}", rig.errors());
+    chmod(rig.folder.path(), 0o700);
+    std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+    assert!(
+        rig.errors()
+            .contains("not trusted: it belongs to user 65534")
+    );
+}
+
+#[test]
+fn managed_file_is_checked_as_every_other_and_cannot_say_whom_to_trust() {
+    let (rig, key) = sign(
+        Rig::new(),
+        "[delivery_optimization]\nmax_cache_size = 0\n[managed]\nfile = \"/x\"\n",
+    );
+    let rig = rig
+        .file("dosvc.toml", "[daemon]\ncolour = 1\n")
+        .option("managed.public_key", &key);
+    assert_eq!(
+        rig.errors(),
+        "dosvc.toml:2: unknown key daemon.colour\n\
+         managed.toml:2: delivery_optimization.max_cache_size = 0 is not allowed; allowed: 1 to 100 %\n\
+         managed.toml:4: managed.file cannot be set by the managed file itself\n\
+         the configuration has 3 errors"
+    );
+}
+
+#[test]
+fn public_key_is_read_from_its_bytes_and_from_a_pem_line() {
+    let bytes = PublicKey::parse("11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=").unwrap();
+    let pem = "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    assert_eq!(PublicKey::parse(pem), Some(bytes));
+    for bad in ["", "x", "AQEB", &pem[4..]] {
+        assert_eq!(PublicKey::parse(bad), None, "{bad}");
+    }
+}
+
+/// What a watch tells within a few seconds: `true`, a change.
+async fn tells(watch: &mut Watch, within: Duration) -> bool {
+    tokio::time::timeout(within, watch.changed()).await.is_ok()
+}
+
+#[tokio::test]
+async fn watch_notices_files_that_come_change_and_go_and_nothing_else() {
+    const SOON: Duration = Duration::from_secs(20);
+    let rig = Rig::new().file("dosvc.toml", "");
+    let at = |name: &str| rig.folder.path().join(name);
+    let mut watch = Watch::new(&at("dosvc.toml"));
+    // Its folder is not there yet.
+    watch.follow(&at("fleet/deep/managed.toml")).unwrap();
+    fs::write(at("dosvc.toml"), "# 1").unwrap();
+    assert!(tells(&mut watch, SOON).await, "written in place");
+    fs::write(at("new"), "# 2").unwrap();
+    fs::rename(at("new"), at("dosvc.toml")).unwrap();
+    assert!(tells(&mut watch, SOON).await, "replaced");
+    fs::create_dir(at("conf.d")).unwrap();
+    fs::write(at("conf.d/1.toml"), "").unwrap();
+    assert!(tells(&mut watch, SOON).await, "a new file in a new folder");
+    fs::remove_file(at("conf.d/1.toml")).unwrap();
+    assert!(tells(&mut watch, SOON).await, "removed");
+    fs::create_dir_all(at("fleet/deep")).unwrap();
+    fs::write(at("fleet/deep/managed.toml"), "").unwrap();
+    assert!(tells(&mut watch, SOON).await, "the managed file");
+    fs::write(at("fleet/deep/managed.toml.sig"), "").unwrap();
+    assert!(tells(&mut watch, SOON).await, "its signature");
+    fs::write(at("conf.d/readme.txt"), "").unwrap();
+    fs::write(at("other.toml"), "").unwrap();
+    assert!(
+        !tells(&mut watch, Duration::from_millis(1500)).await,
+        "other files in the same folders"
+    );
+    // What is about to be read is no change.
+    fs::write(at("dosvc.toml"), "# 3").unwrap();
+    watch.mark();
+    assert!(
+        !tells(&mut watch, Duration::from_millis(1500)).await,
+        "marked"
+    );
 }
 
 #[test]
@@ -563,7 +758,7 @@ proptest! {
         let (table, key) = path.split_once('.').unwrap();
         let file = format!("[{table}]\n{key} = {value}\n");
         let mut errors = Vec::new();
-        Layer::from_text(Path::new("x.toml"), &file, &mut errors);
+        Layer::from_text(Path::new("x.toml"), &file, Provider::Environment, &mut errors);
         prop_assert!(errors.len() <= 1, "{:?}", errors);
         if let Some(error) = errors.first() {
             prop_assert_eq!(&error.place, &Place::Line("x.toml".into(), 2));
@@ -582,7 +777,7 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused(text in "(\\PC|\n|=|\\[|\\]|\"|daemon|listen|[0-9]){0,60}") {
         let mut errors = Vec::new();
-        Layer::from_text(Path::new("x.toml"), &text, &mut errors);
+        Layer::from_text(Path::new("x.toml"), &text, Provider::Environment, &mut errors);
         for error in errors {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }

@@ -5,8 +5,9 @@ use super::Local;
 use crate::config::Config;
 use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::api::{
-    CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId, JobState,
-    JobStatus, ModeExplanation, PeerInfo, SourceBytes, SourceExplanation, SourceStanding,
+    BandwidthStatus, CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError,
+    JobId, JobState, JobStatus, ModeExplanation, MonthStatus, PeerInfo, SourceBytes,
+    SourceExplanation, SourceStanding,
 };
 use std::{
     collections::BTreeMap,
@@ -302,6 +303,8 @@ impl Local for Engine {
                 lan: 5 << 30,
                 ..SourceBytes::default()
             },
+            bandwidth: BandwidthStatus::default(),
+            month: MonthStatus::default(),
         }
     }
 

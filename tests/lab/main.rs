@@ -32,6 +32,7 @@ mod hostile;
 mod idle;
 mod loopback;
 mod outage;
+mod policy;
 mod polite;
 mod scope;
 mod sharing;

@@ -250,6 +250,49 @@ pub struct EngineStatus {
     pub downloaded: SourceBytes,
     /// Bytes uploaded since the start.
     pub uploaded: SourceBytes,
+    /// What downloads and uploads may take just now.
+    pub bandwidth: BandwidthStatus,
+    /// What was uploaded in this calendar month.
+    pub month: MonthStatus,
+}
+
+/// What downloads and uploads may take, in bytes a second.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BandwidthStatus {
+    /// What is available toward the sources, as measured last; nothing before the first time.
+    pub available_bps: Option<u64>,
+    /// All foreground downloads together.
+    pub foreground: LimitStatus,
+    /// All background downloads together.
+    pub background: LimitStatus,
+    /// Uploads to Internet peers; nothing: no limit.
+    pub upload_bps: Option<u64>,
+}
+
+/// A limit in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// Bytes a second; nothing: no limit, or it is being measured what there is to have a share of.
+    pub bps: Option<u64>,
+    /// Where it comes from, in words.
+    pub source: String,
+}
+
+/// Bytes that went to peers in a calendar month (local time).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MonthStatus {
+    /// The month, such as `2026-11`.
+    pub month: String,
+    /// To peers in the LAN.
+    pub lan_bytes: u64,
+    /// To peers found by DNS-SD on the link.
+    pub link_local_bytes: u64,
+    /// To peers of the group beyond the LAN.
+    pub group_bytes: u64,
+    /// To Internet peers. After a crash up to 32 MiB more than were sent.
+    pub internet_bytes: u64,
+    /// The monthly cap keeps more from Internet peers.
+    pub upload_limit_reached: bool,
 }
 
 /// Why a content is downloaded and shared the way it is, as of one moment (`dosvc explain`).

@@ -20,6 +20,8 @@ pub struct EngineConfig {
     pub active_foreground_max: usize,
     /// Background downloads that run at once; further ones wait.
     pub active_background_max: usize,
+    /// Contents that are uploaded at once; further ones wait, and all take turns.
+    pub active_uploads_max: usize,
     /// The part of the disk's capacity that the cache leaves free.
     pub keep_free: Percent,
     /// Threads that hash pieces as they come, and that one reading of a whole file hashes on; `None`: one for each
@@ -41,6 +43,7 @@ impl EngineConfig {
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,
+            active_uploads_max: 4,
             keep_free: KEEP_FREE_DEFAULT,
             hash_threads: None,
         }

@@ -3,14 +3,16 @@
 use crate::{
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
-        JobState, JobStatus, PeerInfo,
+        JobState, JobStatus, MonthStatus, PeerInfo,
     },
+    bandwidth,
     cache::{self, JobUse},
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
     explain,
     jobs::{Control, Job},
+    month,
     request::{Request, parse_hash_file},
     shared::{Parts, Settings, Shared, lock},
     swarm::Message,
@@ -21,6 +23,7 @@ use dosvc_discovery::DiscoveryError;
 use dosvc_host::Links;
 use dosvc_origin::{OriginClient, OriginConfig, OriginError};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
+use dosvc_policy::MonthlyUploads;
 use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
@@ -142,6 +145,8 @@ impl Engine {
         }
         shared.tasks.spawn(upkeep::sync_store(Arc::clone(&shared)));
         shared.tasks.spawn(upkeep::keep_cache(Arc::clone(&shared)));
+        shared.tasks.spawn(bandwidth::keep(Arc::clone(&shared)));
+        shared.tasks.spawn(month::keep(Arc::clone(&shared)));
         let mode = shared.settings().mode;
         tracing::info!(%peer_id, %mode, listening = ?shared.listening.load(), "engine started");
         Ok(engine)
@@ -438,6 +443,8 @@ impl Engine {
             peering_gates: settings.gates.clone(),
             downloaded: shared.totals.downloaded(),
             uploaded: shared.totals.uploaded(),
+            bandwidth: shared.bandwidth.status(&settings.config.policies),
+            month: month_status(shared, &settings),
         }
     }
 
@@ -511,12 +518,35 @@ impl Engine {
             tracing::warn!("some tasks did not end in time");
         }
         lock(&self.jobs.by_id).clear();
-        let store = Arc::clone(&shared.store);
-        match tokio::task::spawn_blocking(move || store.sync_all()).await {
+        let ending = Arc::clone(shared);
+        let written = tokio::task::spawn_blocking(move || {
+            ending.ledger.close();
+            ending.store.sync_all()
+        });
+        match written.await {
             Ok(Ok(())) => tracing::info!("engine stopped"),
             Ok(Err(error)) => tracing::error!(%error, "state could not be written at the end"),
             Err(error) => tracing::error!(%error, "state could not be written at the end"),
         }
+    }
+}
+
+fn month_status(shared: &Shared, settings: &Settings) -> MonthStatus {
+    let cap = settings.config.policies.monthly_upload_data_cap();
+    let MonthlyUploads {
+        month,
+        lan,
+        link_local,
+        group,
+        internet,
+    } = shared.ledger.uploads();
+    MonthStatus {
+        month: month.to_string(),
+        lan_bytes: lan,
+        link_local_bytes: link_local,
+        group_bytes: group,
+        internet_bytes: internet,
+        upload_limit_reached: shared.ledger.is_reached(cap),
     }
 }
 

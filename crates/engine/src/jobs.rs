@@ -10,7 +10,7 @@ use crate::{
     metadata::{self, Metadata},
     request::{Request, without_password},
     shared::{Shared, lock},
-    swarm::{Attachment, Progress},
+    swarm::{Attachment, Counted, Progress},
 };
 use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceLengths};
 use dosvc_origin::{Origin, Validator};
@@ -45,6 +45,15 @@ pub(crate) struct Job {
     status: watch::Sender<JobStatus>,
     control: watch::Sender<Control>,
     content: Mutex<Option<Arc<Content>>>,
+    /// How far the job has counted what its swarm received.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What a job has counted of a swarm's bytes.
+#[derive(Debug)]
+struct Seen {
+    swarm: watch::Receiver<Progress>,
+    counted: Counted,
 }
 
 impl Job {
@@ -81,6 +90,7 @@ impl Job {
             status: watch::Sender::new(status),
             control: watch::Sender::new(Control::Run),
             content: Mutex::new(None),
+            seen: Mutex::new(None),
         }
     }
 
@@ -221,7 +231,10 @@ impl Job {
             s.state = JobState::Downloading;
             s.file_id = content.key().to_string();
             s.file_size = Some(content.lengths().content_length());
-            s.bytes_from_cache = content.info().bytes_have.max(s.bytes_from_cache);
+            if s.downloaded.total() == 0 {
+                // Later it would be the job's own.
+                s.bytes_from_cache = content.info().bytes_have;
+            }
             s.bytes_done = content.info().bytes_have;
             s.download_mode = source.mode.mode.number();
             s.verified_by_hash_file = content.hash_file().is_some();
@@ -372,9 +385,9 @@ impl Job {
             key,
             job: self.id,
         };
-        let mut progress = attach(shared, &content, attachment).await?;
+        let (mut progress, before) = attach(shared, &content, attachment).await?;
         let base = Base {
-            swarm: progress.borrow().clone(),
+            swarm: self.counted_before(&progress, before),
             job: self.status.borrow().clone(),
         };
         loop {
@@ -392,7 +405,33 @@ impl Job {
         }
     }
 
+    /// Where this job's count goes on. What it asked for and was verified only while it was paused is its own, if
+    /// nobody else has wanted the content meanwhile.
+    fn counted_before(&self, swarm: &watch::Receiver<Progress>, before: Counted) -> Counted {
+        let mut seen = lock(&self.seen);
+        let counted = match seen.take() {
+            Some(seen)
+                if seen.swarm.same_channel(swarm) && seen.counted.wishes + 1 == before.wishes =>
+            {
+                Counted {
+                    wishes: before.wishes,
+                    ..seen.counted
+                }
+            }
+            _ => before,
+        };
+        *seen = Some(Seen {
+            swarm: swarm.clone(),
+            counted,
+        });
+        counted
+    }
+
     fn show(&self, base: &Base, now: &Progress, clock: &Clock<'_>) {
+        if let Some(seen) = lock(&self.seen).as_mut() {
+            seen.counted.downloaded = now.downloaded;
+            seen.counted.wasted_bytes = now.wasted_bytes;
+        }
         let duration_ms = clock.elapsed_ms();
         self.update(|s| {
             s.bytes_done = now.bytes_done;
@@ -410,19 +449,19 @@ impl Job {
     }
 }
 
-/// Joins the content's swarm, and waits until what the swarm says counts for this job too.
+/// Joins the content's swarm, and learns what the swarm had received before this job.
 async fn attach(
     shared: &Arc<Shared>,
     content: &Arc<Content>,
     attachment: Attachment,
-) -> Result<watch::Receiver<Progress>, JobError> {
+) -> Result<(watch::Receiver<Progress>, Counted), JobError> {
     for _ in 0..ATTACH_ATTEMPTS {
         let (reply, taken) = oneshot::channel();
         // No reply: the swarm ended before it came to the message.
         if let Some(progress) = shared.attach(content, attachment.clone(), reply)
-            && taken.await.is_ok()
+            && let Ok(before) = taken.await
         {
-            return Ok(progress);
+            return Ok((progress, before));
         }
         tokio::time::sleep(ATTACH_PAUSE).await;
     }
@@ -438,7 +477,7 @@ fn stop(status: &mut JobStatus, state: JobState) {
 
 /// Where swarm and job stood when the job came to the swarm: what is counted since is the job's.
 struct Base {
-    swarm: Progress,
+    swarm: Counted,
     job: JobStatus,
 }
 

@@ -10,6 +10,7 @@
 //! Entry types: [`Engine`], [`EngineConfig`], and the plain values in [`api`].
 
 pub mod api;
+mod bandwidth;
 mod bans;
 mod cache;
 mod config;
@@ -23,12 +24,14 @@ mod incoming;
 mod jobs;
 mod limiter;
 mod metadata;
+mod month;
 mod places;
 mod request;
 mod shared;
 mod swarm;
 mod turns;
 mod upkeep;
+mod uploads;
 mod workers;
 
 pub use config::EngineConfig;

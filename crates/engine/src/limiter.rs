@@ -13,6 +13,7 @@
 //! take to the bytes that are moved.
 
 use dosvc_content::ByteRate;
+use dosvc_policy::Priority;
 use dosvc_wire::net::Throttle;
 use std::{
     future::Future,
@@ -64,13 +65,6 @@ fn in_time(rate: ByteRate, time: Duration) -> u64 {
 
 /// Nanoseconds in a second.
 const NANOS: u128 = 1_000_000_000;
-
-/// Who goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Priority {
-    Foreground,
-    Background,
-}
 
 /// A place in a bucket's queue: may pass when all before it and itself are paid.
 #[derive(Debug, Clone, Copy)]
@@ -252,7 +246,7 @@ pub(crate) struct Budgets {
     pub(crate) foreground: Limiter,
     /// Background downloads together.
     pub(crate) background: Limiter,
-    /// Uploads to peers beyond the LAN.
+    /// Uploads to Internet peers.
     pub(crate) upload: Limiter,
 }
 
@@ -317,7 +311,7 @@ impl Throttle for DownloadGate {
     }
 }
 
-/// What a swarm's uploads beyond the LAN pass through.
+/// What uploads to Internet peers pass through.
 #[derive(Debug)]
 pub(crate) struct UploadGate {
     pub(crate) budgets: Arc<Budgets>,

@@ -2,13 +2,16 @@
 
 use crate::{
     api::JobId,
+    bandwidth::Bandwidth,
     bans::Bans,
     config::EngineConfig,
     counters::Totals,
-    limiter::Budgets,
+    limiter::{Budgets, Limiter},
+    month::Ledger,
     places::Places,
-    swarm::{Attachment, Established, Message, Progress, Swarm, SwarmHandle},
+    swarm::{Attachment, Counted, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
+    uploads::UploadTurns,
     workers::Workers,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,7 +21,7 @@ use dosvc_host::Links;
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Device, PeerClass, Permits, RemoteFacts};
-use dosvc_scheduler::SwarmConfig;
+use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
     EXTENSION_VERSION, Extension,
     net::{BlockPool, GroupParams},
@@ -44,6 +47,9 @@ const DISCOVERY_GRACE_FOREGROUND: Duration = Duration::from_millis(500);
 /// The same in the background, where nobody waits: the answers to the second question too, for a question or an
 /// answer by multicast may be lost, and RFC 6762 (section 5.2) has the second one a second after the first.
 const DISCOVERY_GRACE_BACKGROUND: Duration = Duration::from_millis(1500);
+/// What peers must give so that a foreground download leaves HTTP alone. No policy says so; it is the default of the one
+/// for background downloads.
+const FOREGROUND_QOS_BPS: u64 = 20 << 20;
 /// How old a snapshot of the machine's links may be.
 const LINKS_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -164,7 +170,11 @@ impl Settings {
         } else {
             config.discovery_grace = Duration::ZERO;
         }
-        config.qos_bps = Some(policies.min_background_qos().bps());
+        config.qos_bps = Some(if foreground {
+            FOREGROUND_QOS_BPS
+        } else {
+            policies.min_background_qos().bps()
+        });
         config
     }
 }
@@ -183,8 +193,13 @@ pub(crate) struct Shared {
     pub(crate) budgets: Arc<Budgets>,
     /// What is known of HTTP connections, to give way on them.
     pub(crate) receivers: dosvc_polite::Receivers,
+    /// What keeps the budgets at what they should be.
+    pub(crate) bandwidth: Bandwidth,
+    /// What was uploaded this month.
+    pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
+    pub(crate) upload_turns: UploadTurns,
     pub(crate) incoming: Arc<Semaphore>,
     pub(crate) outgoing: Arc<Semaphore>,
     /// Connections of peers that dialled us, by their address.
@@ -228,9 +243,19 @@ impl Shared {
             settings.config.active_foreground_max,
             settings.config.active_background_max,
         );
+        let upload_turns = UploadTurns::new(settings.config.active_uploads_max);
+        let budgets = Budgets {
+            foreground: Limiter::new(None),
+            background: Limiter::new(None),
+            upload: Limiter::new(None),
+        };
+        let bandwidth = Bandwidth::default();
+        bandwidth.apply(&budgets, &settings.config.policies);
         Self {
-            budgets: Arc::new(budgets(&settings)),
+            budgets: Arc::new(budgets),
             receivers: dosvc_polite::Receivers::default(),
+            bandwidth,
+            ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             peer_id,
@@ -241,6 +266,7 @@ impl Shared {
             pool,
             totals: Totals::default(),
             turns,
+            upload_turns,
             incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
             places: Arc::default(),
@@ -264,21 +290,25 @@ impl Shared {
 
     /// Puts new settings in force, in running swarms too.
     pub(crate) fn replace_settings(&self, settings: Settings) {
-        self.budgets
-            .foreground
-            .set_rate(settings.config.policies.max_foreground_download_bandwidth());
-        self.budgets
-            .background
-            .set_rate(settings.config.policies.max_background_download_bandwidth());
-        self.budgets
-            .upload
-            .set_rate(settings.config.policies.max_upload_bandwidth());
+        self.bandwidth
+            .apply(&self.budgets, &settings.config.policies);
+        self.upload_turns
+            .set_max(settings.config.active_uploads_max);
         self.turns.set_limits(
             settings.config.active_foreground_max,
             settings.config.active_background_max,
         );
         self.settings.store(Arc::new(settings));
         self.tell_swarms();
+    }
+
+    /// Who may be given anything, as far as the whole device is concerned.
+    pub(crate) fn giving(&self) -> Giving {
+        let cap = self.settings().config.policies.monthly_upload_data_cap();
+        Giving {
+            internet: !self.ledger.is_reached(cap),
+            ..Giving::ALL
+        }
     }
 
     /// Lets every swarm look at its scope and at the settings again.
@@ -377,6 +407,12 @@ impl Shared {
         ask(&links.1)
     }
 
+    /// Whether the address lies in one of our subnets, or on this machine.
+    pub(crate) fn is_in_lan(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback() || self.with_links(|links| links.on_link(address))
+    }
+
     /// Whether the address is one of this machine's.
     pub(crate) fn is_own_address(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
@@ -430,7 +466,7 @@ impl Shared {
         self: &Arc<Self>,
         content: &Arc<Content>,
         attachment: Attachment,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Counted>,
     ) -> Option<watch::Receiver<Progress>> {
         self.send_to_swarm(content, Message::Attach(Box::new(attachment), reply))
     }
@@ -536,15 +572,6 @@ impl Drop for Deleting<'_> {
         if let Some(at) = deleting.iter().position(|key| *key == self.key) {
             deleting.swap_remove(at);
         }
-    }
-}
-
-fn budgets(settings: &Settings) -> Budgets {
-    let policies = &settings.config.policies;
-    Budgets {
-        foreground: crate::limiter::Limiter::new(policies.max_foreground_download_bandwidth()),
-        background: crate::limiter::Limiter::new(policies.max_background_download_bandwidth()),
-        upload: crate::limiter::Limiter::new(policies.max_upload_bandwidth()),
     }
 }
 

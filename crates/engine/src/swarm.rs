@@ -19,6 +19,7 @@ use crate::{
     limiter::{DownloadGate, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
+    uploads::Standing,
 };
 pub(crate) use dials::DialError;
 use dials::Dials;
@@ -28,7 +29,7 @@ use dosvc_discovery::Search;
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
-use dosvc_scheduler::{FetchId, SourceId, SourceInfo, SourceKind, Swarm as Core};
+use dosvc_scheduler::{FetchId, Giving, SourceId, SourceInfo, SourceKind, Swarm as Core};
 use dosvc_wire::net;
 pub(crate) use explain::SwarmView;
 use http::{FetchKey, HttpEvent};
@@ -94,8 +95,8 @@ pub(crate) struct Attachment {
 pub(crate) enum Message {
     /// A peer dialled us and wants this content.
     Incoming(Box<Established>),
-    /// A job wants the content; what progress says before the reply was before the job.
-    Attach(Box<Attachment>, oneshot::Sender<()>),
+    /// A job wants the content. The answer is what was received before, this wish counted.
+    Attach(Box<Attachment>, oneshot::Sender<Counted>),
     /// A job doesn't want it any more.
     Detach(JobId),
     /// Who are the peers?
@@ -105,6 +106,15 @@ pub(crate) enum Message {
     /// End: the content is to be deleted. Answered when that is so; a job that wants the content wins, and nobody is
     /// answered.
     Stop(oneshot::Sender<()>),
+}
+
+/// What a swarm has received so far, and for how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Counted {
+    pub(crate) downloaded: SourceBytes,
+    pub(crate) wasted_bytes: u64,
+    /// How often somebody began to want the content.
+    pub(crate) wishes: u64,
 }
 
 /// A swarm as its jobs see it.
@@ -149,6 +159,11 @@ pub(crate) struct Swarm {
     settings_changes: watch::Receiver<u64>,
     /// What this content may have to do with peers.
     scope: Scope,
+    upload_turns: watch::Receiver<u64>,
+    /// Who is given anything of this content just now.
+    giving: Giving,
+    /// When to look again whether it is this content's turn to be uploaded.
+    upload_turn_due: Option<Instant>,
     /// A content that was complete once and lost a piece mends itself until then.
     repair_until: Option<Instant>,
     priority: SwarmPriority,
@@ -178,6 +193,8 @@ pub(crate) struct Swarm {
     downloaded: SourceBytes,
     uploaded: SourceBytes,
     wasted_bytes: u64,
+    /// See [`Counted::wishes`].
+    wishes: u64,
     rate: RateMeter,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
@@ -204,7 +221,8 @@ impl Swarm {
         let with_peers = content.hash_file().is_some()
             && scope.peering
             && settings.is_large_enough(content.lengths().content_length());
-        let config = settings.swarm_config(shared.peer_id, false, with_peers);
+        let mut config = settings.swarm_config(shared.peer_id, false, with_peers);
+        config.giving = Giving::NONE;
         let mut core = Core::new(content.lengths(), have, config, now);
         core.set_paused(true, now);
         let mut swarm = Self {
@@ -222,6 +240,9 @@ impl Swarm {
             jobs: HashMap::new(),
             settings_changes: shared.settings_changes(),
             scope,
+            upload_turns: shared.upload_turns.changes(),
+            giving: Giving::NONE,
+            upload_turn_due: None,
             repair_until: None,
             download_gate: Arc::new(DownloadGate {
                 budgets: Arc::clone(&shared.budgets),
@@ -243,6 +264,7 @@ impl Swarm {
             downloaded: SourceBytes::default(),
             uploaded: SourceBytes::default(),
             wasted_bytes: 0,
+            wishes: 0,
             rate: RateMeter::default(),
             error: None,
             stopping: Vec::new(),
@@ -286,6 +308,7 @@ impl Swarm {
                 Some(outcome) = self.dials.next() => self.handle_dialled(outcome),
                 found = next_found(&mut self.search) => self.handle_found(found),
                 Ok(()) = self.settings_changes.changed() => self.apply_settings(),
+                Ok(()) = self.upload_turns.changed() => self.review_uploads(Instant::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.handle_time(Instant::now());
@@ -306,8 +329,8 @@ impl Swarm {
         match message {
             Message::Incoming(peer) => self.add_peer(*peer),
             Message::Attach(attachment, reply) => {
-                self.attach(*attachment);
-                let _ = reply.send(());
+                let before = self.attach(*attachment);
+                let _ = reply.send(before);
             }
             Message::Detach(job) => self.detach(job),
             Message::Peers(reply) => {
@@ -330,6 +353,9 @@ impl Swarm {
         }
         self.end_greetings(now);
         self.dial_due(now);
+        if self.upload_turn_due.is_some_and(|at| at <= now) {
+            self.review_uploads(now);
+        }
         if self.repair_until.is_some_and(|until| until <= now) {
             tracing::warn!(content = %self.content.key(), "damage could not be mended: no source has had the piece");
             self.end_repair(now);
@@ -359,6 +385,7 @@ impl Swarm {
             self.dials.next_due().filter(|_| self.may_dial()),
             self.publish_at(),
             self.repair_until,
+            self.upload_turn_due,
             self.idle_since.map(|at| at + IDLE_TIME),
         ]
         .into_iter()
@@ -382,9 +409,16 @@ impl Swarm {
             && self.shared.settings().is_large_enough(length)
     }
 
-    fn attach(&mut self, attachment: Attachment) {
+    /// Takes a job in; answers with what was received before it.
+    fn attach(&mut self, attachment: Attachment) -> Counted {
         let now = Instant::now();
         self.stopping.clear();
+        self.wishes += 1;
+        let before = Counted {
+            downloaded: self.downloaded,
+            wasted_bytes: self.wasted_bytes,
+            wishes: self.wishes,
+        };
         let first = self.jobs.is_empty();
         if first {
             self.http_error = None;
@@ -392,6 +426,9 @@ impl Swarm {
         let origins_are_dead = self.origins.values().all(|o| o.is_dead().is_some());
         if let Some(origin) = attachment.origin.clone().filter(|_| origins_are_dead) {
             self.add_origin(origin, now);
+        }
+        if attachment.origin.is_some() {
+            self.shared.bandwidth.new_source();
         }
         self.jobs.insert(attachment.job, attachment);
         self.update_priority(now);
@@ -406,6 +443,7 @@ impl Swarm {
         }
         // The job is told what is true now, not what was.
         self.publish(now);
+        before
     }
 
     /// Puts what settings and the content's own limit permit in force: peers that have fallen out of scope go, and
@@ -414,6 +452,7 @@ impl Swarm {
         let now = Instant::now();
         self.scope = self.shared.scope_of(&self.content.key());
         self.set_core_config(now);
+        self.review_uploads(now);
         self.drop_out_of_scope(now);
         if !self.may_have_peers() || !self.scope.offered {
             self.search = None;
@@ -443,6 +482,7 @@ impl Swarm {
 
     /// A content that was complete and lost a piece mends itself from where it came from.
     fn start_repair(&mut self, now: Instant) {
+        self.wishes += 1;
         self.repair_until = Some(now + REPAIR_TIME);
         let urls: Vec<Url> = self
             .content
@@ -513,12 +553,35 @@ impl Swarm {
 
     fn set_core_config(&mut self, now: Instant) {
         self.with_peers = self.may_have_peers();
-        let config = self.shared.settings().swarm_config(
+        let mut config = self.shared.settings().swarm_config(
             self.shared.peer_id,
             self.is_foreground(),
             self.with_peers,
         );
+        config.giving = self.giving;
         self.core.set_config(config, now);
+    }
+
+    /// Takes a turn among the contents that are uploaded, or leaves it, as peers want this one; gives nothing to whom
+    /// the device gives nothing.
+    pub(super) fn review_uploads(&mut self, now: Instant) {
+        let device = self.shared.giving();
+        let wanted = self.core.is_wanted_by(device);
+        let standing = self
+            .shared
+            .upload_turns
+            .update(self.content.key(), wanted, now);
+        self.upload_turn_due = match standing {
+            Standing::Waits(until) => Some(until),
+            Standing::Holds | Standing::Out => None,
+        };
+        let giving = match standing {
+            Standing::Holds => device,
+            Standing::Out | Standing::Waits(_) => Giving::NONE,
+        };
+        if std::mem::replace(&mut self.giving, giving) != giving {
+            self.set_core_config(now);
+        }
     }
 
     fn is_foreground(&self) -> bool {
@@ -623,6 +686,9 @@ impl Swarm {
             fetch.abort();
         }
         self.disconnect_all(Instant::now());
+        self.shared
+            .upload_turns
+            .update(self.content.key(), false, Instant::now());
         self.publish(Instant::now());
         self.shared.forget(self.content.key(), &self.progress);
         for reply in self.stopping.drain(..) {

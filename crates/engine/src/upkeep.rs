@@ -1,7 +1,8 @@
 //! What an engine does beside downloads: sync the store, keep the cache within its limits, answer for what is held.
 
-use crate::{cache, shared::Shared};
+use crate::{cache, month, shared::Shared};
 use dosvc_piece_store::{CacheLimits, ContentInfo, ContentKey};
+use dosvc_scheduler::Giving;
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -45,8 +46,15 @@ pub(crate) async fn sync_store(shared: Arc<Shared>) {
 /// Removes what is too old or too much.
 pub(crate) async fn keep_cache(shared: Arc<Shared>) {
     let mut written = 0;
+    let mut was_reached = false;
     loop {
         enforce(&shared).await;
+        month::save(&shared).await;
+        // A new month may have begun.
+        let reached = shared.giving() != Giving::ALL;
+        if std::mem::replace(&mut was_reached, reached) != reached {
+            shared.tell_swarms();
+        }
         let now = shared.totals.downloaded().total();
         let pause = if now == written {
             CACHE_INTERVAL

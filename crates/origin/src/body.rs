@@ -80,6 +80,14 @@ impl Body {
         &self.reader.url
     }
 
+    /// The address of the server that the bytes come from; `None` when a proxy may stand between.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.reader
+            .response
+            .remote_addr()
+            .filter(|_| !self.shared.client.uses_proxies())
+    }
+
     /// The next bytes; `None` after exactly as many as are due. Safe to cancel: no byte is lost.
     ///
     /// # Errors

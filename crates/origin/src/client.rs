@@ -158,6 +158,11 @@ impl OriginClient {
         })))
     }
 
+    /// Whether requests may go through a proxy.
+    pub(crate) fn uses_proxies(&self) -> bool {
+        !self.0.proxies.is_empty()
+    }
+
     /// One content, to be fetched from `urls` in this order of preference; those that are neither http nor https are
     /// left out. `validator` is what an earlier run ended with, or says the length if that is known.
     pub fn open(&self, urls: Vec<Url>, validator: Option<Validator>) -> Origin {

@@ -28,7 +28,7 @@ pub struct Origin(Arc<Shared>);
 /// What the clones of an [`Origin`] and its bodies share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    client: OriginClient,
+    pub(crate) client: OriginClient,
     /// Held for moments only, never across an `.await`.
     sources: Mutex<Sources>,
 }

@@ -5,13 +5,16 @@
 //! that the parser and the documents come from.
 //!
 //! Entry types: [`Policies`] (values with their [`Provider`]), [`permits`] and [`effective_mode`], [`peer_class`],
-//! [`peering_gates`], [`cache_bytes_max`].
+//! [`peering_gates`], [`cache_bytes_max`], [`download_limit`] with its [`Estimator`], [`MonthlyUploads`].
 
+mod available;
+mod bandwidth;
 mod cache;
 pub mod document;
 mod gates;
 mod hours;
 mod mode;
+mod month;
 mod policies;
 mod provider;
 mod scope;
@@ -19,6 +22,10 @@ mod spelling;
 mod table;
 mod value;
 
+pub use available::Estimator;
+pub use bandwidth::{
+    DYNAMIC_BACKGROUND, DYNAMIC_FOREGROUND, DownloadLimit, LimitSource, Priority, download_limit,
+};
 pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
 pub use gates::{Device, Gate, peering_gates};
 pub use hours::Hours;
@@ -26,6 +33,7 @@ pub use mode::{
     ContentFacts, EffectiveMode, ModeReason, ModeRefused, Permits, SIMPLE_BELOW_BYTES, admit,
     effective_mode, is_within, permits,
 };
+pub use month::{Month, MonthlyUploads};
 pub use policies::{
     BUILT_IN_VPN_KEYWORDS, CacheHostSource, GroupIdSource, PeerRestriction, Policies, PolicyError,
     PolicyRow,

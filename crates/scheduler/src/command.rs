@@ -89,6 +89,15 @@ pub enum Command {
         /// No longer being fetched, and not here.
         drop: Vec<PieceIndex>,
     },
+    /// Offer pieces to an extended peer, or tell it whether it may ask for what it was not offered.
+    Offer {
+        /// The peer.
+        source: SourceId,
+        /// What it may ask for next.
+        pieces: Vec<PieceIndex>,
+        /// Whether it may ask for anything.
+        free: bool,
+    },
     /// Send this block to the peer now, then report `handle_served`.
     Serve {
         /// The peer.

@@ -1,6 +1,6 @@
 //! What a swarm is told by its owner.
 
-use crate::Limits;
+use crate::{Limits, SourceKind};
 use dosvc_content::PeerId;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct SwarmConfig {
     /// When peers give at least this many bytes a second, HTTP is not used for what they have (DOMinBackgroundQos,
     /// or a foreground target). `None`: no such floor, HTTP helps whenever it is faster than the peers.
     pub qos_bps: Option<u64>,
+    /// Which peers are given anything. Default: all.
+    pub giving: Giving,
     /// Caps on what others can make grow.
     pub limits: Limits,
     /// Seed of every random choice.
@@ -34,8 +36,45 @@ impl SwarmConfig {
             http_delay: Duration::ZERO,
             discovery_grace: Duration::from_millis(500),
             qos_bps: None,
+            giving: Giving::ALL,
             limits: Limits::default(),
             seed,
+        }
+    }
+}
+
+/// Which peers are given anything: what battery, caps and other contents that want to be given leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Giving {
+    /// Peers in the LAN, those found on the link included.
+    pub lan: bool,
+    /// Peers of the group beyond it.
+    pub group: bool,
+    /// Internet peers.
+    pub internet: bool,
+}
+
+impl Giving {
+    /// To everybody.
+    pub const ALL: Self = Self {
+        lan: true,
+        group: true,
+        internet: true,
+    };
+    /// To nobody.
+    pub const NONE: Self = Self {
+        lan: false,
+        group: false,
+        internet: false,
+    };
+
+    /// Whether to a source of this kind.
+    pub fn includes(self, kind: SourceKind) -> bool {
+        match kind {
+            SourceKind::LanPeer | SourceKind::LinkLocalPeer => self.lan,
+            SourceKind::GroupPeer => self.group,
+            SourceKind::InternetPeer => self.internet,
+            SourceKind::CacheHost | SourceKind::Origin => false,
         }
     }
 }

@@ -29,10 +29,10 @@ mod stats;
 mod swarm;
 
 pub use command::{BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Refusal};
-pub use config::SwarmConfig;
+pub use config::{Giving, SwarmConfig};
 pub use explain::{Delay, DelayKind, SourceReport, SourceState, Waiting};
 pub use limits::Limits;
-pub use picker::{Picker, Shortlist};
+pub use picker::{Picker, Shelf, Shortlist};
 pub use source::{SourceId, SourceInfo, SourceKind};
 pub use stats::{Activity, KindBytes, Stats};
 pub use swarm::Swarm;

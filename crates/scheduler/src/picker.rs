@@ -9,6 +9,16 @@ const WALK_MAX: usize = 256;
 /// Candidates kept from one scan.
 const SHORTLIST_MAX: usize = 64;
 
+impl Shelf {
+    fn index(self) -> Option<usize> {
+        match self {
+            Self::Missing => Some(0),
+            Self::Held => Some(1),
+            Self::None => None,
+        }
+    }
+}
+
 /// Candidates for one source, rarest first, kept from its last scan so that a scan pays for many picks.
 #[derive(Debug, Default)]
 pub struct Shortlist(VecDeque<PieceIndex>);
@@ -26,34 +36,47 @@ pub struct Picker {
     /// Neighbours that fetch it.
     fetchers: Vec<u16>,
     full: u32,
-    buckets: Vec<Vec<u32>>,
-    /// Where each candidate stands in its bucket; `ABSENT` for what is no candidate.
+    /// The pieces of each shelf, by how many neighbours have or fetch them.
+    buckets: [Vec<Vec<u32>>; 2],
+    shelf: Vec<Shelf>,
+    /// Where each piece on a shelf stands in its bucket.
     place: Vec<u32>,
     rng: Rng,
 }
 
-const ABSENT: u32 = u32::MAX;
+/// Where a piece stands: what is missing is picked from, what is held is offered from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shelf {
+    /// To be fetched: a candidate for [`Picker::pick`].
+    Missing,
+    /// Here: a candidate for [`Picker::rarest_held`].
+    Held,
+    /// Being fetched or checked.
+    None,
+}
 
 impl Picker {
-    /// All of `candidates` in one bucket, in a random order of this machine's own.
-    pub fn new(lengths: PieceLengths, candidates: &Bitfield, seed: u64) -> Self {
+    /// Those of `missing` missing, the others held, in a random order of this machine's own.
+    pub fn new(lengths: PieceLengths, missing: &Bitfield, seed: u64) -> Self {
         let count = lengths.piece_count() as usize;
+        let mut order: Vec<PieceIndex> = lengths.pieces().collect();
         let mut rng = Rng::new(seed);
-        let mut order: Vec<u32> = candidates.ones().map(PieceIndex::get).collect();
         rng.shuffle(&mut order);
-        let mut place = vec![ABSENT; count];
-        for (at, &piece) in (0u32..).zip(&order) {
-            place[piece as usize] = at;
-        }
-        Self {
+        let mut picker = Self {
             lengths,
             holders: vec![0; count],
             fetchers: vec![0; count],
             full: 0,
-            buckets: vec![order],
-            place,
+            buckets: [Vec::new(), Vec::new()],
+            shelf: vec![Shelf::None; count],
+            place: vec![0; count],
             rng,
+        };
+        for piece in order {
+            let held = !missing.has(piece);
+            picker.set_shelf(piece, if held { Shelf::Held } else { Shelf::Missing });
         }
+        picker
     }
 
     fn bucket_of(&self, piece: u32) -> usize {
@@ -63,10 +86,16 @@ impl Picker {
 
     fn put(&mut self, piece: u32) {
         let bucket = self.bucket_of(piece);
-        if self.buckets.len() <= bucket {
-            self.buckets.resize_with(bucket + 1, Vec::new);
+        let Some(buckets) = self.shelf[piece as usize]
+            .index()
+            .map(|i| &mut self.buckets[i])
+        else {
+            return;
+        };
+        if buckets.len() <= bucket {
+            buckets.resize_with(bucket + 1, Vec::new);
         }
-        let list = &mut self.buckets[bucket];
+        let list = &mut buckets[bucket];
         self.place[piece as usize] = u32::try_from(list.len()).expect("at most 2^24 pieces");
         list.push(piece);
     }
@@ -74,20 +103,24 @@ impl Picker {
     fn take(&mut self, piece: u32) {
         let bucket = self.bucket_of(piece);
         let place = self.place[piece as usize] as usize;
-        let list = &mut self.buckets[bucket];
+        let Some(buckets) = self.shelf[piece as usize]
+            .index()
+            .map(|i| &mut self.buckets[i])
+        else {
+            return;
+        };
+        let list = &mut buckets[bucket];
         list.swap_remove(place);
         if let Some(&moved) = list.get(place) {
             self.place[moved as usize] = u32::try_from(place).expect("at most 2^24 pieces");
         }
-        self.place[piece as usize] = ABSENT;
     }
 
     fn change(&mut self, piece: PieceIndex, change: impl FnOnce(&mut u16, &mut u16)) {
         let i = piece.as_usize();
         let (mut holders, mut fetchers) = (self.holders[i], self.fetchers[i]);
         change(&mut holders, &mut fetchers);
-        let candidate = self.place[i] != ABSENT;
-        let moves = candidate && holders + fetchers != self.holders[i] + self.fetchers[i];
+        let moves = holders + fetchers != self.holders[i] + self.fetchers[i];
         if moves {
             self.take(piece.get());
         }
@@ -97,13 +130,17 @@ impl Picker {
         }
     }
 
-    /// Makes the piece a candidate (it is missing) or not.
-    pub fn set_candidate(&mut self, piece: PieceIndex, candidate: bool) {
-        match (self.place[piece.as_usize()] != ABSENT, candidate) {
-            (false, true) => self.put(piece.get()),
-            (true, false) => self.take(piece.get()),
-            _ => {}
+    /// Notes that the piece is missing, held, or neither.
+    pub fn set_shelf(&mut self, piece: PieceIndex, shelf: Shelf) {
+        if self.shelf[piece.as_usize()] != shelf {
+            self.take(piece.get());
+            self.shelf[piece.as_usize()] = shelf;
+            self.put(piece.get());
         }
+    }
+
+    fn is_missing(&self, piece: PieceIndex) -> bool {
+        self.shelf[piece.as_usize()] == Shelf::Missing
     }
 
     /// A neighbour has the piece; `was_fetching`: it was counted as fetching it.
@@ -155,7 +192,9 @@ impl Picker {
 
     /// Candidates that no neighbour has or fetches, in no particular order; none when somebody has everything.
     pub fn nobodys(&self) -> &[u32] {
-        if self.full > 0 { &[] } else { &self.buckets[0] }
+        let none: &[u32] = &[];
+        let first = self.buckets[0].first();
+        first.filter(|_| self.full == 0).map_or(none, Vec::as_slice)
     }
 
     /// The rarest candidate of what a source has; ties are broken at random.
@@ -167,7 +206,7 @@ impl Picker {
             return Some(piece);
         }
         while let Some(piece) = shortlist.0.pop_front() {
-            if self.place[piece.as_usize()] != ABSENT && has.has(piece) {
+            if self.is_missing(piece) && has.has(piece) {
                 return Some(piece);
             }
         }
@@ -175,13 +214,23 @@ impl Picker {
     }
 
     fn walk(&mut self, has: &Bitfield) -> Option<PieceIndex> {
+        self.walk_shelf(Shelf::Missing, |piece| has.has(piece))
+    }
+
+    /// The rarest of the first pieces on the shelf that fits.
+    fn walk_shelf(
+        &mut self,
+        shelf: Shelf,
+        fits: impl Fn(PieceIndex) -> bool,
+    ) -> Option<PieceIndex> {
         let mut left = WALK_MAX;
-        for bucket in self.buckets.iter().filter(|b| !b.is_empty()) {
+        let buckets = &self.buckets[shelf.index()?];
+        for bucket in buckets.iter().filter(|b| !b.is_empty()) {
             let start = self.rng.below(bucket.len());
             let (late, early) = bucket.split_at(start);
             for &piece in early.iter().chain(late) {
                 let piece = self.lengths.piece(piece).expect("a piece of this content");
-                if has.has(piece) {
+                if fits(piece) {
                     return Some(piece);
                 }
                 left -= 1;
@@ -193,11 +242,16 @@ impl Picker {
         None
     }
 
+    /// The rarest held piece that fits, or one of the first ones; ties are broken at random.
+    pub fn rarest_held(&mut self, fits: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
+        self.walk_shelf(Shelf::Held, fits)
+    }
+
     /// Finds the rarest candidates by words and keeps them.
     fn scan(&mut self, has: &Bitfield, shortlist: &mut Shortlist) -> Option<PieceIndex> {
         let mut found: Vec<(usize, u64, PieceIndex)> = Vec::new();
         for piece in has.ones() {
-            if self.place[piece.as_usize()] != ABSENT {
+            if self.is_missing(piece) {
                 found.push((self.bucket_of(piece.get()), self.rng.next(), piece));
             }
         }
@@ -235,7 +289,7 @@ mod tests {
         picker.add_fetcher(c);
         let mut list = Shortlist::default();
         assert_eq!(picker.pick(&all, &mut list), Some(b));
-        picker.set_candidate(b, false);
+        picker.set_shelf(b, Shelf::None);
         let mut only_a = Bitfield::new(3);
         only_a.insert(a);
         assert_eq!(picker.pick(&only_a, &mut list), Some(a));
@@ -270,7 +324,7 @@ mod tests {
                     3 if count.1 > 0 => { picker.add_holder(piece, true); count.0 += 1; count.1 -= 1; }
                     4 => {
                         let on = !candidates.has(piece);
-                        picker.set_candidate(piece, on);
+                        picker.set_shelf(piece, if on { Shelf::Missing } else { Shelf::Held });
                         if on { candidates.insert(piece); } else { candidates.remove(piece); }
                     }
                     _ => {}

@@ -3,7 +3,7 @@
 use crate::{FetchId, meter::Meter, picker::Shortlist, rng::key_of};
 use dosvc_content::{Bitfield, Block, PeerId};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt,
     time::{Duration, Instant},
 };
@@ -109,15 +109,19 @@ pub(crate) struct Upload {
     pub(crate) queue: VecDeque<Block>,
     /// Bytes served, ever.
     pub(crate) served: u64,
-    /// Served, and not announced by the peer yet.
-    pub(crate) given: BTreeSet<u32>,
-    /// What it was told that we have; `None`: everything.
-    pub(crate) shown: Option<Bitfield>,
-    /// Shown to it ahead of others, and not begun to be served to anybody.
-    pub(crate) window: BTreeMap<u32, Instant>,
-    pub(crate) last_serve: Option<Instant>,
-    /// The usual time from one block served to it to the next.
-    pub(crate) interval: Option<Duration>,
+    /// It was told to wait for our offers.
+    pub(crate) steered: bool,
+    /// Offered, without an answer so far.
+    pub(crate) offered: BTreeMap<u32, Instant>,
+    /// It has enough on its way until then.
+    pub(crate) declined_until: Option<Instant>,
+}
+
+impl Upload {
+    /// Waits for offers and may take them.
+    pub(crate) fn takes_offers(&self) -> bool {
+        self.steered && self.unchoked && self.interested
+    }
 }
 
 /// One source.
@@ -131,6 +135,8 @@ pub(crate) struct Source {
     pub(crate) interesting: u32,
     pub(crate) we_are_interested: bool,
     pub(crate) choking: bool,
+    /// It wants us to wait for its offers.
+    pub(crate) steers: bool,
     /// What it says it is fetching, and since when.
     pub(crate) fetching: BTreeMap<u32, Instant>,
     pub(crate) asked: Vec<Asked>,
@@ -177,6 +183,7 @@ impl Source {
             interesting: 0,
             we_are_interested: false,
             choking: info.kind.is_peer(),
+            steers: false,
             fetching: BTreeMap::new(),
             asked: Vec::new(),
             runs: Vec::new(),

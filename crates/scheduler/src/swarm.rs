@@ -3,13 +3,13 @@
 mod deadline;
 mod download;
 mod http;
+mod offer;
 mod steal;
-mod steer;
 mod upload;
 
 use crate::{
-    Activity, BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, SourceId,
-    SourceInfo, Stats, SwarmConfig,
+    Activity, BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Picker, Shelf,
+    SourceId, SourceInfo, Stats, SwarmConfig,
     meter::Meter,
     pieces::{Giver, PieceState, Pieces},
     rng::{Rng, key_of, mix},
@@ -44,7 +44,7 @@ pub struct Swarm {
     told: BTreeSet<u32>,
     http: http::HttpPlan,
     uploads: upload::Uploads,
-    steering: steer::Steering,
+    offers: offer::Offers,
     /// Bytes from peers by the clock on the wall.
     peer_meter: Meter,
     next_tick: Instant,
@@ -65,8 +65,8 @@ impl Swarm {
             picker,
             self_key,
             http: http::HttpPlan::new(now),
-            uploads: upload::Uploads::new(lengths.piece_count(), now),
-            steering: steer::Steering::new(&pieces, &mut rng),
+            uploads: upload::Uploads::new(now),
+            offers: offer::Offers::new(now),
             pieces,
             rng,
             config,
@@ -92,6 +92,7 @@ impl Swarm {
             seed,
             ..config
         };
+        self.review_giving();
         self.wake_all(now);
     }
 
@@ -135,8 +136,11 @@ impl Swarm {
         self.sources.insert(id, Source::new(info, count, now));
         if peer {
             self.http.company_since.get_or_insert(now);
-            self.show_bitfield(id);
+            let pieces = self.pieces.have().clone();
+            self.commands
+                .push_back(Command::ShowBitfield { source: id, pieces });
             self.tell_everything(id);
+            self.offers.note_partners();
         }
         self.http.due = true;
         self.settle(now);
@@ -177,7 +181,7 @@ impl Swarm {
         s.up.queue.retain(|b| !pieces.has(b.piece()));
         self.uploads.note_queue(id, s);
         s.has = pieces;
-        self.steering.note_bitfield(&s.has);
+        self.offers.note_partners();
         self.update_interest(id);
         self.ready.insert(id);
         self.http.due = true;
@@ -199,6 +203,7 @@ impl Swarm {
                 }
                 self.picker.change_full(true);
                 self.http.due = true;
+                self.offers.note_partners();
             }
             if !self.pieces.have().has(piece) {
                 s.interesting += 1;
@@ -244,9 +249,19 @@ impl Swarm {
             return;
         };
         s.last_heard = now;
+        for &piece in add {
+            self.note_answer(id, piece, true, now);
+        }
+        for &piece in drop {
+            self.note_answer(id, piece, false, now);
+        }
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
         for piece in drop {
             if s.fetching.remove(&piece.get()).is_some() {
                 self.picker.remove_fetcher(*piece);
+                self.offers.note_more();
                 self.http.due = true;
             }
         }
@@ -265,6 +280,7 @@ impl Swarm {
             return;
         };
         s.advance(now);
+        self.offers.note_moved(now);
         s.meter.add(bytes);
         s.partial += u64::from(bytes);
         s.note_progress(now);
@@ -370,6 +386,8 @@ impl Swarm {
         if !self.pieces.verified(piece) {
             return;
         }
+        self.picker.set_shelf(piece, Shelf::Held);
+        self.offers.note_more();
         // The Have says so.
         self.told.remove(&piece.get());
         self.tell.remove(&piece.get());
@@ -378,9 +396,6 @@ impl Swarm {
                 continue;
             }
             // Also to those who have it: they count how far it has spread, and what is on its way to us.
-            if let Some(shown) = &mut s.up.shown {
-                shown.insert(piece);
-            }
             self.commands.push_back(Command::ShowHave { source, piece });
             if s.has.has(piece) {
                 s.interesting -= 1;
@@ -525,11 +540,13 @@ impl Swarm {
 
     /// Decides all that the last fact made possible.
     fn settle(&mut self, now: Instant) {
+        self.update_steering();
         self.fill_ready(now);
         if std::mem::take(&mut self.http.due) {
             self.plan_http(now);
         }
         self.serve(now);
+        self.make_offers(now);
         self.flush_tell();
     }
 
@@ -557,7 +574,7 @@ impl Swarm {
 
     /// A piece fell back to missing.
     fn note_missing(&mut self, piece: PieceIndex) {
-        self.picker.set_candidate(piece, true);
+        self.picker.set_shelf(piece, Shelf::Missing);
         self.note_tell(piece, false);
     }
 
@@ -708,6 +725,7 @@ impl Swarm {
         self.uncount(id);
         self.drop_uploads(id);
         self.sources.remove(&id);
+        self.offers.note_partners();
         self.ready.remove(&id);
         self.hungry.remove(&id);
         self.wake_peers();

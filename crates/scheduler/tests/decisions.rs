@@ -2,7 +2,8 @@
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceLengths};
 use dosvc_scheduler::{
-    BlockUse, Command, SourceId, SourceInfo, SourceKind, SourceState, Swarm, SwarmConfig, Waiting,
+    BlockUse, Command, Giving, SourceId, SourceInfo, SourceKind, SourceState, Swarm, SwarmConfig,
+    Waiting,
 };
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,18 @@ impl Small {
         let id = self.add(id, SourceKind::LanPeer, true);
         self.swarm
             .handle_bitfield(id, Bitfield::full(PIECES), self.now);
+        self.swarm.handle_unchoked(id, self.now);
+        id
+    }
+
+    /// A peer that has the first pieces and lets us ask.
+    fn add_holder_of(&mut self, id: u32, pieces: u32) -> SourceId {
+        let id = self.add(id, SourceKind::LanPeer, true);
+        let mut has = Bitfield::new(PIECES);
+        for piece in self.lengths.pieces().take(pieces as usize) {
+            has.insert(piece);
+        }
+        self.swarm.handle_bitfield(id, has, self.now);
         self.swarm.handle_unchoked(id, self.now);
         id
     }
@@ -142,6 +155,62 @@ fn unchoke_slots_go_round() {
 }
 
 #[test]
+fn who_may_be_given_nothing_is_choked_and_who_may_again_is_not() {
+    let mut small = Small::new(true, |c| {
+        c.giving = Giving {
+            internet: false,
+            ..Giving::ALL
+        }
+    });
+    let lan = small.add(1, SourceKind::LinkLocalPeer, true);
+    let group = small.add(2, SourceKind::GroupPeer, true);
+    let internet = small.add(3, SourceKind::InternetPeer, true);
+    for id in [lan, group, internet] {
+        small
+            .swarm
+            .handle_bitfield(id, Bitfield::new(PIECES), small.now);
+        small.swarm.handle_interested(id, true, small.now);
+    }
+    let commands = small.commands();
+    assert!(commands.contains(&Command::Unchoke { source: lan }));
+    assert!(commands.contains(&Command::Unchoke { source: group }));
+    assert!(!commands.contains(&Command::Unchoke { source: internet }));
+    let only_internet = Giving {
+        internet: true,
+        ..Giving::NONE
+    };
+    assert!(small.swarm.is_wanted_by(only_internet) && !small.swarm.is_wanted_by(Giving::NONE));
+    let block = small.block(0);
+    assert!(
+        small
+            .swarm
+            .handle_request(internet, block, small.now)
+            .is_err()
+    );
+    small
+        .swarm
+        .handle_request(lan, block, small.now)
+        .expect("unchoked");
+    small.commands();
+
+    let mut config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+    config.giving = only_internet;
+    small.swarm.set_config(config, small.now);
+    let commands = small.commands();
+    assert!(commands.contains(&Command::Choke { source: lan }));
+    assert!(commands.contains(&Command::Choke { source: group }));
+    assert!(commands.contains(&Command::Unchoke { source: internet }));
+    // Nor do slots that go round bring them back.
+    for _ in 0..5 {
+        let commands = small.wait(Duration::from_secs(11));
+        assert!(
+            !commands.contains(&Command::Unchoke { source: lan }),
+            "{commands:?}"
+        );
+    }
+}
+
+#[test]
 fn a_peer_without_extensions_is_shown_everything_at_once() {
     let mut small = Small::new(true, |_| {});
     small.add(1, SourceKind::LanPeer, true);
@@ -157,44 +226,131 @@ fn a_peer_without_extensions_is_shown_everything_at_once() {
     );
 }
 
+/// Which pieces were offered to whom.
+fn offers(commands: &[Command]) -> Vec<(SourceId, u32)> {
+    let of = commands.iter().filter_map(|c| match c {
+        Command::Offer { source, pieces, .. } => Some((*source, pieces.first()?.get())),
+        _ => None,
+    });
+    of.collect()
+}
+
 #[test]
-fn pieces_shown_to_a_peer_that_does_not_ask_are_shown_to_others() {
+fn several_downloaders_wait_for_offers_and_a_lone_one_asks() {
+    let mut small = Small::new(true, |_| {});
+    let told = |commands: Vec<Command>| {
+        let of = commands.into_iter().filter_map(|c| match c {
+            Command::Offer { source, free, .. } => Some((source, free)),
+            _ => None,
+        });
+        of.collect::<Vec<_>>()
+    };
+    let first = small.add(1, SourceKind::LanPeer, true);
+    assert_eq!(told(small.commands()), []);
+    let second = small.add(2, SourceKind::LanPeer, true);
+    assert_eq!(told(small.commands()), [(first, false), (second, false)]);
+    small.swarm.handle_source_removed(first, small.now);
+    assert_eq!(told(small.commands()), [(second, true)]);
+}
+
+/// Offers what a seed has to three downloaders, of which the last `silent` ones never say a word, until `count` pieces
+/// were taken: which ones, in that order.
+fn taken_of_a_seed(silent: u32, count: usize) -> Vec<u32> {
     let mut small = Small::new(true, |_| {});
     for id in 1..=3 {
         let id = small.add(id, SourceKind::LanPeer, true);
         small.swarm.handle_interested(id, true, small.now);
     }
-    let mut shown = vec![Bitfield::new(PIECES); 4];
-    let note = |commands: Vec<Command>, shown: &mut Vec<Bitfield>| {
-        for command in commands {
-            match command {
-                Command::ShowBitfield { source, pieces } => shown[source.0 as usize] = pieces,
-                Command::ShowHave { source, piece } => {
-                    shown[source.0 as usize].insert(piece);
-                }
-                _ => {}
+    let mut taken = Vec::new();
+    let mut todo = offers(&small.commands());
+    while taken.len() < count {
+        for (to, piece) in todo.into_iter().filter(|(to, _)| to.0 + silent <= 3) {
+            let block = small.block(piece);
+            small
+                .swarm
+                .handle_request(to, block, small.now)
+                .expect("just offered");
+            small
+                .swarm
+                .handle_fetching(to, &[block.piece()], &[], small.now);
+            small.now += Duration::from_millis(40);
+            small.swarm.handle_served(to, block, small.now);
+            small.swarm.handle_have(to, block.piece(), small.now);
+            taken.push(piece);
+        }
+        todo = offers(&small.commands());
+        for _ in 0..20 {
+            if todo.is_empty() && taken.len() < count {
+                todo = offers(&small.wait(Duration::from_millis(100)));
             }
         }
-    };
-    note(small.commands(), &mut shown);
-    let of_first: Vec<_> = shown[2].ones().collect();
-    assert!(of_first.iter().all(|p| !shown[3].has(*p)), "{shown:?}");
-    // Peer 2 asks for nothing; peer 3 asks for whatever it knows.
-    for _ in 0..60 {
-        let wants: Vec<_> = shown[3].ones().collect();
-        for piece in wants {
-            let block = small.block(piece.get());
-            let id = SourceId(3);
-            if small.swarm.handle_request(id, block, small.now).is_ok() {
-                note(small.commands(), &mut shown);
-                small.swarm.handle_served(id, block, small.now);
-                small.swarm.handle_have(id, piece, small.now);
-            }
-        }
-        let later = small.wait(Duration::from_millis(100));
-        note(later, &mut shown);
+        let more = !todo.is_empty() || taken.len() >= count;
+        assert!(more, "nothing more is offered after {taken:?}");
     }
-    assert!(shown[3].is_full(), "{shown:?}");
+    taken.truncate(count);
+    taken
+}
+
+#[test]
+fn every_piece_leaves_the_seed_once_before_any_leaves_it_twice() {
+    let taken = taken_of_a_seed(0, PIECES as usize);
+    let different: std::collections::BTreeSet<_> = taken.iter().collect();
+    assert_eq!(different.len(), PIECES as usize, "{taken:?}");
+}
+
+#[test]
+fn pieces_offered_to_a_peer_that_does_not_answer_are_offered_to_others() {
+    let taken = taken_of_a_seed(1, 2 * PIECES as usize - 1);
+    let different: std::collections::BTreeSet<_> = taken.iter().collect();
+    assert_eq!(different.len(), PIECES as usize, "{taken:?}");
+}
+
+#[test]
+fn an_offer_is_taken_once_and_declined_while_more_is_coming_than_to_others() {
+    let mut small = Small::new(false, |_| {});
+    let [a, b, other] = [1, 2, 3].map(|id| small.add_holder_of(id, 6));
+    for id in [a, b, other] {
+        small.swarm.handle_offer(id, &[], false, small.now);
+    }
+    small.commands();
+    let [first, second] = [0, 1].map(|i| small.block(i));
+    let offer = |small: &mut Small, from, block: Block| {
+        small
+            .swarm
+            .handle_offer(from, &[block.piece()], false, small.now);
+        small.commands()
+    };
+    let asked = |from, block| Command::Request {
+        source: from,
+        block,
+    };
+    assert!(offer(&mut small, a, first).contains(&asked(a, first)));
+    let again = offer(&mut small, b, first);
+    assert!(!again.contains(&asked(b, first)), "{again:?}");
+    let crowded = offer(&mut small, b, second);
+    let no = Command::TellFetching {
+        source: b,
+        add: Vec::new(),
+        drop: vec![second.piece()],
+    };
+    assert!(crowded.contains(&no), "{crowded:?}");
+    // As much is coming to everybody else.
+    for id in [a, b, other] {
+        let far = small.block(7).piece();
+        small.swarm.handle_fetching(id, &[far], &[], small.now);
+    }
+    assert!(offer(&mut small, b, second).contains(&asked(b, second)));
+}
+
+/// A giver may promise and not deliver: nobody waits for it for ever.
+#[test]
+fn a_downloader_to_which_nothing_is_offered_asks_by_itself() {
+    let mut small = Small::new(false, |_| {});
+    let silent = small.add_holder_of(1, 6);
+    small.swarm.handle_offer(silent, &[], false, small.now);
+    small.commands();
+    let asked = |c: &Command| matches!(c, Command::Request { source, .. } if *source == silent);
+    assert!(small.wait(Duration::from_secs(1)).iter().any(asked));
 }
 
 #[test]

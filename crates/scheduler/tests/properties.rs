@@ -123,6 +123,16 @@ impl World {
                     );
                     self.serving.push((source.0, block));
                 }
+                Command::Offer { source, pieces, .. } => {
+                    assert!(source.0.is_multiple_of(2), "an offer to a plain peer");
+                    for piece in pieces {
+                        assert!(self.swarm.have().has(piece), "offers what it lacks");
+                        assert!(
+                            !self.has[&source.0].contains(&piece.get()),
+                            "offers what the peer has"
+                        );
+                    }
+                }
                 Command::Choke { source } => self.queued.retain(|(s, _)| *s != source.0),
                 Command::Ban { source, .. } | Command::Disconnect { source, .. } => {
                     self.forget(source.0)
@@ -200,6 +210,10 @@ impl World {
             15 if known && peer => {
                 self.swarm
                     .handle_fetching(id, &[piece], &[self.piece(b >> 8)], self.now)
+            }
+            29 if known && peer => {
+                self.swarm
+                    .handle_offer(id, &[piece], b.is_multiple_of(3), self.now)
             }
             16 => self.end_fetch(b),
             17 if known && b.is_multiple_of(4) => {
@@ -320,7 +334,7 @@ proptest! {
         pieces in 1u32..40,
         large: bool,
         seed: u64,
-        ops in proptest::collection::vec((0u8..30, any::<u32>(), any::<u32>()), 0..400),
+        ops in proptest::collection::vec((0u8..32, any::<u32>(), any::<u32>()), 0..400),
     ) {
         let mut world = World::new(pieces, if large { 22 } else { 20 }, seed);
         for id in 0..SOURCES {

@@ -14,9 +14,10 @@
 //! | 2 Fetching | u16 count of additions, u16 count of withdrawals, then that many u32 piece indices of each |
 //! | 3 MetainfoRequest | u32 first, u32 count |
 //! | 4 Metainfo | u64 content length, u32 piece size, u32 first, then 32 bytes per hash |
+//! | 5 Offer | u8 flags (bit 0: ask freely), then u32 piece indices |
 
 use crate::codec::DecodeError;
-use crate::limits::{FETCHING_MAX, METAINFO_HASHES_MAX};
+use crate::limits::{FETCHING_MAX, METAINFO_HASHES_MAX, OFFER_MAX};
 use bytes::{Buf as _, BufMut};
 use dosvc_content::PieceHash;
 
@@ -35,10 +36,13 @@ mod kind {
     pub(super) const FETCHING: u8 = 2;
     pub(super) const METAINFO_REQUEST: u8 = 3;
     pub(super) const METAINFO: u8 = 4;
+    pub(super) const OFFER: u8 = 5;
 }
 
 const HELLO_LEN: u32 = 23;
 const METAINFO_HEAD: u32 = 16;
+/// The bit of an offer's flags that says that the receiver may ask for anything.
+const OFFER_FREE: u8 = 1;
 
 /// A message between two daemons of this project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +86,14 @@ pub enum Extension {
         first: u32,
         /// The hashes from there on.
         hashes: Vec<PieceHash>,
+    },
+    /// What the sender would send next to the receiver, and whether the receiver may ask for other pieces as well. At
+    /// most [`OFFER_MAX`] pieces per message. The indices are not checked against the content.
+    Offer {
+        /// The receiver may ask for anything; otherwise it waits for offers. Other bits of the flags mean nothing.
+        free: bool,
+        /// Pieces that the receiver may ask for now.
+        pieces: Vec<u32>,
     },
 }
 
@@ -148,6 +160,15 @@ impl Extension {
                 }
                 Self::MetainfoRequest { first, count }
             }
+            kind::OFFER => Self::Offer {
+                free: body.get_u8() & OFFER_FREE != 0,
+                pieces: body
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|index| u32::from_be_bytes(*index))
+                    .collect(),
+            },
             _ => Self::Metainfo {
                 content_length: body.get_u64(),
                 piece_size: body.get_u32(),
@@ -179,6 +200,7 @@ impl Extension {
                 body >= 4 && body.is_multiple_of(4) && body as usize <= 4 + 8 * FETCHING_MAX
             }
             kind::METAINFO_REQUEST => body == 8,
+            kind::OFFER => body % 4 == 1 && body as usize <= 1 + 4 * OFFER_MAX,
             kind::METAINFO => {
                 length <= EXTENSION_LEN_MAX
                     && body
@@ -211,6 +233,7 @@ impl Extension {
                 Self::Fetching { add, drop } => 4 + 4 * (add.len() + drop.len()),
                 Self::MetainfoRequest { .. } => 8,
                 Self::Metainfo { hashes, .. } => METAINFO_HEAD as usize + 32 * hashes.len(),
+                Self::Offer { pieces, .. } => 1 + 4 * pieces.len(),
             }
     }
 
@@ -255,6 +278,12 @@ impl Extension {
                 out.put_u8(kind::METAINFO_REQUEST);
                 out.put_u32(*first);
                 out.put_u32(*count);
+            }
+            Self::Offer { free, pieces } => {
+                assert!(pieces.len() <= OFFER_MAX, "too many pieces for one message");
+                out.put_u8(kind::OFFER);
+                out.put_u8(if *free { OFFER_FREE } else { 0 });
+                pieces.iter().for_each(|index| out.put_u32(*index));
             }
             Self::Metainfo {
                 content_length,

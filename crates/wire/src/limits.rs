@@ -33,6 +33,9 @@ pub const WITHDRAWN_FOR: Duration = Duration::from_secs(150);
 /// Piece indices that one list of an [`Extension::Fetching`](crate::Extension::Fetching) may name.
 pub const FETCHING_MAX: usize = 4096;
 
+/// Piece indices that one [`Extension::Offer`](crate::Extension::Offer) may name.
+pub const OFFER_MAX: usize = 64;
+
 /// Hashes that one [`Extension::MetainfoRequest`](crate::Extension::MetainfoRequest) may ask for.
 pub const METAINFO_HASHES_MAX: u32 = 32_768;
 

@@ -1,10 +1,11 @@
 //! HTTP sources of a swarm: one task per fetch, which turns a response body into blocks.
 
+use crate::{bandwidth::HttpGate, limiter::DownloadGate, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Body, Origin, OriginError};
-use dosvc_polite::{Manner, Receiver, Receivers};
+use dosvc_polite::{Manner, Receiver};
 use dosvc_scheduler::FetchId;
-use dosvc_wire::net::{BlockBuf, BlockPool, Throttle};
+use dosvc_wire::net::{BlockBuf, BlockPool};
 use std::{sync::Arc, time::Instant};
 use tokio::sync::mpsc;
 
@@ -36,8 +37,8 @@ pub(super) struct Fetch {
     pub(super) first: PieceIndex,
     pub(super) count: u32,
     pub(super) pool: BlockPool,
-    pub(super) gate: Arc<dyn Throttle>,
-    pub(super) receivers: Receivers,
+    pub(super) gate: Arc<DownloadGate>,
+    pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
 }
 
@@ -58,6 +59,12 @@ impl Fetch {
         let end = self.lengths.offset(last) + u64::from(self.lengths.len(last));
         let mut body = self.origin.fetch(start..end).await?;
         let mut polite = Polite::Unknown;
+        let server = body.server().map(|server| server.ip());
+        let gate = HttpGate {
+            gate: Arc::clone(&self.gate),
+            in_lan: server.is_some_and(|ip| self.shared.is_in_lan(ip)),
+            shared: Arc::clone(&self.shared),
+        };
         let mut pieces = (self.first.get()..=last.get()).filter_map(|i| self.lengths.piece(i));
         let mut all = self.lengths.pieces();
         let whole = body.whole;
@@ -77,15 +84,13 @@ impl Fetch {
                         let Some(chunk) = body.chunk().await? else {
                             return Ok(());
                         };
-                        polite.moved(self, &body);
+                        polite.moved(&gate, &body);
                         rest = chunk;
                         continue;
                     }
-                    let mut n = rest.len().min(data.len() - filled);
-                    if !self.gate.is_unlimited() {
-                        n = n.min(self.gate.slice() as usize);
-                        self.gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
-                    }
+                    let n = rest.len().min(data.len() - filled);
+                    let n = n.min(gate.slice());
+                    gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     let news = u32::try_from(filled - reported).unwrap_or(0);
@@ -119,8 +124,8 @@ enum Polite {
 }
 
 impl Polite {
-    fn moved(&mut self, fetch: &Fetch, body: &Body) {
-        let manner = fetch.gate.manner();
+    fn moved(&mut self, gate: &HttpGate, body: &Body) {
+        let manner = gate.manner();
         let wanted = manner != Manner::default();
         let look = match self {
             Self::Unknown => true,
@@ -129,8 +134,10 @@ impl Polite {
         };
         if look {
             let found = body.connection().and_then(|ends| {
-                let known = wanted || fetch.receivers.is_held(ends);
-                known.then(|| fetch.receivers.receiver(ends)).flatten()
+                let known = wanted || gate.shared.receivers.is_held(ends);
+                known
+                    .then(|| gate.shared.receivers.receiver(ends))
+                    .flatten()
             });
             *self = match found {
                 Some(receiver) => Self::Found(receiver),

@@ -31,6 +31,7 @@ const METAINFO_PIECES_MAX: u32 = 4096;
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) peer_id: PeerId,
+    pub(super) class: PeerClass,
     pub(super) kind: SourceKind,
     outgoing: bool,
     /// The group that it proved to be of.
@@ -91,7 +92,8 @@ impl Swarm {
         self.dials.connected(known);
         let key = self.next_source();
         let (commands, receiver) = net::command_channel();
-        let kind = source_kind(peer.class);
+        let class = peer.class;
+        let kind = source_kind(class);
         let open = matches!(kind, SourceKind::LanPeer | SourceKind::LinkLocalPeer);
         let params = net::DriveParams {
             key,
@@ -104,13 +106,13 @@ impl Swarm {
             } else {
                 Arc::clone(&self.download_gate) as _
             },
-            up: if open {
-                Arc::new(LanGate(self.priority.clone()))
-            } else {
+            up: if class == PeerClass::Internet {
                 Arc::new(UploadGate {
                     budgets: Arc::clone(&self.shared.budgets),
                     priority: self.priority.clone(),
                 })
+            } else {
+                Arc::new(LanGate(self.priority.clone()))
             },
         };
         let Established {
@@ -133,6 +135,7 @@ impl Swarm {
             Peer {
                 address,
                 peer_id,
+                class,
                 kind,
                 outgoing,
                 group,
@@ -249,17 +252,23 @@ impl Swarm {
         match extension {
             Extension::Hello { .. } => self.greeted(key, true, now),
             Extension::Fetching { add, drop } => {
-                let lengths = self.content.lengths();
-                let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
-                    list.into_iter().filter_map(|i| lengths.piece(i)).collect()
-                };
-                let (add, drop) = (pieces(add), pieces(drop));
+                let (add, drop) = (self.pieces(&add), self.pieces(&drop));
                 self.core.handle_fetching(SourceId(key), &add, &drop, now);
+            }
+            Extension::Offer { free, pieces } => {
+                let pieces = self.pieces(&pieces);
+                self.core.handle_offer(SourceId(key), &pieces, free, now);
             }
             Extension::MetainfoRequest { first, count } => self.send_metainfo(key, first, count),
             // A proof after the greeting, or hashes that nobody asked for here.
             _ => {}
         }
+    }
+
+    /// Those of a peer's numbers that are pieces of this content.
+    fn pieces(&self, numbers: &[u32]) -> Vec<PieceIndex> {
+        let lengths = self.content.lengths();
+        numbers.iter().filter_map(|i| lengths.piece(*i)).collect()
     }
 
     fn send_metainfo(&mut self, key: u32, first: u32, count: u32) {
@@ -346,6 +355,7 @@ impl Swarm {
             self.core.handle_source_removed(SourceId(key), now);
         }
         self.dials.closed(peer.peer_id, peer.bytes_in > 0, now);
+        self.review_uploads(now);
         self.changed = true;
     }
 
@@ -419,6 +429,12 @@ impl Swarm {
             add: numbers(add),
             drop: numbers(drop),
         };
+        self.tell(source, net::Command::Extension(extension));
+    }
+
+    pub(super) fn offer(&mut self, source: SourceId, pieces: &[PieceIndex], free: bool) {
+        let pieces = numbers(pieces);
+        let extension = Extension::Offer { free, pieces };
         self.tell(source, net::Command::Extension(extension));
     }
 

@@ -44,6 +44,11 @@ impl Swarm {
                 Command::TellFetching { source, add, drop } => {
                     self.tell_fetching(source, &add, &drop)
                 }
+                Command::Offer {
+                    source,
+                    pieces,
+                    free,
+                } => self.offer(source, &pieces, free),
                 Command::Serve { source, block } => self.serve(source, block),
                 Command::Ban { source, reason } => self.ban(source, &reason.to_string()),
                 Command::Disconnect { source, reason } => {
@@ -86,8 +91,8 @@ impl Swarm {
             first,
             count,
             pool: self.shared.pool.clone(),
-            gate: Arc::clone(&self.download_gate) as _,
-            receivers: self.shared.receivers.clone(),
+            gate: Arc::clone(&self.download_gate),
+            shared: Arc::clone(&self.shared),
             events: self.http_events.0.clone(),
         };
         let handle = tokio::spawn(task.run());
@@ -182,7 +187,10 @@ impl Swarm {
             net::Event::Have(piece) => self.handle_have(key, piece, now),
             net::Event::Choked => self.core.handle_choked(source, now),
             net::Event::Unchoked => self.core.handle_unchoked(source, now),
-            net::Event::Interested(on) => self.core.handle_interested(source, on, now),
+            net::Event::Interested(on) => {
+                self.core.handle_interested(source, on, now);
+                self.review_uploads(now);
+            }
             net::Event::Requested(block) => self.handle_request(source, block, now),
             net::Event::Cancelled(block) => self.core.handle_cancelled(source, block, now),
             net::Event::Progress { block, bytes } => self.handle_partial(key, block, bytes, now),
@@ -200,6 +208,9 @@ impl Swarm {
             }
             peer.partial += bytes;
             peer.rate_in.add(u64::from(bytes), now);
+            if is_beyond_lan(peer.kind) {
+                self.shared.bandwidth.count(u64::from(bytes));
+            }
         }
         self.rate.add(u64::from(bytes), now);
         self.core.handle_progress(SourceId(key), bytes, now);
@@ -215,6 +226,9 @@ impl Swarm {
         peer.receiving = None;
         peer.bytes_in += u64::from(block.len());
         peer.rate_in.add(news, now);
+        if is_beyond_lan(peer.kind) {
+            self.shared.bandwidth.count(news);
+        }
         self.rate.add(news, now);
         let kind = peer.kind;
         self.handle_block(SourceId(key), kind, block, data, now);
@@ -309,6 +323,9 @@ impl Swarm {
     fn serve(&mut self, source: SourceId, block: Block) {
         match self.content.file_range(block) {
             Ok(range) => {
+                if !self.may_upload(source, block) {
+                    return self.refuse(source, block);
+                }
                 let body = net::Body::File {
                     file: range.file,
                     offset: range.offset,
@@ -333,6 +350,30 @@ impl Swarm {
                 self.drop_peer(source.0, Instant::now());
             }
         }
+    }
+
+    /// Counts the block for the month; false: the monthly cap does not permit it.
+    fn may_upload(&self, source: SourceId, block: Block) -> bool {
+        let Some(peer) = self.peers.get(&source.0) else {
+            return true;
+        };
+        let cap = self
+            .shared
+            .settings()
+            .config
+            .policies
+            .monthly_upload_data_cap();
+        let taken = self
+            .shared
+            .ledger
+            .take(peer.class, u64::from(block.len()), cap);
+        if self.giving.internet && self.shared.ledger.is_reached(cap) {
+            tracing::info!(
+                "monthly_upload_data_cap is reached: no more for Internet peers until the month ends"
+            );
+            self.shared.tell_swarms();
+        }
+        taken
     }
 
     fn refuse(&mut self, source: SourceId, block: Block) {
@@ -419,4 +460,9 @@ impl Swarm {
         self.core.handle_served(SourceId(key), block, now);
         self.changed = true;
     }
+}
+
+/// Whether limits hold for a peer of this kind.
+fn is_beyond_lan(kind: SourceKind) -> bool {
+    !matches!(kind, SourceKind::LanPeer | SourceKind::LinkLocalPeer)
 }

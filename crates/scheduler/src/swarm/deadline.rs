@@ -29,7 +29,7 @@ impl Swarm {
             self.check_source(id, now);
         }
         self.rotate(now);
-        self.steer_tick(now);
+        self.drop_stale_offers(now);
         self.http.due = true;
         self.settle(now);
     }
@@ -42,10 +42,15 @@ impl Swarm {
         let downloading = !self.paused && self.sources.values().any(Source::is_busy);
         if downloading || self.is_uploading() {
             let serve = self.uploads.due_at(self.config.limits.serving);
-            return Some(serve.map_or(self.next_tick, |at| at.min(self.next_tick)));
+            let offers = self.offers.due_at();
+            let soon = serve.into_iter().chain(offers).min();
+            return Some(soon.map_or(self.next_tick, |at| at.min(self.next_tick)));
         }
         // What was shown and is not asked for is shown to others some time.
-        let steering = self.sources.values().any(|s| !s.up.window.is_empty());
+        let steering = self
+            .sources
+            .values()
+            .any(|s| s.up.steered && s.up.interested);
         let steer = steering.then_some(self.next_tick + TICK * 9);
         if self.paused || self.is_complete() {
             return steer;
@@ -91,6 +96,7 @@ impl Swarm {
                 .collect();
             for piece in old {
                 s.fetching.remove(&piece);
+                self.offers.note_more();
                 self.picker.remove_fetcher(self.pieces.index(piece));
             }
         }

@@ -56,7 +56,7 @@ impl Swarm {
                 self.hungry.remove(&id);
                 return;
             }
-            if self.paused || !s.is_usable(now) {
+            if self.paused || !s.is_usable(now) || self.waits_for_offers(s, now) {
                 self.hungry.insert(id);
                 return;
             }
@@ -88,7 +88,7 @@ impl Swarm {
     /// Missing to wanted.
     pub(super) fn want(&mut self, piece: PieceIndex, id: SourceId) {
         self.pieces.want(piece, id);
-        self.picker.set_candidate(piece, false);
+        self.picker.set_shelf(piece, crate::Shelf::None);
     }
 
     pub(super) fn request(&mut self, id: SourceId, block: Block, now: Instant) {
@@ -102,6 +102,7 @@ impl Swarm {
             begun: None,
         });
         s.note_busy(now);
+        self.offers.note_moved(now);
         self.stats.requests += 1;
         self.commands
             .push_back(Command::Request { source: id, block });
@@ -190,6 +191,7 @@ impl Swarm {
         s.partial = s.partial.saturating_sub(u64::from(block.len()));
         let fresh = u32::try_from(fresh).expect("at most a block");
         s.meter.add(fresh);
+        self.offers.note_moved(now);
         s.note_progress(now);
         s.ramp = (s.ramp * 2).min(self.config.limits.requests_in_flight);
         let (giver, expected) = Self::giver_of(s, id, block, now);

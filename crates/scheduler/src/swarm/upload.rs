@@ -2,7 +2,7 @@
 //! rarest first, to whom nobody else is sending just now.
 
 use super::Swarm;
-use crate::{Command, Refusal, SourceId, source::Source};
+use crate::{Command, Giving, Refusal, SourceId, source::Source};
 use dosvc_content::{Block, PieceIndex};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -14,10 +14,9 @@ const SLOTS_SHORT: u32 = 3;
 /// A block that takes longer than this has the uplink for itself: its receiver can pass it on the sooner, and the next
 /// decision can wait until it is out.
 const LONG_BLOCK: Duration = Duration::from_millis(10);
-/// Blocks being sent at once when their receivers have several givers.
-const SHARED_MAX: usize = 4;
-/// An uplink that is used to this share is full.
-const USED: f64 = 0.8;
+/// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
+/// and a piece can be passed on only when it is whole.
+const SHARED_MAX: usize = 2;
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
@@ -53,20 +52,17 @@ pub(super) struct Uploads {
     pace: Option<Duration>,
     /// The last block begun or served.
     last_event: Instant,
-    /// For each piece, copies that we gave and whose receivers did not announce them yet.
-    given: Vec<u16>,
     rotate_at: Instant,
 }
 
 impl Uploads {
-    pub(super) fn new(piece_count: u32, now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             active: Vec::new(),
             queued: BTreeSet::new(),
             recent: VecDeque::new(),
             pace: None,
             last_event: now,
-            given: vec![0; piece_count as usize],
             rotate_at: now + ROTATION,
         }
     }
@@ -153,6 +149,20 @@ impl Uploads {
         self.queued.contains(&id)
     }
 
+    /// Sources with something queued.
+    pub(super) fn queued(&self) -> impl Iterator<Item = &SourceId> {
+        self.queued.iter()
+    }
+
+    /// Blocks that should be queued or offered: what begins while answers are on their way, and one more.
+    pub(super) fn room(&self, answer: Duration) -> usize {
+        let free = (self.slots() as usize).saturating_sub(self.active.len());
+        let meanwhile = self
+            .pace
+            .map_or(0, |pace| answer.as_micros() / pace.as_micros().max(1));
+        free + 1 + usize::try_from(meanwhile).unwrap_or(0)
+    }
+
     /// When a block that is queued may begin.
     pub(super) fn due_at(&self, max: usize) -> Option<Instant> {
         if self.queued.is_empty() {
@@ -171,6 +181,7 @@ impl Swarm {
         };
         s.last_heard = now;
         s.up.interested = interested;
+        self.offers.note_more();
         if !interested {
             s.up.queue.clear();
             self.uploads.queued.remove(&id);
@@ -210,7 +221,10 @@ impl Swarm {
         }
         s.up.queue.push_back(block);
         self.uploads.queued.insert(id);
-        self.note_requested(id, block.piece());
+        if !self.sources[&id].info.extended {
+            self.note_coming(id, block.piece(), now);
+        }
+        self.note_answer(id, block.piece(), true, now);
         self.settle(now);
         Ok(())
     }
@@ -251,37 +265,24 @@ impl Swarm {
             if !due && !room {
                 return;
             }
-            let Some((spread, load, id, block)) = self.choose_serve() else {
-                if due {
-                    self.steer_spare();
-                }
+            let Some((id, block)) = self.choose_serve() else {
                 return;
             };
-            // What nobody else can give goes out at any rate that its receiver takes.
-            if !due && spread > 0 && (load > 0 || !self.has_spare_uplink()) {
+            if !due && !self.has_spare_uplink() {
                 return;
             }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
-            if let Some(last) = s.up.last_serve.replace(now) {
-                let gap = now.saturating_duration_since(last);
-                s.up.interval = Some(s.up.interval.map_or(gap, |usual| (usual * 3 + gap) / 4));
-            }
-            if s.up.given.insert(block.piece().get()) {
-                self.uploads.given[block.piece().as_usize()] += 1;
-            }
             self.uploads.begin(id, block, now);
             self.commands
                 .push_back(Command::Serve { source: id, block });
-            self.note_serving(id, block.piece(), now);
         }
     }
 
     /// The rarest block, counting what is on its way from us, to the peer that least is on its way to, then to the one
-    /// that lacks most; peers that get nothing from us just now first. Also tells how far the block
-    /// has spread and how much is on its way to the peer.
-    fn choose_serve(&self) -> Option<(u32, usize, SourceId, Block)> {
+    /// that lacks most; peers that get nothing from us just now first.
+    fn choose_serve(&self) -> Option<(SourceId, Block)> {
         let mut best = None;
         for &id in &self.uploads.queued {
             let s = self.sources.get(&id)?;
@@ -295,7 +296,7 @@ impl Swarm {
                 }
             }
         }
-        best.map(|(key, block)| (key.1, key.2, key.6, block))
+        best.map(|(key, block)| (key.6, block))
     }
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
@@ -306,7 +307,7 @@ impl Swarm {
             let s = self.sources.get(&a.to)?;
             Some(1.0 / self.load(a.to, s).max(1) as f64)
         };
-        active.iter().filter_map(share).sum::<f64>() < USED
+        active.iter().filter_map(share).sum::<f64>() < 1.0
     }
 
     /// Pieces that are on their way to the peer, from us or from others.
@@ -319,8 +320,18 @@ impl Swarm {
     /// Copies of the piece outside, those on their way from us included. The rest of a piece that the peer has begun
     /// to get counts as if nothing of it had been given.
     fn spread(&self, s: &Source, piece: PieceIndex) -> u32 {
-        let own = u32::from(s.up.given.contains(&piece.get()));
-        self.picker.holders(piece) + u32::from(self.uploads.given[piece.as_usize()]) - own
+        let own = u32::from(s.fetching.contains_key(&piece.get()));
+        self.picker.copies(piece) - own
+    }
+
+    /// A peer without extensions asked for the piece: it is on its way.
+    fn note_coming(&mut self, id: SourceId, piece: PieceIndex, now: Instant) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        if !s.has.has(piece) && s.fetching.insert(piece.get(), now).is_none() {
+            self.picker.add_fetcher(piece);
+        }
     }
 
     /// The peer has the piece, from us or from others.
@@ -328,18 +339,9 @@ impl Swarm {
         let Some(s) = self.sources.get_mut(&id) else {
             return;
         };
-        if s.up.given.remove(&piece.get()) {
-            self.uploads.given[piece.as_usize()] -= 1;
-        }
-        s.up.window.remove(&piece.get());
         // Its Cancel may still be on the way.
         s.up.queue.retain(|b| b.piece() != piece);
         self.uploads.note_queue(id, s);
-        if let Some(shown) = &mut s.up.shown {
-            shown.insert(piece);
-        }
-        self.steering.note_spread(piece);
-        self.refill(id);
     }
 
     /// The peer is gone: its slots and what was kept for it are free.
@@ -347,17 +349,41 @@ impl Swarm {
         let Some(s) = self.sources.get_mut(&id) else {
             return;
         };
-        for piece in std::mem::take(&mut s.up.given) {
-            self.uploads.given[piece as usize] -= 1;
-        }
-        let window = std::mem::take(&mut s.up.window);
         s.up.interested = false;
         s.up.unchoked = false;
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
         self.uploads.active.retain(|a| a.to != id);
-        self.steering.give_back(window.into_keys());
         self.unchoke_next();
+    }
+
+    /// Whether a peer among these wants something of us.
+    pub fn is_wanted_by(&self, giving: Giving) -> bool {
+        self.sources
+            .values()
+            .any(|s| s.up.interested && giving.includes(s.info.kind))
+    }
+
+    /// After `config.giving` has changed: who is given nothing any more is choked, others get their chance. What is
+    /// being sent goes out.
+    pub(super) fn review_giving(&mut self) {
+        let giving = self.config.giving;
+        let out = |s: &&Source| s.up.unchoked && !giving.includes(s.info.kind);
+        let out: Vec<SourceId> = self
+            .sources
+            .iter()
+            .filter(|(_, s)| out(s))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in out {
+            self.choke(id);
+        }
+        self.unchoke_next();
+    }
+
+    /// Whether the peer waits for a slot that it may have.
+    fn waits(&self, s: &Source) -> bool {
+        s.up.interested && !s.up.unchoked && self.config.giving.includes(s.info.kind)
     }
 
     /// Gives free slots to those who wait and were served least.
@@ -365,10 +391,7 @@ impl Swarm {
         let max = self.config.limits.unchoked;
         let mut unchoked = self.sources.values().filter(|s| s.up.unchoked).count();
         loop {
-            let waiting = self
-                .sources
-                .iter()
-                .filter(|(_, s)| s.up.interested && !s.up.unchoked);
+            let waiting = self.sources.iter().filter(|(_, s)| self.waits(s));
             let Some(id) = waiting.min_by_key(|(_, s)| s.up.served).map(|(id, _)| *id) else {
                 return;
             };
@@ -387,6 +410,7 @@ impl Swarm {
                 s.up.unchoked = true;
             }
             unchoked += 1;
+            self.offers.note_more();
             self.commands.push_back(Command::Unchoke { source: id });
         }
     }
@@ -406,11 +430,7 @@ impl Swarm {
             return;
         }
         self.uploads.rotate_at = now + ROTATION;
-        let waiting = self
-            .sources
-            .values()
-            .filter(|s| s.up.interested && !s.up.unchoked)
-            .count();
+        let waiting = self.sources.values().filter(|s| self.waits(s)).count();
         let share = waiting.min(self.config.limits.unchoked.div_ceil(2));
         let mut holding: Vec<(u64, SourceId)> = self
             .sources

@@ -411,6 +411,10 @@ impl World<'_> {
         }
         let state = self.end_mut(end);
         let (node, id) = (state.node, state.source);
+        let lengths = self.scenario.lengths;
+        let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
+            list.into_iter().filter_map(|i| lengths.piece(i)).collect()
+        };
         let Some(swarm) = &mut self.machines[node].swarm else {
             return;
         };
@@ -441,11 +445,10 @@ impl World<'_> {
                 self.end_mut(end).answers.retain(|queued| *queued != block);
             }
             PeerEvent::Extension(Extension::Fetching { add, drop }) => {
-                let lengths = self.scenario.lengths;
-                let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
-                    list.into_iter().filter_map(|i| lengths.piece(i)).collect()
-                };
                 swarm.handle_fetching(id, &pieces(add), &pieces(drop), now);
+            }
+            PeerEvent::Extension(Extension::Offer { free, pieces: list }) => {
+                swarm.handle_offer(id, &pieces(list), free, now);
             }
             PeerEvent::Extension(_) => {}
         }

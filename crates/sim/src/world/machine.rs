@@ -2,7 +2,7 @@
 
 use super::{End, Event, World, meet::number};
 use crate::{Role, network::Node, queue::Nanos};
-use dosvc_content::{Block, DownloadMode, PeerId};
+use dosvc_content::{Block, DownloadMode, PeerId, PieceIndex};
 use dosvc_scheduler::{Command, SourceId, Stats, Swarm};
 use dosvc_wire::Extension;
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,16 +124,20 @@ impl World<'_> {
             }
             Command::ShowHave { source, piece } => self.tell(at, source, |w| w.wire.have(piece)),
             Command::TellFetching { source, add, drop } => {
-                let numbers = |list: Vec<dosvc_content::PieceIndex>| {
-                    list.into_iter()
-                        .map(dosvc_content::PieceIndex::get)
-                        .collect()
-                };
                 let fetching = Extension::Fetching {
-                    add: numbers(add),
-                    drop: numbers(drop),
+                    add: numbers(&add),
+                    drop: numbers(&drop),
                 };
                 self.tell(at, source, |w| w.wire.extension(&fetching));
+            }
+            Command::Offer {
+                source,
+                pieces,
+                free,
+            } => {
+                let pieces = numbers(&pieces);
+                let offer = Extension::Offer { free, pieces };
+                self.tell(at, source, |w| w.wire.extension(&offer));
             }
             Command::Serve { source, block } => self.serve(at, source, block),
             Command::Fetch {
@@ -227,6 +231,11 @@ fn digest(now: Nanos, at: Node, command: &Command) -> u64 {
             (10, source, (add.len() as u64) << 32 | drop.len() as u64)
         }
         Command::Serve { source, block } => (11, source, of(block)),
+        Command::Offer {
+            source,
+            pieces,
+            free,
+        } => (14, source, pieces.len() as u64 * 2 + u64::from(*free)),
         Command::Ban { source, .. } => (12, source, 0),
         Command::Disconnect { source, .. } => (13, source, 0),
     };
@@ -236,4 +245,8 @@ fn digest(now: Nanos, at: Node, command: &Command) -> u64 {
             .wrapping_mul(0x0000_0100_0000_01b3)
             .rotate_left(29)
     })
+}
+
+fn numbers(pieces: &[PieceIndex]) -> Vec<u32> {
+    pieces.iter().map(|p| p.get()).collect()
 }

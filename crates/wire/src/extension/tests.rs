@@ -30,6 +30,20 @@ fn golden() -> Vec<(Extension, Vec<u8>)> {
             with(&[2, 0, 2, 0, 1], &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]),
         ),
         (
+            Extension::Offer {
+                free: false,
+                pieces: vec![1, 2],
+            },
+            with(&[5, 0], &[0, 0, 0, 1, 0, 0, 0, 2]),
+        ),
+        (
+            Extension::Offer {
+                free: true,
+                pieces: vec![],
+            },
+            with(&[5], &[1]),
+        ),
+        (
             Extension::MetainfoRequest {
                 first: 5,
                 count: 0x8000,
@@ -67,7 +81,7 @@ fn what_others_put_into_id_20_is_skipped() {
         b"dosvc",
         b"d1:md11:ut_metadatai3ee",
         b"DOSVC\x00",
-        b"dosvc\x05later version",
+        b"dosvc\x06later version",
         b"dosvc\xff",
     ] {
         assert_eq!(Extension::decode(payload), Ok(None), "{payload:?}");
@@ -132,6 +146,7 @@ proptest! {
             Extension::GroupProof(proof),
             Extension::Fetching { add: add.clone(), drop: drop.clone() },
             Extension::MetainfoRequest { first, count },
+            Extension::Offer { free: version % 2 == 0, pieces: add },
             Extension::Metainfo {
                 content_length,
                 piece_size: count,
@@ -145,7 +160,11 @@ proptest! {
 
     #[test]
     fn arbitrary_bodies_never_panic(kind in 0u8..7, body in proptest::collection::vec(any::<u8>(), 0..120)) {
-        let payload = [&EXTENSION_MAGIC[..], &[kind], &body].concat();
+        let mut payload = [&EXTENSION_MAGIC[..], &[kind], &body].concat();
+        if let (5, Some(flags)) = (kind, payload.get_mut(6)) {
+            // The other flags mean nothing and are not kept.
+            *flags &= 1;
+        }
         if let Ok(Some(extension)) = Extension::decode(&payload) {
             prop_assert_eq!(encoded(&extension), payload);
         }

@@ -1,0 +1,253 @@
+//! Keeps the download budgets at what policies, the time of the day and what is available permit.
+//!
+//! `dosvc_policy` decides; here are the clocks, the counter that feeds its estimator, and the budgets that are set.
+//! While nothing is downloaded nothing runs: the first bytes wake the task that measures.
+
+use crate::{
+    api::{BandwidthStatus, LimitStatus},
+    limiter::{Budgets, DownloadGate},
+    shared::{Shared, lock},
+};
+use dosvc_policy::{DownloadLimit, Estimator, LimitSource, Month, Policies, Priority};
+use dosvc_polite::Manner;
+use dosvc_wire::net::Throttle as _;
+use jiff::{Zoned, civil::DateTime};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// How often the estimator is fed and the time of the day looked at, while anything is downloaded.
+const TICK: Duration = Duration::from_millis(250);
+/// Without any bytes for so long the task sleeps.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Bandwidth {
+    /// Bytes from sources whose limits may be shares, since the start.
+    counted: AtomicU64,
+    awake: AtomicBool,
+    wake: Notify,
+    /// Whether the limit of foreground and background downloads spares HTTP servers in the LAN.
+    spares_lan: [AtomicBool; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    estimator: Estimator,
+    /// Foreground, background.
+    limits: Option<[DownloadLimit; 2]>,
+}
+
+impl Bandwidth {
+    /// Bytes have come from beyond the LAN, or from an HTTP server that is not spared.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.counted.fetch_add(bytes, Ordering::Relaxed);
+        if !self.awake.swap(true, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A download with HTTP sources begins.
+    pub(crate) fn new_source(&self) {
+        lock(&self.state).estimator.new_source(Instant::now());
+    }
+
+    /// Sets the budgets to what holds now.
+    pub(crate) fn apply(&self, budgets: &Budgets, policies: &Policies) {
+        let hour = hour_of(Zoned::now().datetime());
+        let mut state = lock(&self.state);
+        let available = state.estimator.available();
+        let limits = [Priority::Foreground, Priority::Background]
+            .map(|priority| dosvc_policy::download_limit(policies, priority, hour, available));
+        let mut others_count = false;
+        for (limit, spares) in limits.iter().zip(&self.spares_lan) {
+            let spared = matches!(limit.source, LimitSource::Dynamic(_));
+            others_count |= spares.swap(spared, Ordering::Relaxed) != spared;
+        }
+        if others_count && state.limits.is_some() {
+            // Other sources count from now on: what was measured was something else.
+            state.estimator = Estimator::default();
+        }
+        let changed = state.limits.replace(limits) != Some(limits);
+        drop(state);
+        if changed {
+            tracing::debug!(?limits, available = ?available, "download limits");
+        }
+        let [foreground, background] = limits;
+        budgets.foreground.set_rate(foreground.rate);
+        budgets.background.set_rate(background.rate);
+        budgets.upload.set_rate(policies.max_upload_bandwidth());
+    }
+
+    /// What holds now, for people.
+    pub(crate) fn status(&self, policies: &Policies) -> BandwidthStatus {
+        let state = lock(&self.state);
+        let [foreground, background] = state.limits.map_or_else(Default::default, |limits| {
+            limits.map(|limit| LimitStatus {
+                bps: limit.rate.map(dosvc_content::ByteRate::bps),
+                source: limit.source.to_string(),
+            })
+        });
+        BandwidthStatus {
+            available_bps: state.estimator.last().map(dosvc_content::ByteRate::bps),
+            foreground,
+            background,
+            upload_bps: policies
+                .max_upload_bandwidth()
+                .map(dosvc_content::ByteRate::bps),
+        }
+    }
+
+    fn is_spared(&self, foreground: bool) -> bool {
+        self.spares_lan[usize::from(!foreground)].load(Ordering::Relaxed)
+    }
+}
+
+/// Measures and sets the budgets while anything is downloaded.
+pub(crate) async fn keep(shared: Arc<Shared>) {
+    let bandwidth = &shared.bandwidth;
+    loop {
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            () = bandwidth.wake.notified() => {}
+        }
+        let mut fed = bandwidth.counted.load(Ordering::Relaxed);
+        let mut last_bytes = Instant::now();
+        // These are the ones that woke us; they start the estimator's clock.
+        feed(&shared, 1);
+        while last_bytes.elapsed() < QUIET {
+            tokio::select! {
+                () = shared.cancel.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            let counted = bandwidth.counted.load(Ordering::Relaxed);
+            let news = counted - std::mem::replace(&mut fed, counted);
+            if news > 0 {
+                last_bytes = Instant::now();
+            }
+            feed(&shared, news);
+        }
+        bandwidth.awake.store(false, Ordering::Relaxed);
+    }
+}
+
+fn feed(shared: &Shared, bytes: u64) {
+    lock(&shared.bandwidth.state)
+        .estimator
+        .feed(bytes, Instant::now());
+    shared
+        .bandwidth
+        .apply(&shared.budgets, &shared.settings().config.policies);
+}
+
+/// The hour of the day, 0 to 23.
+fn hour_of(time: DateTime) -> u8 {
+    u8::try_from(time.hour()).unwrap_or(0)
+}
+
+/// The month that it is here.
+pub(crate) fn month_now() -> Month {
+    month_of(Zoned::now().datetime())
+}
+
+fn month_of(time: DateTime) -> Month {
+    let month = u8::try_from(time.month()).unwrap_or(1);
+    Month::new(time.year(), month).expect("the calendar has months 1 to 12")
+}
+
+/// What the body of an HTTP answer passes through: the budget of its swarm's priority. The dynamic share is one of what
+/// is available toward the Internet, so a server in the LAN has nothing to do with it; limits that somebody configured
+/// hold for every server.
+#[derive(Debug)]
+pub(crate) struct HttpGate {
+    pub(crate) gate: Arc<DownloadGate>,
+    pub(crate) shared: Arc<Shared>,
+    /// The server is in the LAN, or on this machine.
+    pub(crate) in_lan: bool,
+}
+
+impl HttpGate {
+    fn is_spared(&self) -> bool {
+        let foreground = self.gate.priority.is_foreground();
+        self.in_lan && self.shared.bandwidth.is_spared(foreground)
+    }
+
+    /// Bytes to take at once at most.
+    pub(crate) fn slice(&self) -> usize {
+        match self.is_spared() || self.gate.is_unlimited() {
+            true => usize::MAX,
+            false => self.gate.slice() as usize,
+        }
+    }
+
+    /// How the connection is to be.
+    pub(crate) fn manner(&self) -> Manner {
+        let mut manner = self.gate.manner();
+        if self.is_spared() {
+            manner.rate = None;
+        }
+        manner
+    }
+
+    /// Waits until the bytes may pass.
+    pub(crate) async fn take(&self, bytes: u32) {
+        let bandwidth = &self.shared.bandwidth;
+        if self.is_spared() {
+            return;
+        }
+        if !self.gate.is_unlimited() {
+            self.gate.take(bytes).await;
+        }
+        bandwidth.count(u64::from(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dosvc_policy::{Hours, Percent};
+    use jiff::{Timestamp, tz::TimeZone};
+
+    fn local(at: &str, zone: &TimeZone) -> DateTime {
+        let at: Timestamp = at.parse().expect("an instant");
+        at.to_zoned(zone.clone()).datetime()
+    }
+
+    /// Central Europe: an hour is left out in the last night of March, and comes twice in that of October.
+    #[test]
+    fn business_hours_follow_the_clock_on_the_wall_through_the_changes_of_time() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a rule");
+        let hours = Hours::new(2, 4, Percent::of(10), Percent::of(90)).expect("hours");
+        for (at, hour, inside) in [
+            // Winter, then summer: 02:00 to 03:00 does not exist.
+            ("2026-03-29T00:59:59Z", 1, false),
+            ("2026-03-29T01:00:00Z", 3, true),
+            ("2026-03-29T02:00:00Z", 4, false),
+            // Any day in summer.
+            ("2026-07-01T00:30:00Z", 2, true),
+            // Back: 02:00 to 03:00 comes twice.
+            ("2026-10-25T00:30:00Z", 2, true),
+            ("2026-10-25T01:30:00Z", 2, true),
+            ("2026-10-25T02:30:00Z", 3, true),
+            ("2026-10-25T03:00:00Z", 4, false),
+        ] {
+            let found = hour_of(local(at, &zone));
+            assert_eq!((found, hours.contains(found)), (hour, inside), "{at}");
+        }
+    }
+
+    #[test]
+    fn month_is_the_one_of_the_place() {
+        let zone = TimeZone::posix("EST5EDT,M3.2.0,M11.1.0").expect("a rule");
+        let month = |at| month_of(local(at, &zone)).to_string();
+        assert_eq!(month("2026-12-01T04:59:59Z"), "2026-11");
+        assert_eq!(month("2027-01-01T05:00:00Z"), "2027-01");
+    }
+}

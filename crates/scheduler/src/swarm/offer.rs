@@ -1,0 +1,314 @@
+//! Givers decide what goes to whom: while several downloaders are connected, they wait for offers instead of asking.
+//!
+//! A giver knows what each neighbour lacks and how much is on its way to it. It offers its rarest piece to whom the
+//! least is coming, one piece ahead of what it sends, and the downloader takes the offer (by a request) unless the piece
+//! is on its way already or more is coming to it than to its neighbours. So no two givers send the same piece to the
+//! same machine, nobody's downlink is crowded while another's idles, and every piece leaves the seed once before any
+//! leaves it twice.
+//!
+//! A peer without our extensions, and a lone downloader, ask for whatever they want.
+
+use super::Swarm;
+use crate::{
+    Command, SourceId,
+    pieces::Giver,
+    rng::mix,
+    source::{Asked, Source},
+};
+use dosvc_content::PieceIndex;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// A downloader to which nothing comes for this long asks by itself.
+const QUIET_MAX: Duration = Duration::from_millis(400);
+/// Receivers compared for one offer.
+const LOOK_MAX: usize = 4;
+/// An offer without an answer is forgotten after this.
+const OFFER_MAX: Duration = Duration::from_secs(1);
+/// How long an answer may take before the first was measured.
+const ANSWER_FIRST: Duration = Duration::from_millis(2);
+/// A single late answer (it waited behind a block) counts as no more than this.
+const ANSWER_MAX: Duration = Duration::from_millis(200);
+/// What an answer may take longer than usual.
+const ANSWER_MARGIN: Duration = Duration::from_millis(2);
+/// Pieces on their way to a peer when its link is long and its pieces are short.
+const AHEAD_MAX: usize = 64;
+
+/// What was offered, and how long answers take.
+#[derive(Debug)]
+pub(super) struct Offers {
+    /// The number of downloaders may have changed.
+    count_due: bool,
+    /// There are several: they wait for our offers.
+    steering: bool,
+    /// Offers on whose answers we still count, oldest first.
+    pending: VecDeque<(Instant, SourceId, u32)>,
+    /// The usual time from an offer to its answer.
+    answer: Duration,
+    /// Nobody wants anything of us before something changes, or before `retry_at`.
+    dry: bool,
+    retry_at: Option<Instant>,
+    /// When we last asked for something or got something.
+    moved_at: Instant,
+}
+
+impl Offers {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            count_due: false,
+            steering: false,
+            pending: VecDeque::new(),
+            answer: ANSWER_FIRST,
+            dry: false,
+            retry_at: None,
+            moved_at: now,
+        }
+    }
+
+    /// A downloader came, went or got everything.
+    pub(super) fn note_partners(&mut self) {
+        self.count_due = true;
+    }
+
+    /// There is more to offer, or somebody more to offer it to.
+    pub(super) fn note_more(&mut self) {
+        self.dry = false;
+    }
+
+    pub(super) fn note_moved(&mut self, now: Instant) {
+        self.moved_at = now;
+    }
+
+    /// How long we count on an answer.
+    fn patience(&self) -> Duration {
+        self.answer * 2 + ANSWER_MARGIN
+    }
+
+    /// Forgets to count on offers that should have been answered by now.
+    fn expire(&mut self, now: Instant) {
+        let patience = self.patience();
+        let late = |(at, ..): &(Instant, SourceId, u32)| *at + patience <= now;
+        while self.pending.front().is_some_and(late) {
+            self.pending.pop_front();
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.dry = false;
+        }
+    }
+
+    /// When the next offer may be due without anything else happening.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let answer = self.pending.front().map(|(at, ..)| *at + self.patience());
+        answer.into_iter().chain(self.retry_at).min()
+    }
+}
+
+/// Giving.
+impl Swarm {
+    /// Tells downloaders to wait for offers while there are several.
+    pub(super) fn update_steering(&mut self) {
+        if !std::mem::take(&mut self.offers.count_due) {
+            return;
+        }
+        let partners = self.sources.values().filter(|s| s.is_partner()).count();
+        let steering = partners > 1;
+        self.offers.steering = steering;
+        self.offers.note_more();
+        if !steering {
+            self.offers.pending.clear();
+            self.offers.retry_at = None;
+        }
+        for (&source, s) in self.sources.iter_mut().filter(|(_, s)| s.is_partner()) {
+            if std::mem::replace(&mut s.up.steered, steering) != steering {
+                self.commands.push_back(Command::Offer {
+                    source,
+                    pieces: Vec::new(),
+                    free: !steering,
+                });
+            }
+        }
+    }
+
+    /// Keeps so much offered or asked for that the uplink never waits for an answer.
+    pub(super) fn make_offers(&mut self, now: Instant) {
+        if !self.offers.steering {
+            return;
+        }
+        self.offers.expire(now);
+        if self.offers.dry {
+            return;
+        }
+        let target = self.uploads.room(self.offers.patience()).min(AHEAD_MAX);
+        let mut ahead = self.queued_blocks() + self.offers.pending.len();
+        while ahead < target {
+            let Some((id, piece)) = self.choose_offer(now) else {
+                self.offers.dry = true;
+                return;
+            };
+            self.offer(id, piece, now);
+            ahead += 1;
+        }
+    }
+
+    fn queued_blocks(&self) -> usize {
+        let queue = |id: &SourceId| self.sources.get(id).map_or(0, |s| s.up.queue.len());
+        self.uploads.queued().map(queue).sum()
+    }
+
+    /// The rarest piece that one of those lacks to whom the least is coming.
+    fn choose_offer(&mut self, now: Instant) -> Option<(SourceId, PieceIndex)> {
+        // Givers that know the same choose differently.
+        let salt = self.rng.next();
+        let mut order: Vec<_> = Vec::new();
+        let mut retry_at: Option<Instant> = None;
+        for (&id, s) in self.sources.iter().filter(|(_, s)| s.up.takes_offers()) {
+            if let Some(until) = s.up.declined_until.filter(|until| *until > now) {
+                retry_at = Some(retry_at.map_or(until, |at| at.min(until)));
+                continue;
+            }
+            let tie = mix(salt ^ u64::from(id.0));
+            order.push((s.fetching.len(), s.has.count(), tie, id));
+        }
+        self.offers.retry_at = retry_at;
+        order.sort_unstable();
+        // By what is coming to it, copies of the piece, what it has, and by lot.
+        let mut best: Option<([u64; 4], SourceId, PieceIndex)> = None;
+        let mut found = 0;
+        for (load, count, tie, id) in order {
+            let s = &self.sources[&id];
+            let lacks = |p: PieceIndex| !s.has.has(p) && !s.fetching.contains_key(&p.get());
+            let Some(piece) = self.picker.rarest_held(lacks) else {
+                continue;
+            };
+            let copies = self.picker.copies(piece);
+            let key = [load as u64, copies.into(), count.into(), tie];
+            if best.is_none_or(|(least, ..)| key < least) {
+                best = Some((key, id, piece));
+            }
+            found += 1;
+            if found == LOOK_MAX {
+                break;
+            }
+        }
+        best.map(|(_, id, piece)| (id, piece))
+    }
+
+    fn offer(&mut self, id: SourceId, piece: PieceIndex, now: Instant) {
+        let s = self.sources.get_mut(&id).expect("chosen among the sources");
+        // Until it answers we take it that it will.
+        s.up.offered.insert(piece.get(), now);
+        s.fetching.insert(piece.get(), now);
+        self.picker.add_fetcher(piece);
+        self.offers.pending.push_back((now, id, piece.get()));
+        self.commands.push_back(Command::Offer {
+            source: id,
+            pieces: vec![piece],
+            free: false,
+        });
+    }
+
+    /// The peer took an offer, or said that it does not.
+    pub(super) fn note_answer(
+        &mut self,
+        id: SourceId,
+        piece: PieceIndex,
+        taken: bool,
+        now: Instant,
+    ) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let Some(at) = s.up.offered.remove(&piece.get()) else {
+            return;
+        };
+        let took = now.saturating_duration_since(at).min(ANSWER_MAX);
+        self.offers.answer = (self.offers.answer * 7 + took) / 8;
+        if !taken {
+            s.up.declined_until = Some(now + self.offers.patience() * 4);
+        }
+        let same = |(_, to, p): &(Instant, SourceId, u32)| *to == id && *p == piece.get();
+        self.offers.pending.retain(|offer| !same(offer));
+    }
+
+    /// Forgets offers that nobody answered.
+    pub(super) fn drop_stale_offers(&mut self, now: Instant) {
+        let stale = |at: &Instant| now.saturating_duration_since(*at) > OFFER_MAX;
+        for s in self.sources.values_mut() {
+            while let Some((&piece, _)) = s.up.offered.iter().find(|(_, at)| stale(at)) {
+                s.up.offered.remove(&piece);
+                if s.fetching.remove(&piece).is_some() {
+                    self.picker.remove_fetcher(self.pieces.index(piece));
+                }
+                self.offers.note_more();
+            }
+        }
+    }
+}
+
+/// Taking.
+impl Swarm {
+    /// A peer offers pieces, and says whether it may be asked for others too (`free`).
+    pub fn handle_offer(&mut self, id: SourceId, pieces: &[PieceIndex], free: bool, now: Instant) {
+        let Some(s) = self.sources.get_mut(&id).filter(|s| s.is_peer()) else {
+            return;
+        };
+        s.last_heard = now;
+        let before = std::mem::replace(&mut s.steers, !free);
+        match (before, free) {
+            (true, true) => _ = self.ready.insert(id),
+            (false, false) => self.withdraw_waiting(id, now),
+            _ => {}
+        }
+        for &piece in pieces {
+            self.consider_offer(id, piece, now);
+        }
+        self.settle(now);
+    }
+
+    /// Withdraws what was asked of a peer that now offers by itself.
+    fn withdraw_waiting(&mut self, id: SourceId, now: Instant) {
+        let waiting = |a: &&Asked| a.begun.is_none();
+        let asked = self.sources[&id].asked.iter().filter(waiting);
+        for block in asked.map(|a| a.block).collect::<Vec<_>>() {
+            self.withdraw(Giver::Peer(id), block, now);
+        }
+    }
+
+    fn consider_offer(&mut self, id: SourceId, piece: PieceIndex, now: Instant) {
+        if self.pieces.wanted().contains_key(&piece.get()) {
+            // On its way from elsewhere.
+            self.note_tell(piece, true);
+            return;
+        }
+        let s = &self.sources[&id];
+        let usable = !self.paused && s.is_usable(now) && s.has.has(piece);
+        if usable && self.pieces.missing().has(piece) && !self.is_crowded() {
+            self.want(piece, id);
+            while let Some(block) = self.pieces.open_block(piece) {
+                self.request(id, block, now);
+            }
+            self.note_tell(piece, true);
+        } else if !self.pieces.have().has(piece) {
+            self.commands.push_back(Command::TellFetching {
+                source: id,
+                add: Vec::new(),
+                drop: vec![piece],
+            });
+        }
+    }
+
+    /// Whether more is on its way to us than to our neighbours.
+    fn is_crowded(&self) -> bool {
+        let partners = || self.sources.values().filter(|s| s.is_partner());
+        let coming: usize = partners().map(|s| s.fetching.len()).sum();
+        self.told.len() * partners().count() > coming
+    }
+
+    /// Whether this peer wants us to wait for its offers, and we have reason to.
+    pub(super) fn waits_for_offers(&self, s: &Source, now: Instant) -> bool {
+        s.steers && now < self.offers.moved_at + QUIET_MAX
+    }
+}
