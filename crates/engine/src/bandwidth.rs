@@ -9,6 +9,7 @@ use crate::{
     shared::{Shared, lock},
 };
 use dosvc_policy::{DownloadLimit, Estimator, LimitSource, Month, Policies, Priority};
+use dosvc_polite::Manner;
 use dosvc_wire::net::Throttle as _;
 use jiff::{Zoned, civil::DateTime};
 use std::{
@@ -173,10 +174,32 @@ pub(crate) struct HttpGate {
 }
 
 impl HttpGate {
+    fn is_spared(&self) -> bool {
+        let foreground = self.gate.priority.is_foreground();
+        self.in_lan && self.shared.bandwidth.is_spared(foreground)
+    }
+
+    /// Bytes to take at once at most.
+    pub(crate) fn slice(&self) -> usize {
+        match self.is_spared() || self.gate.is_unlimited() {
+            true => usize::MAX,
+            false => self.gate.slice() as usize,
+        }
+    }
+
+    /// How the connection is to be.
+    pub(crate) fn manner(&self) -> Manner {
+        let mut manner = self.gate.manner();
+        if self.is_spared() {
+            manner.rate = None;
+        }
+        manner
+    }
+
     /// Waits until the bytes may pass.
     pub(crate) async fn take(&self, bytes: u32) {
         let bandwidth = &self.shared.bandwidth;
-        if self.in_lan && bandwidth.is_spared(self.gate.foreground.load(Ordering::Relaxed)) {
+        if self.is_spared() {
             return;
         }
         if !self.gate.is_unlimited() {
