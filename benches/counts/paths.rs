@@ -228,14 +228,16 @@ fn connections(in_flight: u32, times: u32) {
             black_box(event);
         }
         let block = whole(&lengths, answer.next().expect("goes round"));
-        assert!(theirs.accept_answer(block) && theirs.begin_answer(block, &mut frame));
+        assert!(theirs.accept_answer(block) && theirs.begin_answer(block));
+        theirs.answer_part(block, 0, block.len(), &mut frame);
         theirs.handle_sent(now, frame.len() + block.len() as usize);
         theirs.end_answer(block);
         let (header, _) = Header::decode(&frame)
             .expect("just encoded")
             .expect("whole");
         let payload = ours.handle_header(now, header).expect("was asked for");
-        assert_eq!(payload, Payload::Block(block));
+        let part = block.len();
+        assert_eq!(payload, Payload::Block { block, part });
         ours.handle_received(now, frame.len() + block.len() as usize);
         frame.clear();
         exchange(

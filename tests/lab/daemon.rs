@@ -7,6 +7,7 @@ use crate::{
     process::{Process, run, wait_for},
 };
 use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus};
+use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use std::{
     ffi::OsString,
@@ -77,6 +78,16 @@ impl Daemon {
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
         self.process = launch(&self.node, &self.config, &self.socket);
+    }
+
+    /// Puts other policies into the configuration and has it read again.
+    pub(crate) fn configure(&mut self, policies: &str) {
+        write_config(
+            &self.node,
+            "",
+            &format!("[delivery_optimization]\n{policies}"),
+        );
+        self.process.signal(Signal::HUP);
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -35,6 +35,7 @@ mod idle;
 mod loopback;
 mod outage;
 mod policy;
+mod polite;
 mod scope;
 mod selection;
 mod sharing;

@@ -180,6 +180,36 @@ impl Lab {
         }
     }
 
+    /// Makes what machine `i` receives go through a bottleneck with a queue of so much delay. Senders fill it, as
+    /// most of the world's do, and segments cross the links as they would cross real ones: one by one.
+    pub(crate) fn narrow(&self, i: u8, rate: &str, queue: &str) {
+        for (number, node) in self.nodes.iter().enumerate() {
+            let by_losses = node.enter(|| {
+                // A namespace may choose only what the machine's administrator allows to all.
+                let choose = |name| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
+                choose("cubic").or_else(|_| choose("reno"))
+            });
+            by_losses.expect("reno is always allowed");
+            ip(node.namespace(), &["link set eth0 gso_max_segs 1"]);
+            ip(
+                &self.hub(),
+                &[&format!("link set p{number} gso_max_segs 1")],
+            );
+        }
+        run(Command::new("tc")
+            .args([
+                "-n",
+                &self.hub(),
+                "qdisc",
+                "replace",
+                "dev",
+                &format!("p{i}"),
+            ])
+            .args([
+                "root", "tbf", "rate", rate, "burst", "16kb", "latency", queue,
+            ]));
+    }
+
     /// Permanent neighbour entries: many machines that ask for each other at once overflow the kernel's table, which
     /// all namespaces share, and stand still for seconds.
     fn set_neighbours(&self) {

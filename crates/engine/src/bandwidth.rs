@@ -5,14 +5,14 @@
 
 use crate::{
     api::{BandwidthStatus, LimitStatus},
-    limiter::{Budgets, DownloadGate},
+    limiter::{Budgets, DownloadGate, on_wire},
     shared::{Shared, lock},
 };
 use dosvc_policy::{DownloadLimit, Estimator, LimitSource, Month, Policies, Priority};
-use dosvc_wire::net::Throttle;
+use dosvc_polite::Manner;
+use dosvc_wire::net::Throttle as _;
 use jiff::{Zoned, civil::DateTime};
 use std::{
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,7 +29,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Bandwidth {
-    /// Bytes from sources whose limits may be shares, since the start.
+    /// Bytes from sources whose limits may be shares, since the start; headers included, as in the limits.
     counted: AtomicU64,
     awake: AtomicBool,
     wake: Notify,
@@ -48,7 +48,7 @@ struct State {
 impl Bandwidth {
     /// Bytes have come from beyond the LAN, or from an HTTP server that is not spared.
     pub(crate) fn count(&self, bytes: u64) {
-        self.counted.fetch_add(bytes, Ordering::Relaxed);
+        self.counted.fetch_add(on_wire(bytes), Ordering::Relaxed);
         if !self.awake.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -175,25 +175,37 @@ pub(crate) struct HttpGate {
 
 impl HttpGate {
     fn is_spared(&self) -> bool {
-        let foreground = self.gate.foreground.load(Ordering::Relaxed);
+        let foreground = self.gate.priority.is_foreground();
         self.in_lan && self.shared.bandwidth.is_spared(foreground)
     }
 
-    /// These bytes have passed.
-    pub(crate) fn count(&self, bytes: u64) {
-        if !self.is_spared() {
-            self.shared.bandwidth.count(bytes);
+    /// Bytes to take at once at most.
+    pub(crate) fn slice(&self) -> usize {
+        match self.is_spared() || self.gate.is_unlimited() {
+            true => usize::MAX,
+            false => self.gate.slice() as usize,
         }
     }
-}
 
-impl Throttle for HttpGate {
-    fn take(&self, bytes: u32) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        self.gate.take(bytes)
+    /// How the connection is to be.
+    pub(crate) fn manner(&self) -> Manner {
+        let mut manner = self.gate.manner();
+        if self.is_spared() {
+            manner.rate = None;
+        }
+        manner
     }
 
-    fn is_unlimited(&self) -> bool {
-        self.is_spared() || self.gate.is_unlimited()
+    /// Waits until the bytes may pass.
+    pub(crate) async fn take(&self, bytes: u32) {
+        let bandwidth = &self.shared.bandwidth;
+        if self.is_spared() {
+            return;
+        }
+        if !self.gate.is_unlimited() {
+            self.gate.take(bytes).await;
+        }
+        bandwidth.count(u64::from(bytes));
     }
 }
 

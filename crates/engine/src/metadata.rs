@@ -20,7 +20,7 @@ use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
 use dosvc_wire::{
     Extension, Limits,
-    net::{self, DriveParams, Event},
+    net::{self, DriveParams, Event, Unlimited},
 };
 use std::{
     collections::HashSet,
@@ -349,8 +349,8 @@ impl Asker {
             limits: Limits::default(),
             pool: shared.pool.clone(),
             events: sender,
-            down: Arc::new(crate::limiter::OpenGate),
-            up: Arc::new(crate::limiter::OpenGate),
+            down: Arc::new(Unlimited),
+            up: Arc::new(Unlimited),
         };
         let mut dialogue = Dialogue {
             commands,

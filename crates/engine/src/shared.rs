@@ -198,6 +198,8 @@ pub(crate) struct Shared {
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
+    /// What is known of HTTP connections, to give way on them.
+    pub(crate) receivers: dosvc_polite::Receivers,
     /// What keeps the budgets at what they should be.
     pub(crate) bandwidth: Bandwidth,
     /// What was uploaded this month.
@@ -266,6 +268,7 @@ impl Shared {
         bandwidth.apply(&budgets, &settings.config.policies);
         Self {
             budgets: Arc::new(budgets),
+            receivers: dosvc_polite::Receivers::default(),
             bandwidth,
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),

@@ -17,7 +17,7 @@ use crate::{
     cache,
     counters::RateMeter,
     errors::storage_error,
-    limiter::DownloadGate,
+    limiter::{DownloadGate, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
     uploads::Standing,
@@ -39,10 +39,7 @@ use sources::HttpSource;
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -181,7 +178,7 @@ pub(crate) struct Swarm {
     upload_turn_due: Option<Instant>,
     /// A content that was complete once and lost a piece mends itself until then.
     repair_until: Option<Instant>,
-    foreground: Arc<AtomicBool>,
+    priority: SwarmPriority,
     /// Whether peers are to be waited for, as the scheduler was told last.
     with_peers: bool,
     download_gate: Arc<DownloadGate>,
@@ -241,7 +238,7 @@ impl Swarm {
         let (progress, progress_receiver) = watch::channel(Progress::default());
         let (disk_sender, disk_events) = mpsc::channel(EVENTS_MAX);
         let settings = shared.settings();
-        let foreground = Arc::new(AtomicBool::new(false));
+        let priority = SwarmPriority::default();
         let have = content.have();
         let scope = settings.scope(shared.store.mode_limit(&content.key()));
         let with_peers = content.hash_file().is_some()
@@ -272,9 +269,9 @@ impl Swarm {
             repair_until: None,
             download_gate: Arc::new(DownloadGate {
                 budgets: Arc::clone(&shared.budgets),
-                foreground: Arc::clone(&foreground),
+                priority: priority.clone(),
             }),
-            foreground,
+            priority,
             with_peers,
             next_source: 0,
             peers: HashMap::new(),
@@ -615,14 +612,14 @@ impl Swarm {
     }
 
     fn is_foreground(&self) -> bool {
-        self.foreground.load(Ordering::Relaxed)
+        self.priority.is_foreground()
     }
 
     /// Tells the scheduler what the jobs make of the swarm: its priority, and whether peers are to be waited for.
     fn update_priority(&mut self, now: Instant) {
         let foreground = self.jobs.values().any(|j| j.foreground);
         let with_peers = self.may_have_peers();
-        let was_foreground = self.foreground.swap(foreground, Ordering::Relaxed);
+        let was_foreground = self.priority.swap(foreground);
         if (foreground, with_peers) != (was_foreground, self.with_peers) {
             self.set_core_config(now);
             self.review_http(now);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::Response;
 
 use crate::client::cause_text;
@@ -64,6 +65,14 @@ impl Body {
     /// Bytes still to come; `None` for a whole content whose length no one has told.
     pub fn remaining(&self) -> Option<u64> {
         self.left
+    }
+
+    /// The ends of the connection that the bytes come over, ours and the other, as far as known: for who wants to look
+    /// at the socket. Several bodies may share a connection (HTTP/2).
+    pub fn connection(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let extensions = self.reader.response.extensions();
+        let info: &HttpInfo = extensions.get()?;
+        Some((info.local_addr(), info.remote_addr()))
     }
 
     /// Where the bytes come from, after redirects.

@@ -2,10 +2,11 @@
 
 use crate::{bandwidth::HttpGate, limiter::DownloadGate, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
-use dosvc_origin::{Origin, OriginError};
+use dosvc_origin::{Body, Origin, OriginError};
+use dosvc_polite::{Manner, Receiver};
 use dosvc_scheduler::{FetchId, SourceKind};
-use dosvc_wire::net::{BlockBuf, BlockPool, Throttle as _};
-use std::sync::Arc;
+use dosvc_wire::net::{BlockBuf, BlockPool};
+use std::{sync::Arc, time::Instant};
 use tokio::sync::mpsc;
 
 /// What a fetch tells its swarm.
@@ -58,6 +59,7 @@ impl Fetch {
         let last = self.lengths.piece(last).unwrap_or(self.first);
         let end = self.lengths.offset(last) + u64::from(self.lengths.len(last));
         let mut body = self.origin.fetch(start..end).await?;
+        let mut polite = Polite::Unknown;
         let server = body.server().map(|server| server.ip());
         let gate = HttpGate {
             gate: Arc::clone(&self.gate),
@@ -83,14 +85,13 @@ impl Fetch {
                         let Some(chunk) = body.chunk().await? else {
                             return Ok(());
                         };
+                        polite.moved(&gate, &body);
                         rest = chunk;
                         continue;
                     }
                     let n = rest.len().min(data.len() - filled);
-                    if !gate.is_unlimited() {
-                        gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
-                    }
-                    gate.count(n as u64);
+                    let n = n.min(gate.slice());
+                    gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     let news = u32::try_from(filled - reported).unwrap_or(0);
@@ -110,5 +111,43 @@ impl Fetch {
     async fn send(&self, event: HttpEvent) {
         // A swarm that has ended needs no events.
         let _ = self.events.send((self.key, event)).await;
+    }
+}
+
+/// A body's connection as one that gives way or is limited. It is looked for when that is wanted for the first time.
+enum Polite {
+    Unknown,
+    /// Nothing is asked of it, and nothing ever was.
+    Plain,
+    Found(Receiver),
+    /// The system doesn't show it.
+    Hidden,
+}
+
+impl Polite {
+    fn moved(&mut self, gate: &HttpGate, body: &Body) {
+        let manner = gate.manner();
+        let wanted = manner != Manner::default();
+        let look = match self {
+            Self::Unknown => true,
+            Self::Plain => wanted,
+            Self::Found(_) | Self::Hidden => false,
+        };
+        if look {
+            let found = body.connection().and_then(|ends| {
+                let known = wanted || gate.shared.receivers.is_held(ends);
+                known
+                    .then(|| gate.shared.receivers.receiver(ends))
+                    .flatten()
+            });
+            *self = match found {
+                Some(receiver) => Self::Found(receiver),
+                None if wanted => Self::Hidden,
+                None => Self::Plain,
+            };
+        }
+        if let Self::Found(receiver) = self {
+            receiver.moved(Instant::now(), manner);
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     api::PeerInfo,
     counters::RateMeter,
     dial,
-    limiter::{OpenGate, UploadGate},
+    limiter::{LanGate, UploadGate},
 };
 use dosvc_content::{Bitfield, Block, GroupHash, PeerId, PieceIndex};
 use dosvc_policy::PeerClass;
@@ -103,14 +103,17 @@ impl Swarm {
             pool: self.shared.pool.clone(),
             events: self.peer_events.0.clone(),
             down: if open {
-                Arc::new(OpenGate)
+                Arc::new(LanGate(self.priority.clone()))
             } else {
                 Arc::clone(&self.download_gate) as _
             },
             up: if class == PeerClass::Internet {
-                Arc::new(UploadGate(Arc::clone(&self.shared.budgets)))
+                Arc::new(UploadGate {
+                    budgets: Arc::clone(&self.shared.budgets),
+                    priority: self.priority.clone(),
+                })
             } else {
-                Arc::new(OpenGate)
+                Arc::new(LanGate(self.priority.clone()))
             },
         };
         let Established {

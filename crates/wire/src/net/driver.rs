@@ -36,9 +36,6 @@ const OUTBOX_MAX: usize = 32;
 /// written. A peer faster than that is waited for by TCP.
 const BUFFERS_MAX: usize = 14;
 
-/// Bytes drawn from a rate limit at once.
-const THROTTLE_SLICE: u32 = 16 << 10;
-
 /// What a connection needs beside its stream.
 #[derive(Clone)]
 pub struct DriveParams {

@@ -1,8 +1,11 @@
 //! The seam between the driver and the kind of connection below it: TCP now, a QUIC stream some day.
 
+use dosvc_polite::socket::BorrowedSocket;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -28,10 +31,20 @@ pub trait ReadHalf: Send {
         first: &mut [u8],
         second: &mut [u8],
     ) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// The TCP socket below, if that is what it is: how background traffic is steered.
+    fn socket(&self) -> Option<BorrowedSocket<'_>> {
+        None
+    }
 }
 
 /// The sending direction.
 pub trait WriteHalf: Send {
+    /// As [`ReadHalf::socket`]. Where there is one, [`Self::send_file`] loses nothing when it is cancelled.
+    fn socket(&self) -> Option<BorrowedSocket<'_>> {
+        None
+    }
+
     /// Writes a part of `bytes`, at least a byte. `more` says that something follows at once, so that a short
     /// packet can wait for it.
     fn write(&mut self, bytes: &[u8], more: bool)
@@ -120,10 +133,21 @@ impl ReadHalf for OwnedReadHalf {
             }
         }
     }
+
+    #[cfg(target_os = "linux")]
+    fn socket(&self) -> Option<BorrowedSocket<'_>> {
+        let stream: &TcpStream = self.as_ref();
+        Some(stream.as_fd())
+    }
 }
 
 #[cfg(target_os = "linux")]
 impl WriteHalf for OwnedWriteHalf {
+    fn socket(&self) -> Option<BorrowedSocket<'_>> {
+        let stream: &TcpStream = self.as_ref();
+        Some(stream.as_fd())
+    }
+
     async fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
         use rustix::net::{SendFlags, send};
         let flags = SendFlags::NOSIGNAL

@@ -1,6 +1,6 @@
 //! The receiving loop.
 
-use super::{Driver, OUTBOX_MAX, THROTTLE_SLICE};
+use super::{Driver, OUTBOX_MAX};
 use crate::codec::Header;
 use crate::connection::Payload;
 use crate::extension::EXTENSION_PREFIX_LEN;
@@ -29,6 +29,7 @@ impl Driver {
             end: 0,
             credit: 0,
             partial: None,
+            polite: dosvc_polite::Receiving::default(),
         };
         loop {
             if let Err(reason) = reader.read_message().await {
@@ -67,6 +68,7 @@ struct Reader<'a, R> {
     credit: u32,
     /// The block of which a part is here.
     partial: Option<Partial>,
+    polite: dosvc_polite::Receiving,
 }
 
 struct Partial {
@@ -135,12 +137,16 @@ impl<R: ReadHalf> Reader<'_, R> {
         Ok(())
     }
 
-    fn arrived(&self, n: io::Result<usize>) -> Result<usize, CloseReason> {
+    fn arrived(&mut self, n: io::Result<usize>) -> Result<usize, CloseReason> {
         match n {
             Ok(0) => Err(CloseReason::Truncated),
             Ok(n) => {
-                let mut state = self.driver.state();
-                state.connection.handle_received(Instant::now(), n);
+                let now = Instant::now();
+                self.driver.state().connection.handle_received(now, n);
+                if let Some(socket) = self.half.socket() {
+                    let manner = self.driver.params.down.manner();
+                    self.polite.moved(socket, now, manner);
+                }
                 Ok(n)
             }
             Err(error) => Err(CloseReason::Lost(error.kind())),
@@ -219,10 +225,9 @@ impl<R: ReadHalf> Reader<'_, R> {
     /// How many of `wanted` bytes the rate limit lets in now; waits until it is at least one.
     async fn draw(&mut self, wanted: usize) -> usize {
         if self.credit == 0 {
-            let slice = THROTTLE_SLICE.min(u32::try_from(wanted).unwrap_or(u32::MAX));
-            self.driver
-                .hold_receive(self.driver.params.down.take(slice))
-                .await;
+            let down = &self.driver.params.down;
+            let slice = down.slice().min(u32::try_from(wanted).unwrap_or(u32::MAX));
+            self.driver.hold_receive(down.take(slice)).await;
             self.credit = slice;
         }
         wanted.min(self.credit as usize)

@@ -1,12 +1,14 @@
 //! The sending loop.
 
-use super::{Driver, THROTTLE_SLICE};
+use super::Driver;
 use crate::Pace;
 use crate::net::transport::SendFileError;
 use crate::net::{Body, CloseReason, Event, WriteHalf};
 use dosvc_content::Block;
+use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The most that is handed to the kernel at once; others get their turn in between.
@@ -23,6 +25,7 @@ impl Driver {
             messages: Vec::new(),
             credit: 0,
             pace: Pace::default(),
+            polite: dosvc_polite::Sending::default(),
         };
         writer.half.set_unsent_max(writer.pace.unsent_max());
         loop {
@@ -53,6 +56,7 @@ struct Writer<'a, W> {
     /// Bytes taken from the rate limit and not used yet.
     credit: u32,
     pace: Pace,
+    polite: dosvc_polite::Sending,
 }
 
 impl<W: WriteHalf> Writer<'_, W> {
@@ -74,7 +78,7 @@ impl<W: WriteHalf> Writer<'_, W> {
         match answer {
             Some((block, body)) => self.write_block(block, &body).await,
             None if self.messages.is_empty() => {
-                self.driver.write_wake.notified().await;
+                self.wait().await;
                 Ok(())
             }
             None => self.write_messages(false).await,
@@ -133,7 +137,7 @@ impl<W: WriteHalf> Writer<'_, W> {
         let n = match body {
             Body::File { file, offset } => {
                 let at = offset + u64::from(from);
-                let n = self.half.send_file(file, at, max as usize).await;
+                let n = self.send_file(file, at, max as usize).await;
                 n.map_err(|error| match error {
                     SendFileError::File(error) => CloseReason::Body {
                         block,
@@ -152,12 +156,53 @@ impl<W: WriteHalf> Writer<'_, W> {
         Ok(n)
     }
 
-    fn moved(&self, n: usize) -> Result<usize, CloseReason> {
+    /// Waits until there may be something to send. What was sent before may still be held back to give way: its pace is
+    /// looked after meanwhile.
+    async fn wait(&mut self) {
+        let wake = self.driver.write_wake.notified();
+        match self.polite.interval() {
+            None => wake.await,
+            Some(interval) => {
+                if tokio::time::timeout(interval, wake).await.is_err() {
+                    self.give_way(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// As the half does it. What is held back to give way may wait for long: its pace is looked after meanwhile.
+    async fn send_file(
+        &mut self,
+        file: &Arc<File>,
+        at: u64,
+        max: usize,
+    ) -> Result<usize, SendFileError> {
+        loop {
+            let Some(interval) = self.polite.interval() else {
+                return self.half.send_file(file, at, max).await;
+            };
+            let send = self.half.send_file(file, at, max);
+            match tokio::time::timeout(interval, send).await {
+                Ok(result) => return result,
+                Err(_) => self.give_way(Instant::now()),
+            }
+        }
+    }
+
+    fn give_way(&mut self, now: Instant) {
+        if let Some(socket) = self.half.socket() {
+            let background = self.driver.params.up.is_background();
+            self.polite.moved(socket, now, background);
+        }
+    }
+
+    fn moved(&mut self, n: usize) -> Result<usize, CloseReason> {
         if n == 0 {
             return Err(CloseReason::Lost(io::ErrorKind::WriteZero));
         }
-        let mut state = self.driver.state();
-        state.connection.handle_sent(Instant::now(), n);
+        let now = Instant::now();
+        self.driver.state().connection.handle_sent(now, n);
+        self.give_way(now);
         Ok(n)
     }
 
@@ -167,10 +212,9 @@ impl<W: WriteHalf> Writer<'_, W> {
             return wanted.min(SLICE);
         }
         if self.credit == 0 {
-            let slice = THROTTLE_SLICE.min(wanted);
-            self.driver
-                .hold_send(self.driver.params.up.take(slice))
-                .await;
+            let up = &self.driver.params.up;
+            let slice = up.slice().min(wanted);
+            self.driver.hold_send(up.take(slice)).await;
             self.credit = slice;
         }
         wanted.min(self.credit)

@@ -1,0 +1,334 @@
+//! One direction of a TCP connection that gives way while it is in the background.
+//!
+//! Nothing here waits or has a timer: who moves bytes calls [`Receiving::moved`] or [`Sending::moved`] as they move, and
+//! every 10 to 50 ms the socket is looked at and its knobs are set.
+//!
+//! Who receives steers by the window that it offers, as rLEDBAT does (draft-irtf-iccrg-rledbat): works with every
+//! sender. Who sends steers by the kernel's pacing, at a window for each round trip. Both leave a connection alone until
+//! delay shows for the first time.
+
+use crate::ledbat::{Ack, Ledbat};
+use crate::socket::{self, BorrowedSocket, TcpFacts};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The socket is looked at every half round trip, but …
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// … and …
+const INTERVAL_MAX: Duration = Duration::from_millis(50);
+
+/// Round trip times below this are not measured well, and how long an end takes to answer counts as much: bytes under
+/// way are counted as if it were this.
+const RTT_EXACT: Duration = Duration::from_millis(1);
+
+/// So few segments under way the other end may acknowledge late …
+const UNACKED_ACKED_LATE: u32 = 2;
+/// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
+const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
+
+/// So much of a limited rate may wait to be read …
+const READ_AHEAD: Duration = Duration::from_millis(8);
+/// … and so many segments at least, so that acknowledgements flow.
+const READ_AHEAD_PACKETS: u64 = 4;
+/// No path is taken for longer than this: a queue of one's own must not make room for more of it.
+const RTT_MAX: Duration = Duration::from_millis(500);
+
+/// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
+const REORDERED_MAX: u32 = 3;
+
+/// What both directions have in common.
+#[derive(Debug, Default)]
+struct Flow {
+    ledbat: Option<Ledbat>,
+    looked_at: Option<Instant>,
+    bytes: u64,
+    losses: u32,
+    round: Round,
+    /// Whether the socket carries the lower-effort mark.
+    marked: bool,
+    /// The knob's setting, if it is set.
+    limit: Option<u64>,
+    /// Something waits in the socket, as far as is known.
+    waiting: bool,
+    /// The system does not let us.
+    broken: bool,
+}
+
+/// The receiving direction.
+#[derive(Debug, Default)]
+pub struct Receiving(Flow);
+
+/// The sending direction.
+#[derive(Debug, Default)]
+pub struct Sending(Flow);
+
+/// What a connection is to be at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    /// It gives way.
+    pub background: bool,
+    /// It is read at no more than so many bytes a second, so no more than this needs to be under way. (What it is
+    /// limited to is up to its reader; this keeps the kernel from taking in much more at first.)
+    pub rate: Option<u64>,
+}
+
+impl Manner {
+    fn is_plain(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Receiving {
+    /// Bytes have arrived.
+    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, manner: Manner) {
+        self.0.moved(socket, now, manner, look_received, offer);
+    }
+
+    /// Whether the socket was told anything, and not told otherwise since.
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+}
+
+impl Sending {
+    /// Bytes have been sent or wait for room. `background`: whether the connection is to give way at this moment.
+    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
+        let manner = Manner {
+            background,
+            rate: None,
+        };
+        self.0.moved(socket, now, manner, look_sent, pace);
+    }
+
+    /// How often to call [`Self::moved`] at least, even if nothing moves, for what is held back may wait for long in the
+    /// socket; `None`: with the next bytes is enough.
+    pub fn interval(&self) -> Option<Duration> {
+        let held_back = self.0.limit.is_some() && self.0.waiting;
+        held_back.then(|| self.0.interval())
+    }
+}
+
+/// What a look at the socket found.
+struct Look {
+    packet: u32,
+    /// Bytes that have been delivered, ever.
+    bytes: u64,
+    /// Segments lost, ever.
+    losses: u32,
+    rtt: Option<Duration>,
+    base: Option<Duration>,
+    in_flight: u64,
+    /// Whether the socket holds something that has not been sent.
+    waiting: bool,
+}
+
+impl Look {
+    /// The window that a rate needs, and the round trip time that it is for.
+    fn window_at(&self, rate: u64) -> (u64, Duration) {
+        // The least there was: what waits to be read counts in the others.
+        let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
+        let bytes = u128::from(rate) * (rtt + READ_AHEAD).as_nanos() / 1_000_000_000;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        (bytes.max(READ_AHEAD_PACKETS * u64::from(self.packet)), rtt)
+    }
+}
+
+fn look_received(facts: &TcpFacts) -> Look {
+    let rtt = if facts.timestamps {
+        facts.receive_rtt
+    } else {
+        // Of our requests: few samples, but they wait in the same queue on their way back.
+        facts.rtt
+    };
+    Look {
+        packet: facts.receive_segment,
+        bytes: facts.bytes_received,
+        losses: facts.out_of_order / REORDERED_MAX,
+        rtt: known(rtt),
+        base: known(facts.min_rtt),
+        // The receiver can't see it.
+        in_flight: 0,
+        waiting: false,
+    }
+}
+
+fn look_sent(facts: &TcpFacts) -> Look {
+    let mut rtt = facts.rtt;
+    if facts.unacked <= UNACKED_ACKED_LATE {
+        rtt = rtt.saturating_sub(ACK_DELAY_MAX).max(facts.min_rtt);
+    }
+    Look {
+        packet: facts.send_segment,
+        bytes: facts.bytes_acked,
+        losses: facts.retransmitted,
+        rtt: known(rtt),
+        base: known(facts.min_rtt),
+        in_flight: u64::from(facts.unacked) * u64::from(facts.send_segment),
+        waiting: facts.unsent > 0,
+    }
+}
+
+fn known(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}
+
+/// The window to offer, in bytes.
+fn offer(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+    let bytes = window.map(|(bytes, _)| u32::try_from(bytes).unwrap_or(u32::MAX));
+    socket::set_window_clamp(socket, bytes)
+}
+
+/// The rate at which a window goes out in a round trip.
+fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+    let rate = window.map(|(bytes, rtt)| {
+        let rate = u128::from(bytes) * 1_000_000_000 / rtt.as_nanos().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    });
+    socket::set_pacing_rate(socket, rate)
+}
+
+type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>) -> io::Result<()>;
+
+impl Flow {
+    fn interval(&self) -> Duration {
+        let rtt = self.ledbat.as_ref().and_then(Ledbat::rtt);
+        (rtt.unwrap_or_default() / 2).clamp(INTERVAL_MIN, INTERVAL_MAX)
+    }
+
+    fn is_held(&self) -> bool {
+        self.marked || self.limit.is_some()
+    }
+
+    fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        manner: Manner,
+        look: fn(&TcpFacts) -> Look,
+        steer: Steer,
+    ) {
+        if self.broken || (manner.is_plain() && !self.is_held()) {
+            return;
+        }
+        let turned = manner.background != self.marked || manner.is_plain();
+        let due = self
+            .looked_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= self.interval());
+        // A limited reader reads the next part late.
+        if !turned && !due && manner.rate.is_none() {
+            // Somebody who sends: what was sent now may wait.
+            self.waiting = true;
+            return;
+        }
+        if let Err(error) = self.apply(socket, now, manner, look, steer) {
+            tracing::debug!(%error, "connection can't be made to give way");
+            self.broken = true;
+        }
+    }
+
+    fn apply(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        manner: Manner,
+        look: fn(&TcpFacts) -> Look,
+        steer: Steer,
+    ) -> io::Result<()> {
+        let look = look(&socket::facts(socket)?);
+        if look.bytes < self.bytes {
+            // Another connection between the same addresses.
+            *self = Self::default();
+        }
+        if manner.background != self.marked {
+            socket::set_lower_effort(socket, manner.background)?;
+            self.marked = manner.background;
+            self.ledbat = None;
+            self.looked_at = None;
+        }
+        let polite = if manner.background {
+            self.take_in(now, &look)
+        } else {
+            self.looked_at = Some(now);
+            self.bytes = look.bytes;
+            None
+        };
+        let needed = manner.rate.map(|rate| look.window_at(rate));
+        let limit = match (polite, needed) {
+            (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
+            (polite, needed) => polite.or(needed),
+        };
+        if limit.is_some() || self.limit.is_some() {
+            // Every time: the kernel moves the bound when it makes the receive buffer larger.
+            steer(socket, limit)?;
+        }
+        self.limit = limit.map(|(bytes, _)| bytes);
+        Ok(())
+    }
+
+    /// What the core makes of it: a window and the round trip time that it is for.
+    fn take_in(&mut self, now: Instant, look: &Look) -> Option<(u64, Duration)> {
+        let first = self.looked_at.is_none();
+        self.looked_at = Some(now);
+        self.waiting = look.waiting;
+        let bytes = look.bytes.saturating_sub(self.bytes);
+        let lost = look.losses > self.losses;
+        (self.bytes, self.losses) = (look.bytes, look.losses);
+        let ledbat = self
+            .ledbat
+            .get_or_insert_with(|| Ledbat::open(look.packet.max(536)));
+        ledbat.on_packet(look.packet);
+        if let Some(base) = look.base {
+            ledbat.on_base_rtt(now, base);
+        }
+        if first {
+            // What was before is no part of this.
+            self.round = Round::new(now);
+            return None;
+        }
+        let rtt = look.rtt.or_else(|| ledbat.rtt()).unwrap_or(INTERVAL_MIN);
+        let measured = self.round.add(now, bytes, rtt.max(RTT_EXACT));
+        let ack = Ack {
+            bytes,
+            rtt: look.rtt,
+            in_flight: look.in_flight.max(measured),
+        };
+        if bytes > 0 {
+            ledbat.on_ack(now, ack);
+        }
+        if lost {
+            ledbat.on_loss(now);
+        }
+        ledbat.window().zip(ledbat.rtt())
+    }
+}
+
+/// How much is delivered in a round trip: what was under way, as far as the receiver can tell.
+#[derive(Debug, Default)]
+struct Round {
+    began: Option<Instant>,
+    bytes: u64,
+    /// Of the last whole round.
+    last: u64,
+}
+
+impl Round {
+    fn new(now: Instant) -> Self {
+        Self {
+            began: Some(now),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, now: Instant, bytes: u64, rtt: Duration) -> u64 {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let began = *self.began.get_or_insert(now);
+        let took = now.saturating_duration_since(began);
+        if took >= rtt.max(INTERVAL_MIN) {
+            let scaled = u128::from(self.bytes) * rtt.as_nanos() / took.as_nanos().max(1);
+            self.last = u64::try_from(scaled).unwrap_or(u64::MAX);
+            self.bytes = 0;
+            self.began = Some(now);
+        }
+        self.last
+    }
+}

@@ -1,0 +1,361 @@
+//! What the kernel knows of a TCP connection, and what it can be told about it. Linux only; elsewhere all of it is
+//! [`ErrorKind::Unsupported`](std::io::ErrorKind::Unsupported).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+#[cfg(target_os = "linux")]
+pub use linux::{
+    BorrowedSocket, OwnedSocket, facts, find, set_lower_effort, set_pacing_rate, set_window_clamp,
+};
+#[cfg(not(target_os = "linux"))]
+pub use other::{
+    BorrowedSocket, OwnedSocket, facts, find, set_lower_effort, set_pacing_rate, set_window_clamp,
+};
+
+/// The lower-effort class, DSCP 000001 (RFC 8622), as it stands in the field of IPv4 and IPv6.
+const LOWER_EFFORT: u32 = 0b0000_0100;
+
+/// A part of `struct tcp_info`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpFacts {
+    /// Whether both ends send timestamps; without them [`Self::receive_rtt`] never goes up.
+    pub timestamps: bool,
+    /// Bytes of a full segment that we send.
+    pub send_segment: u32,
+    /// Bytes of a full segment that we may get.
+    pub receive_segment: u32,
+    /// Segments sent and not acknowledged.
+    pub unacked: u32,
+    /// Bytes in the socket that have not been sent.
+    pub unsent: u32,
+    /// Smoothed round trip time of what we send.
+    pub rtt: Duration,
+    /// Round trip time of what we receive: from an acknowledgement of ours to the first data that answers it.
+    pub receive_rtt: Duration,
+    /// The least of [`Self::rtt`]'s samples in the last minutes, the connection's handshake among them. Zero: none.
+    pub min_rtt: Duration,
+    /// Segments sent again.
+    pub retransmitted: u32,
+    /// Bytes of ours that were acknowledged.
+    pub bytes_acked: u64,
+    /// Bytes received in order.
+    pub bytes_received: u64,
+    /// Segments received out of order: the first sign of a loss.
+    pub out_of_order: u32,
+}
+
+impl TcpFacts {
+    /// Reads what the kernel gave; fields that an old kernel doesn't have are 0.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    fn parse(info: &[u8; INFO_LEN]) -> Self {
+        let u32_at = |at: usize| {
+            let mut bytes = [0; 4];
+            bytes.copy_from_slice(&info[at..at + 4]);
+            u32::from_ne_bytes(bytes)
+        };
+        let u64_at = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&info[at..at + 8]);
+            u64::from_ne_bytes(bytes)
+        };
+        let time_at = |at: usize| Duration::from_micros(u32_at(at).into());
+        // Offsets in `struct tcp_info` (include/uapi/linux/tcp.h), to which fields are only ever appended.
+        Self {
+            timestamps: info[5] & 1 != 0,
+            send_segment: u32_at(16),
+            receive_segment: u32_at(84),
+            unacked: u32_at(24),
+            unsent: u32_at(144),
+            rtt: time_at(68),
+            receive_rtt: time_at(92),
+            retransmitted: u32_at(100),
+            bytes_acked: u64_at(120),
+            bytes_received: u64_at(128),
+            min_rtt: match u32_at(148) {
+                u32::MAX => Duration::ZERO,
+                us => Duration::from_micros(us.into()),
+            },
+            out_of_order: u32_at(224),
+        }
+    }
+}
+
+/// As much of `struct tcp_info` as is read.
+const INFO_LEN: usize = 228;
+
+#[cfg(target_os = "linux")]
+#[expect(
+    unsafe_code,
+    reason = "no safe crate reads TCP_INFO, sets these options, or duplicates a descriptor by its number"
+)]
+mod linux {
+    use super::{INFO_LEN, LOWER_EFFORT, SocketAddr, TcpFacts, io};
+    use socket2::SockRef;
+    use std::ffi::{c_int, c_void};
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+    /// From asm-generic/socket.h.
+    const SO_BUF_LOCK: c_int = 72;
+    /// From linux/socket.h: the receive buffer keeps its size. (Nobody here sets the send buffer's.)
+    const SOCK_RCVBUF_LOCK: c_int = 2;
+
+    /// A socket that somebody else owns.
+    pub type BorrowedSocket<'a> = BorrowedFd<'a>;
+    /// A socket of ours.
+    pub type OwnedSocket = OwnedFd;
+
+    /// Reads the connection's facts.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says; `InvalidData` when it gives less than every kernel since 4.9 does.
+    pub fn facts(socket: BorrowedFd<'_>) -> io::Result<TcpFacts> {
+        /// Up to `tcpi_min_rtt`.
+        const LEN_MIN: usize = 152;
+        let mut info = [0u8; INFO_LEN];
+        let mut len = libc::socklen_t::try_from(INFO_LEN).expect("a few hundred");
+        // SAFETY: `info` has room for `len` bytes, both outlive the call, and any bytes are a valid array.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast::<c_void>(),
+                &raw mut len,
+            )
+        };
+        check(result)?;
+        if usize::try_from(len).unwrap_or(0) < LEN_MIN {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(TcpFacts::parse(&info))
+    }
+
+    /// Offers the other end a window of at most so many bytes, or as many as the kernel likes; what was offered already
+    /// stays so.
+    ///
+    /// The kernel raises this bound whenever it makes the receive buffer larger. Where the buffer has room enough it is
+    /// kept from that (Linux 5.14); else this is to be called again and again.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_window_clamp(socket: BorrowedFd<'_>, bytes: Option<u32>) -> io::Result<()> {
+        // At least half of the buffer is window.
+        let room = SockRef::from(&socket).recv_buffer_size()? / 2;
+        let keep = bytes.is_some_and(|bytes| usize::try_from(bytes).is_ok_and(|b| b <= room));
+        let lock: c_int = if keep { SOCK_RCVBUF_LOCK } else { 0 };
+        // Older kernels don't know it.
+        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock);
+        // Past the largest window of TCP there is no difference.
+        let value = bytes.and_then(|bytes| c_int::try_from(bytes).ok());
+        let value = value.unwrap_or(c_int::MAX).min(1 << 30);
+        set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &value)
+    }
+
+    /// Sends at most so many bytes a second; `None` takes the limit away. The kernel paces by itself or leaves it to
+    /// the `fq` queue.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_pacing_rate(
+        socket: BorrowedFd<'_>,
+        bytes_per_second: Option<u64>,
+    ) -> io::Result<()> {
+        let value = bytes_per_second.unwrap_or(u64::MAX);
+        set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &value)
+    }
+
+    fn set<T: Copy>(
+        socket: BorrowedFd<'_>,
+        level: c_int,
+        name: c_int,
+        value: &T,
+    ) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(size_of::<T>()).expect("a number's size");
+        // SAFETY: `value` is `len` readable bytes (an integer, without padding) and outlives the call.
+        let result = unsafe {
+            let value = (&raw const *value).cast::<c_void>();
+            libc::setsockopt(socket.as_raw_fd(), level, name, value, len)
+        };
+        check(result)
+    }
+
+    /// Marks what is sent with the lower-effort class, or with none.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_lower_effort(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+        let field = if on { LOWER_EFFORT } else { 0 };
+        let socket = SockRef::from(&socket);
+        if socket.domain()? == socket2::Domain::IPV6 {
+            // A peer with an IPv4 address on an IPv6 socket takes its class from the other option; who has no IPv4
+            // refuses it.
+            let _ = socket.set_tos_v4(field);
+            return socket.set_tclass_v6(field);
+        }
+        socket.set_tos_v4(field)
+    }
+
+    /// A descriptor of this process's TCP connection between these addresses: for connections inside a library that
+    /// doesn't give theirs away. It keeps the connection open, so it is to be dropped with what uses it.
+    pub fn find(local: SocketAddr, remote: SocketAddr) -> Option<OwnedFd> {
+        let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+        entries.flatten().find_map(|entry| {
+            let number: RawFd = entry.file_name().to_str()?.parse().ok()?;
+            let is_socket = std::fs::read_link(entry.path()).is_ok_and(|target| {
+                target
+                    .as_os_str()
+                    .as_encoded_bytes()
+                    .starts_with(b"socket:")
+            });
+            if !is_socket {
+                return None;
+            }
+            let fd = duplicate(number)?;
+            let is_it = {
+                let socket = SockRef::from(&fd);
+                let is = |found: io::Result<socket2::SockAddr>, wanted: SocketAddr| {
+                    found.is_ok_and(|found| found.as_socket() == Some(wanted))
+                };
+                is(socket.peer_addr(), remote) && is(socket.local_addr(), local)
+            };
+            is_it.then_some(fd)
+        })
+    }
+
+    /// Another descriptor of what a number stands for at this moment, if it stands for anything.
+    fn duplicate(number: RawFd) -> Option<OwnedFd> {
+        // SAFETY: takes two integers. A number that was closed meanwhile is refused, one that was given to something
+        // else is duplicated like any other, and the caller looks at what it got.
+        let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+        // SAFETY: it was made just now, so it is open and nobody else's.
+        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    fn check(result: c_int) -> io::Result<()> {
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use std::io::{Read, Write};
+        use std::net::{TcpListener, TcpStream};
+        use std::os::fd::AsFd;
+        use std::time::Duration;
+
+        fn pair(host: &str) -> (TcpStream, TcpStream) {
+            let listener = TcpListener::bind((host, 0)).expect("loopback");
+            let address = listener.local_addr().expect("bound");
+            let client = TcpStream::connect(address).expect("listening");
+            (client, listener.accept().expect("connected").0)
+        }
+
+        #[test]
+        fn facts_count_what_went_through() {
+            let (mut client, mut server) = pair("127.0.0.1");
+            server.write_all(&[7; 100_000]).expect("room");
+            let mut bytes = vec![0; 100_000];
+            client.read_exact(&mut bytes).expect("sent");
+            client.write_all(b"thanks").expect("room");
+            server.read_exact(&mut bytes[..6]).expect("sent");
+            let received = facts(client.as_fd()).expect("a TCP socket");
+            assert_eq!(received.bytes_received, 100_000);
+            assert!(received.receive_segment > 500, "{received:?}");
+            let sent = facts(server.as_fd()).expect("a TCP socket");
+            assert_eq!((sent.bytes_received, sent.unacked), (6, 0));
+            assert!((100_000..=100_001).contains(&sent.bytes_acked), "{sent:?}");
+            assert!(sent.rtt > Duration::ZERO && sent.min_rtt > Duration::ZERO);
+        }
+
+        #[test]
+        fn options_are_taken_on_both_families() {
+            for (host, v6) in [("127.0.0.1", false), ("::1", true)] {
+                let (client, _server) = pair(host);
+                let fd = client.as_fd();
+                set_window_clamp(fd, Some(10_000)).expect("any number");
+                set_window_clamp(fd, Some(u32::MAX)).expect("any number");
+                set_window_clamp(fd, None).expect("any number");
+                set_pacing_rate(fd, Some(1_000_000)).expect("any number");
+                set_pacing_rate(fd, None).expect("any number");
+                let class = || {
+                    let socket = SockRef::from(&client);
+                    if v6 {
+                        socket.tclass_v6()
+                    } else {
+                        socket.tos_v4()
+                    }
+                };
+                set_lower_effort(fd, true).expect("no privilege needed");
+                assert_eq!(class().expect("an IP socket"), 4);
+                set_lower_effort(fd, false).expect("no privilege needed");
+                assert_eq!(class().expect("an IP socket"), 0);
+            }
+        }
+
+        #[test]
+        fn connection_is_found_by_its_addresses() {
+            let (client, server) = pair("127.0.0.1");
+            let addresses = |s: &TcpStream| {
+                (
+                    s.local_addr().expect("bound"),
+                    s.peer_addr().expect("connected"),
+                )
+            };
+            let (local, remote) = addresses(&client);
+            let found = TcpStream::from(find(local, remote).expect("it is open"));
+            assert_eq!(addresses(&found), (local, remote));
+            drop((client, server, found));
+            assert!(find(local, remote).is_none());
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod other {
+    use super::{SocketAddr, TcpFacts, io};
+    use std::marker::PhantomData;
+
+    /// A socket that somebody else owns.
+    #[derive(Debug, Clone, Copy)]
+    pub struct BorrowedSocket<'a>(PhantomData<&'a ()>);
+    /// A socket of ours; there is none.
+    #[derive(Debug)]
+    pub enum OwnedSocket {}
+
+    impl OwnedSocket {
+        /// As of standard's descriptors.
+        pub fn as_fd(&self) -> BorrowedSocket<'_> {
+            match *self {}
+        }
+    }
+
+    /// Unsupported.
+    pub fn facts(_: BorrowedSocket<'_>) -> io::Result<TcpFacts> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_window_clamp(_: BorrowedSocket<'_>, _: Option<u32>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_pacing_rate(_: BorrowedSocket<'_>, _: Option<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_lower_effort(_: BorrowedSocket<'_>, _: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Never found.
+    pub fn find(_: SocketAddr, _: SocketAddr) -> Option<OwnedSocket> {
+        None
+    }
+}
