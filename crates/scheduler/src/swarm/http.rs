@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 const RUNS_ALONE: u32 = 4;
 /// Fetches at once among other downloaders.
 const RUNS_SHARED: u32 = 2;
+/// A piece that takes longer than this over HTTP is fetched alone by each of several downloaders.
+const LONG_PIECE: Duration = Duration::from_millis(250);
 /// Pieces fetched while peers may still be found.
-const GRACE_PIECES: u32 = 2;
+const GRACE_PIECES: u32 = 1;
 /// How long after the first peer connected its and others' bitfields are awaited.
 const COMPANY_SETTLE: Duration = Duration::from_millis(150);
 /// Pieces of one fetch at most.
@@ -93,7 +95,7 @@ impl Swarm {
             .collect();
         let grace = self.in_grace(now);
         let runs_max = if grace || !partners.is_empty() {
-            RUNS_SHARED
+            self.runs_shared(id)
         } else {
             RUNS_ALONE
         };
@@ -107,6 +109,17 @@ impl Swarm {
             };
             self.http.grace_pieces += u32::from(grace);
             self.start_run(id, first, count, now);
+        }
+    }
+
+    /// Fetches at once among other downloaders: a second one bridges the pause between two. Where a piece takes long,
+    /// because all of them fetch at once, it would only make both later, and nobody could pass on anything.
+    fn runs_shared(&self, id: SourceId) -> u32 {
+        let length = self.pieces.lengths().piece_size();
+        let took = self.sources.get(&id).and_then(|s| s.expected(1, length));
+        match took {
+            Some(took) if took < LONG_PIECE => RUNS_SHARED,
+            _ => 1,
         }
     }
 
