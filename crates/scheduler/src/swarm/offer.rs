@@ -247,7 +247,7 @@ impl Swarm {
         let took = now.saturating_duration_since(at).min(ANSWER_MAX);
         self.offers.answer = (self.offers.answer * 7 + took) / 8;
         if !taken {
-            s.up.declined_until = Some(now + self.offers.patience() * 4);
+            s.up.declined_until = Some(now + self.offers.patience());
         }
         let same = |(_, to, p): &(Instant, SourceId, u32)| *to == id && *p == piece.get();
         self.offers.pending.retain(|offer| !same(offer));
