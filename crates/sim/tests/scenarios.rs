@@ -1,5 +1,5 @@
 //! The shipped scenarios, on links like TCP's. What the product is to reach is asserted where it does; elsewhere what is
-//! reached today, and a tenth more, with the target beside it. Every failure prints scenario and seed.
+//! reached today, and a twentieth more, with the target beside it. Every failure prints scenario and seed.
 
 use dosvc_sim::{Outcome, Role, STEP, Scenario, plot, run};
 use std::{path::PathBuf, time::Duration};
@@ -58,8 +58,8 @@ fn sixteen_machines() {
     for seed in 1..=3 {
         let o = show(&load("w3-16", Some(seed)));
         // Targets: 1.15 and 1.10.
-        assert!(o.ratio() <= 1.34, "{o}");
-        assert!(o.seed_copies <= 1.23, "{o}");
+        assert!(o.ratio() <= 1.25, "{o}");
+        assert!(o.seed_copies <= 1.17, "{o}");
     }
 }
 
@@ -78,20 +78,20 @@ fn large_send_buffers_cost_time() {
 fn sixty_four_machines() {
     let o = show(&load("w3-64", None));
     // Targets: 1.15 and 1.10.
-    assert!(o.ratio() <= 1.42, "{o}");
-    assert!(o.seed_copies <= 1.28, "{o}");
+    assert!(o.ratio() <= 1.33, "{o}");
+    assert!(o.seed_copies <= 1.23, "{o}");
 }
 
 #[test]
 fn unequal_links() {
     let o = show(&load("unequal", None));
-    assert!(o.ratio() <= 1.3, "{o}");
+    assert!(o.ratio() <= 1.15, "{o}");
 }
 
 #[test]
 fn uplinks_a_quarter_of_the_downlinks() {
     let o = show(&load("asymmetric", None));
-    assert!(o.ratio() <= 1.3, "{o}");
+    assert!(o.ratio() <= 1.15, "{o}");
 }
 
 #[test]
@@ -106,32 +106,32 @@ fn arrivals_over_time() {
 fn a_seed_that_leaves_after_1_2_copies_is_not_missed() {
     let o = show(&load("seed-leaves", None));
     assert!(o.seed_copies <= 1.21, "{o}");
-    assert!(o.ratio() <= 1.3, "{o}");
+    assert!(o.ratio() <= 1.25, "{o}");
 }
 
 #[test]
 fn a_third_that_leaves_when_done_harms_nobody() {
     let o = show(&load("third-leaves", None));
-    assert!(o.ratio() <= 1.3, "{o}");
+    assert!(o.ratio() <= 1.27, "{o}");
 }
 
 #[test]
 fn a_slow_tenth_does_not_hold_up_the_others() {
     let o = show(&load("slow-tenth", None));
     assert!(o.ratio() <= 1.3, "{o}");
-    // Target: 1.3 × 5.37 s.
-    assert!(last_of(&o, "peers") <= 9.1, "{o}");
+    // Target: 1.3 × 5.37 s, which is 6.98 s.
+    assert!(last_of(&o, "peers") <= 7.3, "{o}");
 }
 
 #[test]
 fn an_origin_alone_would_be_no_faster() {
-    for (name, ratio) in [("origin-16", 1.58), ("origin-apart", 1.3)] {
+    for (name, ratio) in [("origin-16", 1.3), ("origin-apart", 1.1)] {
         let scenario = load(name, None);
         let o = show(&scenario);
         assert!(o.last <= alone(&scenario), "{o}");
         // Target: 1.15 where all come at once.
         assert!(o.ratio() <= ratio, "{o}");
-        assert!(o.origin_copies <= 1.2, "{o}");
+        assert!(o.origin_copies <= 1.1, "{o}");
     }
 }
 
