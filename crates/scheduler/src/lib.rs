@@ -24,6 +24,7 @@ mod meter;
 mod picker;
 mod pieces;
 mod rng;
+mod slots;
 mod source;
 mod stats;
 mod swarm;

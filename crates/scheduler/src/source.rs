@@ -1,6 +1,6 @@
 //! Where content comes from, and what is known about each source.
 
-use crate::{FetchId, meter::Meter, picker::Shortlist, rng::key_of};
+use crate::{FetchId, meter::Meter, picker::Shortlist, rng::key_of, slots::Slot};
 use dosvc_content::{Bitfield, Block, PeerId};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -106,6 +106,8 @@ pub(crate) struct Run {
 pub(crate) struct Upload {
     pub(crate) interested: bool,
     pub(crate) unchoked: bool,
+    /// As the slots know it.
+    pub(crate) slot: Slot,
     pub(crate) queue: VecDeque<Block>,
     /// Bytes served, ever.
     pub(crate) served: u64,

@@ -514,6 +514,7 @@ impl Swarm {
     /// When one does not hold.
     pub fn check_invariants(&self) {
         self.pieces.check();
+        self.check_slots();
         for (&id, s) in &self.sources {
             assert_eq!(
                 s.interesting,

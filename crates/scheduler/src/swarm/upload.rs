@@ -2,7 +2,11 @@
 //! rarest first, to whom nobody else is sending just now.
 
 use super::Swarm;
-use crate::{Command, Giving, Refusal, SourceId, source::Source};
+use crate::{
+    Command, Giving, Refusal, SourceId,
+    slots::{Slot, Slots},
+    source::Source,
+};
 use dosvc_content::{Block, PieceIndex};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -46,6 +50,7 @@ pub(super) struct Uploads {
     active: Vec<Active>,
     /// Sources with something queued.
     queued: BTreeSet<SourceId>,
+    slots: Slots,
     /// When the last blocks were served, the moment first when the uplink was idle before.
     recent: VecDeque<Instant>,
     /// The shortest mean time from one served block to the next: what the uplink can do. Forgets slowly.
@@ -60,6 +65,7 @@ impl Uploads {
         Self {
             active: Vec::new(),
             queued: BTreeSet::new(),
+            slots: Slots::default(),
             recent: VecDeque::new(),
             pace: None,
             last_event: now,
@@ -127,10 +133,17 @@ impl Uploads {
         }
         let pace = self.pace.map(|pace| pace * slots);
         let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
-        let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
-        ends.sort_unstable();
         // Then fewer than `slots` of them are not long yet.
-        Some(ends[ends.len() - slots as usize])
+        let mut last = [None; SLOTS_SHORT as usize];
+        for active in &self.active {
+            let mut since = Some(active.since);
+            for other in &mut last[..slots as usize] {
+                if since > *other {
+                    std::mem::swap(other, &mut since);
+                }
+            }
+        }
+        last[slots as usize - 1].map(|since| since + long)
     }
 
     /// Whether the source has something queued changed.
@@ -186,6 +199,7 @@ impl Swarm {
             s.up.queue.clear();
             self.uploads.queued.remove(&id);
         }
+        self.note_slot(id);
         self.unchoke_next();
         self.settle(now);
     }
@@ -248,6 +262,7 @@ impl Swarm {
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
             }
+            self.note_slot(id);
         }
         self.settle(now);
     }
@@ -262,15 +277,13 @@ impl Swarm {
         loop {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
             let room = self.uploads.active.len() < SHARED_MAX;
-            if !due && !room {
+            // What costs most comes last: a look at all that is queued.
+            if self.uploads.queued.is_empty() || !due && !(room && self.has_spare_uplink()) {
                 return;
             }
             let Some((id, block)) = self.choose_serve() else {
                 return;
             };
-            if !due && !self.has_spare_uplink() {
-                return;
-            }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
@@ -354,6 +367,7 @@ impl Swarm {
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
         self.uploads.active.retain(|a| a.to != id);
+        self.note_slot(id);
         self.unchoke_next();
     }
 
@@ -378,38 +392,48 @@ impl Swarm {
         for id in out {
             self.choke(id);
         }
+        let all: Vec<SourceId> = self.sources.keys().copied().collect();
+        for id in all {
+            self.note_slot(id);
+        }
         self.unchoke_next();
     }
 
-    /// Whether the peer waits for a slot that it may have.
-    fn waits(&self, s: &Source) -> bool {
-        s.up.interested && !s.up.unchoked && self.config.giving.includes(s.info.kind)
+    /// What the peer wants, has or was served has changed, or who is given to.
+    fn note_slot(&mut self, id: SourceId) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
+        let before = std::mem::replace(&mut s.up.slot, slot);
+        self.uploads.slots.change(id, before, slot);
+    }
+
+    /// Checks that each peer's slot is what the peer's state says; for tests and the rig.
+    pub(super) fn check_slots(&self) {
+        let mut slots = Slots::default();
+        for (&id, s) in &self.sources {
+            let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
+            assert_eq!(s.up.slot, slot, "{id}: slot");
+            slots.change(id, Slot::Apart, slot);
+        }
+        assert_eq!(slots, self.uploads.slots, "slots");
     }
 
     /// Gives free slots to those who wait and were served least.
     fn unchoke_next(&mut self) {
         let max = self.config.limits.unchoked;
-        let mut unchoked = self.sources.values().filter(|s| s.up.unchoked).count();
-        loop {
-            let waiting = self.sources.iter().filter(|(_, s)| self.waits(s));
-            let Some(id) = waiting.min_by_key(|(_, s)| s.up.served).map(|(id, _)| *id) else {
-                return;
-            };
-            if unchoked >= max {
-                let mut idle = self
-                    .sources
-                    .iter()
-                    .filter(|(_, s)| s.up.unchoked && !s.up.interested);
-                let Some(idle) = idle.next().map(|(id, _)| *id) else {
+        while let Some(id) = self.uploads.slots.next() {
+            if self.uploads.slots.taken() >= max {
+                let Some(idle) = self.uploads.slots.idle() else {
                     return;
                 };
                 self.choke(idle);
-                unchoked -= 1;
             }
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.unchoked = true;
             }
-            unchoked += 1;
+            self.note_slot(id);
             self.offers.note_more();
             self.commands.push_back(Command::Unchoke { source: id });
         }
@@ -422,6 +446,7 @@ impl Swarm {
             self.uploads.queued.remove(&id);
             self.commands.push_back(Command::Choke { source: id });
         }
+        self.note_slot(id);
     }
 
     /// When more want slots than there are, those served most make room.
@@ -430,7 +455,7 @@ impl Swarm {
             return;
         }
         self.uploads.rotate_at = now + ROTATION;
-        let waiting = self.sources.values().filter(|s| self.waits(s)).count();
+        let waiting = self.uploads.slots.waiting();
         let share = waiting.min(self.config.limits.unchoked.div_ceil(2));
         let mut holding: Vec<(u64, SourceId)> = self
             .sources
