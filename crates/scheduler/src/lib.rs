@@ -25,6 +25,7 @@ mod picker;
 mod pieces;
 mod rng;
 mod slots;
+mod sorted;
 mod source;
 mod stats;
 mod swarm;

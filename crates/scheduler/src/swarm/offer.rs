@@ -239,7 +239,8 @@ impl Swarm {
     pub(super) fn drop_stale_offers(&mut self, now: Instant) {
         let stale = |at: &Instant| now.saturating_duration_since(*at) > OFFER_MAX;
         for s in self.sources.values_mut() {
-            while let Some((&piece, _)) = s.up.offered.iter().find(|(_, at)| stale(at)) {
+            let first = |s: &Source| s.up.offered.iter().find(|(_, at)| stale(at)).map(|o| *o.0);
+            while let Some(piece) = first(s) {
                 s.up.offered.remove(&piece);
                 if s.fetching.remove(&piece).is_some() {
                     self.picker.remove_fetcher(self.pieces.index(piece));

@@ -5,11 +5,12 @@ use super::Swarm;
 use crate::{
     Command, Giving, Refusal, SourceId,
     slots::{Slot, Slots},
+    sorted::SortedSet,
     source::Source,
 };
 use dosvc_content::{Block, PieceIndex};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
@@ -49,7 +50,7 @@ impl Active {
 pub(super) struct Uploads {
     active: Vec<Active>,
     /// Sources with something queued.
-    queued: BTreeSet<SourceId>,
+    queued: SortedSet<SourceId>,
     slots: Slots,
     /// When the last blocks were served, the moment first when the uplink was idle before.
     recent: VecDeque<Instant>,
@@ -64,7 +65,7 @@ impl Uploads {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             active: Vec::new(),
-            queued: BTreeSet::new(),
+            queued: SortedSet::default(),
             slots: Slots::default(),
             recent: VecDeque::new(),
             pace: None,
@@ -274,11 +275,12 @@ impl Swarm {
 
     pub(super) fn serve(&mut self, now: Instant) {
         let max = self.config.limits.serving;
-        loop {
+        // What costs most comes last: a look at all that is queued.
+        while !self.uploads.queued.is_empty() {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
             let room = self.uploads.active.len() < SHARED_MAX;
-            // What costs most comes last: a look at all that is queued.
-            if self.uploads.queued.is_empty() || !due && !(room && self.has_spare_uplink()) {
+            let may_begin = due || room && self.has_spare_uplink();
+            if !may_begin {
                 return;
             }
             let Some((id, block)) = self.choose_serve() else {
@@ -297,7 +299,7 @@ impl Swarm {
     /// that lacks most; peers that get nothing from us just now first.
     fn choose_serve(&self) -> Option<(SourceId, Block)> {
         let mut best = None;
-        for &id in &self.uploads.queued {
+        for &id in self.uploads.queued.iter() {
             let s = self.sources.get(&id)?;
             let active = self.uploads.active.iter().filter(|a| a.to == id).count();
             let load = self.load(id, s);
