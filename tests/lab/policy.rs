@@ -18,9 +18,11 @@ use std::{
 const MIB: u64 = 1 << 20;
 /// KB/s, as policies have it.
 const KBPS: f64 = 1024.0;
-/// Over which limits are exact, and how exact they are.
+/// Over which limits are exact.
 const WINDOW: Duration = Duration::from_secs(10);
-const EXACT: RangeInclusive<f64> = 0.97..=1.03;
+/// How exact: three per cent, and at the lower end the headers (4.6 %), which a limit may count and which packets of a
+/// virtual link, up to 64 KiB long, hardly have.
+const EXACT: RangeInclusive<f64> = 0.93..=1.03;
 /// Time to measure what is available, for what had piled up to go, and for limits to follow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -73,6 +75,12 @@ impl Distant {
     fn new(machines: u8, rate: Option<&str>) -> Self {
         let mut lab = Lab::new(machines, rate);
         let outsider = lab.outsider();
+        // What a sender without any distance puts into these buffers at once is megabytes by default, and a limit is
+        // seen on the link only when they are full.
+        for node in lab.nodes() {
+            node.enter(|| fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 16384 32768"))
+                .expect("the namespace's own sysctls can be written");
+        }
         Self {
             nginx: Nginx::start(&outsider, &content::folder()),
             lab,
@@ -171,8 +179,7 @@ fn hours_decide_by_the_local_time() {
         let flow = distant.download(&policies, &[], measured);
         println!("{from} to {to}: {flow:?}");
         let exact = flow.mean / (4000.0 * KBPS * share);
-        // What is available is measured under the absolute limit, which has its own three per cent.
-        assert!((0.95..=1.05).contains(&exact), "{from} to {to}: {exact}");
+        assert!(EXACT.contains(&exact), "{from} to {to}: {exact}");
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     api::{BandwidthStatus, LimitStatus},
-    limiter::{Budgets, DownloadGate},
+    limiter::{Budgets, DownloadGate, on_wire},
     shared::{Shared, lock},
 };
 use dosvc_policy::{DownloadLimit, Estimator, LimitSource, Month, Policies, Priority};
@@ -29,7 +29,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Bandwidth {
-    /// Bytes from sources whose limits may be shares, since the start.
+    /// Bytes from sources whose limits may be shares, since the start; headers included, as in the limits.
     counted: AtomicU64,
     awake: AtomicBool,
     wake: Notify,
@@ -48,7 +48,7 @@ struct State {
 impl Bandwidth {
     /// Bytes have come from beyond the LAN, or from an HTTP server that is not spared.
     pub(crate) fn count(&self, bytes: u64) {
-        self.counted.fetch_add(bytes, Ordering::Relaxed);
+        self.counted.fetch_add(on_wire(bytes), Ordering::Relaxed);
         if !self.awake.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }

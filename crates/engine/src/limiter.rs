@@ -44,8 +44,7 @@ const SEGMENT: u64 = 1448;
 
 /// Bytes on the network's interface for bytes of content. With IPv6 it is 1.4 % more than this, with jumbo frames 3.8 %
 /// less; TLS adds 0.3 %.
-fn on_wire(bytes: u32) -> u64 {
-    let bytes = u64::from(bytes);
+pub(crate) fn on_wire(bytes: u64) -> u64 {
     bytes + bytes * HEADERS / SEGMENT
 }
 
@@ -224,8 +223,8 @@ impl Limiter {
             // Made before the rate is looked at, so that no change is missed.
             let changed = self.changed.notified();
             let wait = with(&mut |bucket, now| {
-                let ticket =
-                    *ticket.get_or_insert_with(|| bucket.take(on_wire(bytes), priority, now));
+                let ticket = *ticket
+                    .get_or_insert_with(|| bucket.take(on_wire(bytes.into()), priority, now));
                 bucket.wait(ticket, now)
             });
             if wait.is_zero() {

@@ -31,6 +31,8 @@ pub(crate) struct Ledger {
     path: PathBuf,
     state: Mutex<State>,
     due: Notify,
+    /// Held by who writes the file.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ impl Ledger {
             path,
             state: Mutex::new(State { uploads, written }),
             due: Notify::new(),
+            writing: Mutex::new(()),
         }
     }
 
@@ -93,6 +96,7 @@ impl Ledger {
 
     /// Writes the file if it does not say what it should. `reserve`: what to reserve beyond what was sent.
     fn save(&self, reserve: u64) -> io::Result<()> {
+        let _alone = lock(&self.writing);
         let record = {
             let state = lock(&self.state);
             let internet = state.uploads.internet.saturating_add(reserve);

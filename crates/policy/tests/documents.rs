@@ -17,3 +17,14 @@ fn policies_page_is_what_the_table_gives() {
          DOSVC_UPDATE_FILES=1 cargo test -p dosvc-policy --test documents"
     );
 }
+
+#[test]
+fn compatibility_page_lists_the_contradictions_of_the_sources() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+    let page = fs::read_to_string(path).expect("the page is there");
+    let contradictions = dosvc_policy::document::CONTRADICTIONS;
+    assert!(
+        page.contains(contradictions),
+        "docs/compatibility.md lacks:\n{contradictions}"
+    );
+}
