@@ -17,7 +17,8 @@ use crate::{
 };
 use dosvc_content::PieceIndex;
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -182,7 +183,7 @@ impl Swarm {
     fn choose_offer(&mut self, now: Instant) -> Option<(SourceId, PieceIndex)> {
         // Givers that know the same choose differently.
         let salt = self.rng.next();
-        let mut order: Vec<_> = Vec::new();
+        let mut order = Vec::new();
         let mut retry_at: Option<Instant> = None;
         for (&id, s) in self.sources.iter().filter(|(_, s)| s.up.takes_offers()) {
             if let Some(until) = s.up.declined_until.filter(|until| *until > now) {
@@ -190,14 +191,15 @@ impl Swarm {
                 continue;
             }
             let tie = mix(salt ^ u64::from(id.0));
-            order.push((s.fetching.len(), s.has.count(), tie, id));
+            order.push(Reverse((s.fetching.len(), s.has.count(), tie, id)));
         }
         self.offers.retry_at = retry_at;
-        order.sort_unstable();
+        // Of all of them only the first few are looked at.
+        let mut order = BinaryHeap::from(order);
         // By what is coming to it, copies of the piece, what it has, and by lot.
         let mut best: Option<([u64; 4], SourceId, PieceIndex)> = None;
         let mut found = 0;
-        for (load, count, tie, id) in order {
+        while let Some(Reverse((load, count, tie, id))) = order.pop() {
             let s = &self.sources[&id];
             let lacks = |p: PieceIndex| !s.has.has(p) && !s.fetching.contains_key(&p.get());
             let Some(piece) = self.picker.rarest_held(lacks) else {
@@ -257,7 +259,8 @@ impl Swarm {
     pub(super) fn drop_stale_offers(&mut self, now: Instant) {
         let stale = |at: &Instant| now.saturating_duration_since(*at) > OFFER_MAX;
         for s in self.sources.values_mut() {
-            while let Some((&piece, _)) = s.up.offered.iter().find(|(_, at)| stale(at)) {
+            let first = |s: &Source| s.up.offered.iter().find(|(_, at)| stale(at)).map(|o| *o.0);
+            while let Some(piece) = first(s) {
                 s.up.offered.remove(&piece);
                 if s.fetching.remove(&piece).is_some() {
                     self.picker.remove_fetcher(self.pieces.index(piece));

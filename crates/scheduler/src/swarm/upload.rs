@@ -2,10 +2,15 @@
 //! rarest first, to whom nobody else is sending just now.
 
 use super::Swarm;
-use crate::{Command, Giving, Refusal, SourceId, source::Source};
+use crate::{
+    Command, Giving, Refusal, SourceId,
+    slots::{Slot, Slots},
+    sorted::SortedSet,
+    source::Source,
+};
 use dosvc_content::{Block, PieceIndex};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
@@ -47,7 +52,8 @@ impl Active {
 pub(super) struct Uploads {
     active: Vec<Active>,
     /// Sources with something queued.
-    queued: BTreeSet<SourceId>,
+    queued: SortedSet<SourceId>,
+    slots: Slots,
     /// When the last blocks were served, the moment first when the uplink was idle before.
     recent: VecDeque<Instant>,
     /// The shortest mean time from one served block to the next: what the uplink can do. Forgets slowly.
@@ -61,7 +67,8 @@ impl Uploads {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             active: Vec::new(),
-            queued: BTreeSet::new(),
+            queued: SortedSet::default(),
+            slots: Slots::default(),
             recent: VecDeque::new(),
             pace: None,
             last_event: now,
@@ -138,10 +145,17 @@ impl Uploads {
         }
         let pace = self.pace.map(|pace| pace * slots);
         let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
-        let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
-        ends.sort_unstable();
         // Then fewer than `slots` of them are not long yet.
-        Some(ends[ends.len() - slots as usize])
+        let mut last = [None; SLOTS_SHORT as usize];
+        for active in &self.active {
+            let mut since = Some(active.since);
+            for other in &mut last[..slots as usize] {
+                if since > *other {
+                    std::mem::swap(other, &mut since);
+                }
+            }
+        }
+        last[slots as usize - 1].map(|since| since + long)
     }
 
     /// Whether the source has something queued changed.
@@ -207,6 +221,7 @@ impl Swarm {
             s.up.queue.clear();
             self.uploads.queued.remove(&id);
         }
+        self.note_slot(id);
         self.unchoke_next();
         self.settle(now);
     }
@@ -269,6 +284,7 @@ impl Swarm {
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
             }
+            self.note_slot(id);
         }
         self.settle(now);
     }
@@ -280,18 +296,17 @@ impl Swarm {
 
     pub(super) fn serve(&mut self, now: Instant) {
         let max = self.config.limits.serving;
-        loop {
+        // What costs most comes last: a look at all that is queued.
+        while !self.uploads.queued.is_empty() {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
             let room = self.uploads.active.len() < self.uploads.shared_max();
-            if !due && !room {
+            let may_begin = due || room && self.has_spare_uplink();
+            if !may_begin {
                 return;
             }
             let Some((id, block)) = self.choose_serve() else {
                 return;
             };
-            if !due && !self.has_spare_uplink() {
-                return;
-            }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
@@ -305,7 +320,7 @@ impl Swarm {
     /// that lacks most; peers that get nothing from us just now first.
     fn choose_serve(&self) -> Option<(SourceId, Block)> {
         let mut best = None;
-        for &id in &self.uploads.queued {
+        for &id in self.uploads.queued.iter() {
             let s = self.sources.get(&id)?;
             let active = self.uploads.active.iter().filter(|a| a.to == id).count();
             let load = self.load(id, s);
@@ -375,6 +390,7 @@ impl Swarm {
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
         self.uploads.active.retain(|a| a.to != id);
+        self.note_slot(id);
         self.unchoke_next();
     }
 
@@ -399,38 +415,48 @@ impl Swarm {
         for id in out {
             self.choke(id);
         }
+        let all: Vec<SourceId> = self.sources.keys().copied().collect();
+        for id in all {
+            self.note_slot(id);
+        }
         self.unchoke_next();
     }
 
-    /// Whether the peer waits for a slot that it may have.
-    fn waits(&self, s: &Source) -> bool {
-        s.up.interested && !s.up.unchoked && self.config.giving.includes(s.info.kind)
+    /// What the peer wants, has or was served has changed, or who is given to.
+    fn note_slot(&mut self, id: SourceId) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
+        let before = std::mem::replace(&mut s.up.slot, slot);
+        self.uploads.slots.change(id, before, slot);
+    }
+
+    /// Checks that each peer's slot is what the peer's state says; for tests and the rig.
+    pub(super) fn check_slots(&self) {
+        let mut slots = Slots::default();
+        for (&id, s) in &self.sources {
+            let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
+            assert_eq!(s.up.slot, slot, "{id}: slot");
+            slots.change(id, Slot::Apart, slot);
+        }
+        assert_eq!(slots, self.uploads.slots, "slots");
     }
 
     /// Gives free slots to those who wait and were served least.
     fn unchoke_next(&mut self) {
         let max = self.config.limits.unchoked;
-        let mut unchoked = self.sources.values().filter(|s| s.up.unchoked).count();
-        loop {
-            let waiting = self.sources.iter().filter(|(_, s)| self.waits(s));
-            let Some(id) = waiting.min_by_key(|(_, s)| s.up.served).map(|(id, _)| *id) else {
-                return;
-            };
-            if unchoked >= max {
-                let mut idle = self
-                    .sources
-                    .iter()
-                    .filter(|(_, s)| s.up.unchoked && !s.up.interested);
-                let Some(idle) = idle.next().map(|(id, _)| *id) else {
+        while let Some(id) = self.uploads.slots.next() {
+            if self.uploads.slots.taken() >= max {
+                let Some(idle) = self.uploads.slots.idle() else {
                     return;
                 };
                 self.choke(idle);
-                unchoked -= 1;
             }
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.unchoked = true;
             }
-            unchoked += 1;
+            self.note_slot(id);
             self.offers.note_more();
             self.commands.push_back(Command::Unchoke { source: id });
         }
@@ -443,6 +469,7 @@ impl Swarm {
             self.uploads.queued.remove(&id);
             self.commands.push_back(Command::Choke { source: id });
         }
+        self.note_slot(id);
     }
 
     /// When more want slots than there are, those served most make room.
@@ -451,7 +478,7 @@ impl Swarm {
             return;
         }
         self.uploads.rotate_at = now + ROTATION;
-        let waiting = self.sources.values().filter(|s| self.waits(s)).count();
+        let waiting = self.uploads.slots.waiting();
         let share = waiting.min(self.config.limits.unchoked.div_ceil(2));
         let mut holding: Vec<(u64, SourceId)> = self
             .sources
