@@ -185,7 +185,7 @@ fn courses_over_time_add_up_and_are_drawn() {
 /// origins. Targets: 1.15 where links are equal, 1.3 elsewhere.
 const LARGE: [(&str, f64, f64); 5] = [
     ("w3-256", 1.45, 1.31),
-    // Two hundred machines know a few neighbours each, and agree about the origin with those only.
+    // Each knows a part of the others, and agrees about the origin with those only.
     ("origin-256", 16.0, 15.3),
     ("seed-leaves-256", 1.45, 1.25),
     ("equal-1000", 1.44, 1.25),
