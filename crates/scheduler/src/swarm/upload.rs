@@ -21,7 +21,9 @@ const SLOTS_SHORT: u32 = 3;
 const LONG_BLOCK: Duration = Duration::from_millis(10);
 /// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
-const SHARED_MAX: usize = 2;
+const SHARED_MAX: usize = 4;
+/// A block that takes longer than this goes out alone: shared it would be what its receiver waits for in the end.
+const SLOW_BLOCK: Duration = Duration::from_millis(100);
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
@@ -121,6 +123,15 @@ impl Uploads {
         }
     }
 
+    /// Blocks being sent at once when their receivers have several givers.
+    fn shared_max(&self) -> usize {
+        if self.pace.is_some_and(|pace| pace > SLOW_BLOCK) {
+            1
+        } else {
+            SHARED_MAX
+        }
+    }
+
     /// When one more block may begin. Blocks go out few at a time, so that the first receiver can pass its block on
     /// while the next one gets its own; more join in only while those that are being sent take longer than their share
     /// of the uplink explains, because their receivers are slow.
@@ -168,13 +179,23 @@ impl Uploads {
         self.queued.iter()
     }
 
-    /// Blocks that should be queued or offered: what begins while answers are on their way, and one more.
-    pub(super) fn room(&self, answer: Duration) -> usize {
-        let free = (self.slots() as usize).saturating_sub(self.active.len());
+    /// Blocks that should be queued or offered, when answers take `lead`: as many as may begin until then.
+    pub(super) fn room(&self, lead: Duration, spare: bool, now: Instant) -> usize {
+        let slots = self.slots() as usize;
+        let free = slots.saturating_sub(self.active.len());
         let meanwhile = self
             .pace
-            .map_or(0, |pace| answer.as_micros() / pace.as_micros().max(1));
-        free + 1 + usize::try_from(meanwhile).unwrap_or(0)
+            .map_or(0, |pace| lead.as_micros() / pace.as_micros().max(1));
+        let meanwhile = usize::try_from(meanwhile).unwrap_or(usize::MAX / 2);
+        let ending = self.ends_at().is_none_or(|at| at <= now + lead);
+        let shared = spare && free == 0 && self.active.len() < self.shared_max();
+        free + meanwhile + usize::from(ending && free == 0) + usize::from(shared)
+    }
+
+    /// When the first of the blocks that are being sent is out, by the usual pace.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        let first = self.active.iter().map(|a| a.since).min()?;
+        Some(first + self.pace? * self.slots())
     }
 
     /// When a block that is queued may begin.
@@ -278,7 +299,7 @@ impl Swarm {
         // What costs most comes last: a look at all that is queued.
         while !self.uploads.queued.is_empty() {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            let room = self.uploads.active.len() < SHARED_MAX;
+            let room = self.uploads.active.len() < self.uploads.shared_max();
             let may_begin = due || room && self.has_spare_uplink();
             if !may_begin {
                 return;
@@ -316,7 +337,7 @@ impl Swarm {
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
     /// send to takes one n-th of its rate from each.
-    fn has_spare_uplink(&self) -> bool {
+    pub(super) fn has_spare_uplink(&self) -> bool {
         let active = &self.uploads.active;
         let share = |a: &Active| {
             let s = self.sources.get(&a.to)?;
