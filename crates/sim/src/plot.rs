@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 
 const SIZE: (u32, u32) = (900, 500);
 const LINE: u32 = 2;
+/// Dark enough on white, and different for those who see no red or green (Okabe and Ito).
+const COLORS: [RGBColor; 3] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+];
 
 /// Why a plot was not drawn.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +109,8 @@ fn draw(
     curves: &[Curve],
 ) -> Result<(), String> {
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
+    // Tenths where the whole run takes a few seconds.
+    let decimals = usize::from(end < 10.0);
     let drawn = || -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area)
@@ -115,10 +123,12 @@ fn draw(
             .configure_mesh()
             .x_desc("seconds")
             .y_desc(what)
+            .x_label_formatter(&|x| format!("{x:.decimals$}"))
+            .y_label_formatter(&|y| format!("{y:.0}"))
             .light_line_style(WHITE)
             .draw()?;
         for (i, (name, points)) in curves.iter().enumerate() {
-            let color = Palette99::pick(i).to_rgba();
+            let color = COLORS[i % COLORS.len()];
             let points = points.iter().map(|(x, y)| (*x, y.min(top)));
             chart
                 .draw_series(LineSeries::new(points, color.stroke_width(LINE)))?
@@ -129,9 +139,10 @@ fn draw(
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::MiddleRight)
+            .position(SeriesLabelPosition::MiddleLeft)
+            .margin(16)
+            .legend_area_size(30)
             .background_style(WHITE.mix(0.8))
-            .border_style(BLACK)
             .draw()?;
         area.present()?;
         Ok(())

@@ -181,19 +181,37 @@ fn courses_over_time_add_up_and_are_drawn() {
     std::fs::remove_dir_all(folder).expect("ours to remove");
 }
 
+/// What large fleets reach today, and a tenth more: the last one's time against the bound, copies from seeds and
+/// origins. Targets: 1.15 where links are equal, 1.3 elsewhere.
+const LARGE: [(&str, f64, f64); 5] = [
+    ("w3-256", 1.45, 1.31),
+    // Each knows a part of the others, and agrees about the origin with those only.
+    ("origin-256", 16.0, 15.3),
+    ("seed-leaves-256", 1.45, 1.25),
+    ("equal-1000", 1.44, 1.25),
+    ("ten-thousand", 1.70, 1.49),
+];
+
 #[test]
-#[ignore = "a minute or more; in a release build"]
+#[ignore = "several minutes; see docs/benchmarks.md"]
 fn large_fleets() {
-    // Kraken's targets: p99 14 s, p99.9 16 s; published: 18 and 22 s.
-    for name in [
-        "w3-256",
-        "origin-256",
-        "equal-1000",
-        "ten-thousand",
-        "kraken",
-    ] {
+    for (name, ratio, copies) in LARGE {
         let scenario = load(name, None);
         let o = show(&scenario);
-        assert!(o.last <= alone(&scenario), "{o}");
+        assert!(
+            o.last <= alone(&scenario),
+            "later than the origin alone: {o}"
+        );
+        assert!(o.ratio() <= ratio, "{o}");
+        assert!(o.seed_copies + o.origin_copies <= copies, "{o}");
     }
+}
+
+/// Kraken's targets: p99 14 s, p99.9 16 s; published: 18 and 22 s.
+#[test]
+#[ignore = "several minutes; see docs/benchmarks.md"]
+fn kraken() {
+    let o = show(&load("kraken", None));
+    assert!(o.quantile(0.99).as_secs_f64() <= 17.7, "{o}");
+    assert!(o.quantile(0.999).as_secs_f64() <= 18.6, "{o}");
 }
