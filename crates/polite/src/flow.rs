@@ -48,10 +48,20 @@ struct Flow {
     marked: bool,
     /// The knob's setting, if it is set.
     limit: Option<u64>,
+    /// What may wait to be read, while that is bounded.
+    room: Option<Room>,
     /// Something waits in the socket, as far as is known.
     waiting: bool,
     /// The system does not let us.
     broken: bool,
+}
+
+/// How many bytes may wait to be read.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    now: u32,
+    /// Before it was bounded.
+    before: u32,
 }
 
 /// The receiving direction.
@@ -67,8 +77,8 @@ pub struct Sending(Flow);
 pub struct Manner {
     /// It gives way.
     pub background: bool,
-    /// It is read at no more than so many bytes a second, so no more than this needs to be under way. (What it is
-    /// limited to is up to its reader; this keeps the kernel from taking in much more at first.)
+    /// It is read at no more than so many bytes a second, so no more than this needs to be under way and to wait in the
+    /// socket. (What it is limited to is up to its reader; this keeps the kernel from taking in more.)
     pub rate: Option<u64>,
 }
 
@@ -257,11 +267,34 @@ impl Flow {
             (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
             (polite, needed) => polite.or(needed),
         };
+        self.make_room(socket, needed.map(|(bytes, _)| bytes))?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
             steer(socket, limit)?;
         }
         self.limit = limit.map(|(bytes, _)| bytes);
+        Ok(())
+    }
+
+    /// Lets no more wait to be read than is needed, or as much as there was before.
+    fn make_room(&mut self, socket: BorrowedSocket<'_>, needed: Option<u64>) -> io::Result<()> {
+        let needed = needed.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        match (needed, self.room) {
+            (Some(now), None) => {
+                let before = socket::set_receive_room(socket, now)?;
+                self.room = Some(Room { now, before });
+            }
+            (Some(now), Some(room)) if now != room.now => {
+                socket::set_receive_room(socket, now)?;
+                self.room = Some(Room { now, ..room });
+            }
+            // The kernel would not make it larger by itself where it once was as large.
+            (None, Some(room)) => {
+                socket::set_receive_room(socket, room.before)?;
+                self.room = None;
+            }
+            _ => {}
+        }
         Ok(())
     }
 
