@@ -225,6 +225,14 @@ impl Lab {
             ]));
     }
 
+    /// Bounds what machine `i` sends, anew when it is bounded already.
+    pub(crate) fn shape_sending(&self, i: usize, rate: &str) {
+        run(Command::new("tc")
+            .args(["-n", self.nodes[i].namespace()])
+            .args(["qdisc", "replace", "dev", "eth0", "root", "tbf"])
+            .args(["rate", rate, "burst", TBF_BURST, "latency", TBF_LATENCY]));
+    }
+
     /// Permanent neighbour entries: many machines that ask for each other at once overflow the kernel's table, which
     /// all namespaces share, and stand still for seconds.
     fn set_neighbours(&self) {

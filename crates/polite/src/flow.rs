@@ -26,8 +26,9 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
-/// So much of a limited rate may wait to be read …
-const READ_AHEAD: Duration = Duration::from_millis(8);
+/// So much of a limited rate may wait to be read (each connection has all of this, and a library that reads HTTP has as
+/// much again three times) …
+const READ_AHEAD: Duration = Duration::from_millis(2);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
