@@ -59,10 +59,14 @@ struct Flow {
 
 /// How many bytes may wait to be read.
 #[derive(Debug, Clone, Copy)]
-struct Room {
-    now: u32,
-    /// Before it was bounded.
-    before: u32,
+enum Room {
+    /// To be bounded when so many bytes have come, ever. What was offered before may still arrive, and without room it
+    /// would be dropped and sent again.
+    From(u64),
+    Bounded {
+        now: u32,
+        before: u32,
+    },
 }
 
 /// The receiving direction.
@@ -268,7 +272,7 @@ impl Flow {
             (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
             (polite, needed) => polite.or(needed),
         };
-        self.make_room(socket, needed.map(|(bytes, _)| bytes))?;
+        self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
             steer(socket, limit)?;
@@ -278,20 +282,32 @@ impl Flow {
     }
 
     /// Lets no more wait to be read than is needed, or as much as there was before.
-    fn make_room(&mut self, socket: BorrowedSocket<'_>, needed: Option<u64>) -> io::Result<()> {
+    fn make_room(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        needed: Option<u64>,
+        received: u64,
+    ) -> io::Result<()> {
         let needed = needed.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         match (needed, self.room) {
-            (Some(now), None) => {
-                let before = socket::set_receive_room(socket, now)?;
-                self.room = Some(Room { now, before });
+            (Some(_), None) => {
+                let offered = u64::from(socket::receive_room(socket)?);
+                self.room = Some(Room::From(received.saturating_add(offered)));
             }
-            (Some(now), Some(room)) if now != room.now => {
+            (Some(now), Some(Room::From(bytes))) if received >= bytes => {
+                let before = socket::receive_room(socket)?;
                 socket::set_receive_room(socket, now)?;
-                self.room = Some(Room { now, ..room });
+                self.room = Some(Room::Bounded { now, before });
             }
-            // The kernel would not make it larger by itself where it once was as large.
+            (Some(now), Some(Room::Bounded { now: last, before })) if now != last => {
+                socket::set_receive_room(socket, now)?;
+                self.room = Some(Room::Bounded { now, before });
+            }
             (None, Some(room)) => {
-                socket::set_receive_room(socket, room.before)?;
+                // The kernel would not make it larger by itself where it once was as large.
+                if let Room::Bounded { before, .. } = room {
+                    socket::set_receive_room(socket, before)?;
+                }
                 self.room = None;
             }
             _ => {}

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    BorrowedSocket, OwnedSocket, facts, find, set_lower_effort, set_pacing_rate, set_receive_room,
-    set_window_clamp,
+    BorrowedSocket, OwnedSocket, facts, find, receive_room, set_lower_effort, set_pacing_rate,
+    set_receive_room, set_window_clamp,
 };
 #[cfg(not(target_os = "linux"))]
 pub use other::{
-    BorrowedSocket, OwnedSocket, facts, find, set_lower_effort, set_pacing_rate, set_receive_room,
-    set_window_clamp,
+    BorrowedSocket, OwnedSocket, facts, find, receive_room, set_lower_effort, set_pacing_rate,
+    set_receive_room, set_window_clamp,
 };
 
 /// The lower-effort class, DSCP 000001 (RFC 8622), as it stands in the field of IPv4 and IPv6.
@@ -155,20 +155,26 @@ mod linux {
         set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &value)
     }
 
-    /// Lets at most about so many bytes wait in the socket to be read, and as many again where segments are small for the
-    /// memory that they take. Returns how many might wait before. The kernel leaves the buffer as it is until
-    /// [`set_window_clamp`] gives it back to it.
-    ///
-    /// A window alone doesn't do that: it is offered anew for every byte that arrives, read or not.
+    /// About how many bytes may wait in the socket to be read.
     ///
     /// # Errors
-    /// What getsockopt(2) and setsockopt(2) say.
-    pub fn set_receive_room(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<u32> {
-        let socket = SockRef::from(&socket);
+    /// What getsockopt(2) says.
+    pub fn receive_room(socket: BorrowedFd<'_>) -> io::Result<u32> {
         // The kernel takes the double of what it is told, for its own structures, and tells that.
-        let before = socket.recv_buffer_size()? / 2;
-        socket.set_recv_buffer_size(usize::try_from(bytes).unwrap_or(usize::MAX))?;
-        Ok(u32::try_from(before).unwrap_or(u32::MAX))
+        let bytes = SockRef::from(&socket).recv_buffer_size()? / 2;
+        Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
+    /// Lets about so many bytes wait in the socket to be read. The kernel leaves the buffer as it is until
+    /// [`set_window_clamp`] gives it back to it.
+    ///
+    /// A window alone doesn't bound them: it is offered anew for every byte that arrives, read or not.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_receive_room(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        SockRef::from(&socket).set_recv_buffer_size(bytes)
     }
 
     /// Sends at most so many bytes a second; `None` takes the limit away. The kernel paces by itself or leaves it to
@@ -325,7 +331,8 @@ mod linux {
             SockRef::from(&server)
                 .set_send_buffer_size(1 << 22)
                 .expect("any number");
-            let before = set_receive_room(client.as_fd(), ROOM).expect("any number");
+            let before = receive_room(client.as_fd()).expect("a TCP socket");
+            set_receive_room(client.as_fd(), ROOM).expect("any number");
             let mut sent = 0;
             while let Ok(n) = server.write(&[7; 64 << 10]) {
                 sent += n;
@@ -334,10 +341,8 @@ mod linux {
             std::thread::sleep(Duration::from_millis(50));
             let waiting = facts(client.as_fd()).expect("a TCP socket").bytes_received;
             assert!(waiting <= u64::from(2 * ROOM), "{waiting}");
-            assert_eq!(
-                set_receive_room(client.as_fd(), before).expect("any number"),
-                ROOM
-            );
+            set_receive_room(client.as_fd(), before).expect("any number");
+            assert_eq!(receive_room(client.as_fd()).expect("a TCP socket"), before);
         }
 
         #[test]
@@ -388,7 +393,12 @@ mod other {
     }
 
     /// Unsupported.
-    pub fn set_receive_room(_: BorrowedSocket<'_>, _: u32) -> io::Result<u32> {
+    pub fn receive_room(_: BorrowedSocket<'_>) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_receive_room(_: BorrowedSocket<'_>, _: u32) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
