@@ -20,6 +20,7 @@
 mod capture;
 mod content;
 mod daemon;
+mod meter;
 mod namespace;
 mod nginx;
 mod origin;

@@ -180,22 +180,37 @@ impl Lab {
         }
     }
 
-    /// Makes what machine `i` receives go through a bottleneck with a queue of so much delay. Senders fill it, as
-    /// most of the world's do, and segments cross the links as they would cross real ones: one by one.
-    pub(crate) fn narrow(&self, i: u8, rate: &str, queue: &str) {
+    /// Makes segments cross all links as they would cross real ones, one by one: else one packet of 64 KiB has the
+    /// headers of one, and counters see hardly any.
+    pub(crate) fn segment(&self) {
+        const ALONE: &str = "gso_max_segs 1";
         for (number, node) in self.nodes.iter().enumerate() {
+            ip(node.namespace(), &[&format!("link set eth0 {ALONE}")]);
+            ip(&self.hub(), &[&format!("link set p{number} {ALONE}")]);
+        }
+        if let Some(outsider) = &self.outsider {
+            ip(outsider.namespace(), &[&format!("link set eth0 {ALONE}")]);
+            ip(&self.hub(), &[&format!("link set out {ALONE}")]);
+        }
+    }
+
+    /// Makes what machine `i` receives go through a bottleneck with a queue of so much delay. Senders fill it, as
+    /// most of the world's do, and segments cross the links one by one.
+    pub(crate) fn narrow(&self, i: u8, rate: &str, queue: &str) {
+        self.segment();
+        for node in &self.nodes {
             let by_losses = node.enter(|| {
                 // A namespace may choose only what the machine's administrator allows to all.
                 let choose = |name| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
                 choose("cubic").or_else(|_| choose("reno"))
             });
             by_losses.expect("reno is always allowed");
-            ip(node.namespace(), &["link set eth0 gso_max_segs 1"]);
-            ip(
-                &self.hub(),
-                &[&format!("link set p{number} gso_max_segs 1")],
-            );
         }
+        self.reshape(i, rate, queue);
+    }
+
+    /// Gives what machine `i` receives another bottleneck, at once.
+    pub(crate) fn reshape(&self, i: u8, rate: &str, queue: &str) {
         run(Command::new("tc")
             .args([
                 "-n",
@@ -208,6 +223,14 @@ impl Lab {
             .args([
                 "root", "tbf", "rate", rate, "burst", "16kb", "latency", queue,
             ]));
+    }
+
+    /// Bounds what machine `i` sends, anew when it is bounded already.
+    pub(crate) fn shape_sending(&self, i: usize, rate: &str) {
+        run(Command::new("tc")
+            .args(["-n", self.nodes[i].namespace()])
+            .args(["qdisc", "replace", "dev", "eth0", "root", "tbf"])
+            .args(["rate", rate, "burst", TBF_BURST, "latency", TBF_LATENCY]));
     }
 
     /// Permanent neighbour entries: many machines that ask for each other at once overflow the kernel's table, which

@@ -26,8 +26,9 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
-/// So much of a limited rate may wait to be read …
-const READ_AHEAD: Duration = Duration::from_millis(8);
+/// So much of a limited rate may wait to be read (each connection has all of this, and a library that reads HTTP has as
+/// much again three times) …
+const READ_AHEAD: Duration = Duration::from_millis(2);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
@@ -48,10 +49,24 @@ struct Flow {
     marked: bool,
     /// The knob's setting, if it is set.
     limit: Option<u64>,
+    /// What may wait to be read, while that is bounded.
+    room: Option<Room>,
     /// Something waits in the socket, as far as is known.
     waiting: bool,
     /// The system does not let us.
     broken: bool,
+}
+
+/// How many bytes may wait to be read.
+#[derive(Debug, Clone, Copy)]
+enum Room {
+    /// To be bounded when so many bytes have come, ever. What was offered before may still arrive, and without room it
+    /// would be dropped and sent again.
+    From(u64),
+    Bounded {
+        now: u32,
+        before: u32,
+    },
 }
 
 /// The receiving direction.
@@ -67,8 +82,8 @@ pub struct Sending(Flow);
 pub struct Manner {
     /// It gives way.
     pub background: bool,
-    /// It is read at no more than so many bytes a second, so no more than this needs to be under way. (What it is
-    /// limited to is up to its reader; this keeps the kernel from taking in much more at first.)
+    /// It is read at no more than so many bytes a second, so no more than this needs to be under way and to wait in the
+    /// socket. (What it is limited to is up to its reader; this keeps the kernel from taking in more.)
     pub rate: Option<u64>,
 }
 
@@ -257,11 +272,46 @@ impl Flow {
             (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
             (polite, needed) => polite.or(needed),
         };
+        self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
             steer(socket, limit)?;
         }
         self.limit = limit.map(|(bytes, _)| bytes);
+        Ok(())
+    }
+
+    /// Lets no more wait to be read than is needed, or as much as there was before.
+    fn make_room(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        needed: Option<u64>,
+        received: u64,
+    ) -> io::Result<()> {
+        let needed = needed.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        match (needed, self.room) {
+            (Some(_), None) => {
+                let offered = u64::from(socket::receive_room(socket)?);
+                self.room = Some(Room::From(received.saturating_add(offered)));
+            }
+            (Some(now), Some(Room::From(bytes))) if received >= bytes => {
+                let before = socket::receive_room(socket)?;
+                socket::set_receive_room(socket, now)?;
+                self.room = Some(Room::Bounded { now, before });
+            }
+            (Some(now), Some(Room::Bounded { now: last, before })) if now != last => {
+                socket::set_receive_room(socket, now)?;
+                self.room = Some(Room::Bounded { now, before });
+            }
+            (None, Some(room)) => {
+                // The kernel would not make it larger by itself where it once was as large.
+                if let Room::Bounded { before, .. } = room {
+                    socket::set_receive_room(socket, before)?;
+                }
+                self.room = None;
+            }
+            _ => {}
+        }
         Ok(())
     }
 

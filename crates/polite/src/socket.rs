@@ -7,11 +7,13 @@ use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    BorrowedSocket, OwnedSocket, facts, find, set_lower_effort, set_pacing_rate, set_window_clamp,
+    BorrowedSocket, OwnedSocket, facts, find, receive_room, set_lower_effort, set_pacing_rate,
+    set_receive_room, set_window_clamp,
 };
 #[cfg(not(target_os = "linux"))]
 pub use other::{
-    BorrowedSocket, OwnedSocket, facts, find, set_lower_effort, set_pacing_rate, set_window_clamp,
+    BorrowedSocket, OwnedSocket, facts, find, receive_room, set_lower_effort, set_pacing_rate,
+    set_receive_room, set_window_clamp,
 };
 
 /// The lower-effort class, DSCP 000001 (RFC 8622), as it stands in the field of IPv4 and IPv6.
@@ -151,6 +153,28 @@ mod linux {
         let value = bytes.and_then(|bytes| c_int::try_from(bytes).ok());
         let value = value.unwrap_or(c_int::MAX).min(1 << 30);
         set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &value)
+    }
+
+    /// About how many bytes may wait in the socket to be read.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn receive_room(socket: BorrowedFd<'_>) -> io::Result<u32> {
+        // The kernel takes the double of what it is told, for its own structures, and tells that.
+        let bytes = SockRef::from(&socket).recv_buffer_size()? / 2;
+        Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
+    /// Lets about so many bytes wait in the socket to be read. The kernel leaves the buffer as it is until
+    /// [`set_window_clamp`] gives it back to it.
+    ///
+    /// A window alone doesn't bound them: it is offered anew for every byte that arrives, read or not.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_receive_room(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        SockRef::from(&socket).set_recv_buffer_size(bytes)
     }
 
     /// Sends at most so many bytes a second; `None` takes the limit away. The kernel paces by itself or leaves it to
@@ -297,6 +321,30 @@ mod linux {
             }
         }
 
+        /// A window is offered for every byte that arrives; only the buffer bounds what nobody reads.
+        #[test]
+        fn no_more_than_the_room_waits_to_be_read_and_it_can_be_given_back() {
+            const ROOM: u32 = 256 << 10;
+            let (client, mut server) = pair("127.0.0.1");
+            server.set_nonblocking(true).expect("a socket");
+            // A sender's own buffer is no part of it.
+            SockRef::from(&server)
+                .set_send_buffer_size(1 << 22)
+                .expect("any number");
+            let before = receive_room(client.as_fd()).expect("a TCP socket");
+            set_receive_room(client.as_fd(), ROOM).expect("any number");
+            let mut sent = 0;
+            while let Ok(n) = server.write(&[7; 64 << 10]) {
+                sent += n;
+            }
+            assert!(sent > ROOM as usize * 2, "{sent}: the test needs more");
+            std::thread::sleep(Duration::from_millis(50));
+            let waiting = facts(client.as_fd()).expect("a TCP socket").bytes_received;
+            assert!(waiting <= u64::from(2 * ROOM), "{waiting}");
+            set_receive_room(client.as_fd(), before).expect("any number");
+            assert_eq!(receive_room(client.as_fd()).expect("a TCP socket"), before);
+        }
+
         #[test]
         fn connection_is_found_by_its_addresses() {
             let (client, server) = pair("127.0.0.1");
@@ -341,6 +389,16 @@ mod other {
 
     /// Unsupported.
     pub fn set_window_clamp(_: BorrowedSocket<'_>, _: Option<u32>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn receive_room(_: BorrowedSocket<'_>) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_receive_room(_: BorrowedSocket<'_>, _: u32) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
