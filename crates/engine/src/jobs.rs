@@ -16,7 +16,7 @@ use crate::{
 use dosvc_content::{
     DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceIndex, PieceLengths, PiecesHashFile,
 };
-use dosvc_origin::{Origin, Validator};
+use dosvc_origin::{ContentFacts as ContentFactsOfServer, Origin, Validator};
 use dosvc_piece_store::{AddInfo, Content, ContentKey, PlainKey, StoreError};
 use dosvc_policy::{ContentFacts, EffectiveMode, effective_mode};
 use std::{
@@ -362,7 +362,7 @@ impl Job {
         &self,
         shared: &Arc<Shared>,
     ) -> Result<(Arc<Content>, Origin), JobError> {
-        let Some(origin) = self.open_origin(shared, None) else {
+        let Some(mut origin) = self.open_origin(shared, None) else {
             return Err(JobError::new(
                 HResult::NO_URI,
                 "there is no hash file and no URL: nothing says what the content is",
@@ -375,6 +375,16 @@ impl Job {
                     return Err(origin_error(&error));
                 }
                 Err(error) => {
+                    // A cache host answers for an origin that can't be reached. What it says of the version holds for
+                    // the origin too, should that come back: no hashes tell versions apart.
+                    if let Some(facts) = self.facts_from_cache_host(shared).await {
+                        let validator = Validator {
+                            server: None,
+                            ..facts.validator.clone()
+                        };
+                        origin = self.open_origin(shared, Some(validator)).unwrap_or(origin);
+                        break facts;
+                    }
                     self.update(|s| s.waiting = Some(format!("{error}; trying again")));
                     match origin.next_attempt() {
                         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -391,6 +401,25 @@ impl Job {
         let store = Arc::clone(&shared.store);
         let content = blocking(move || store.add_plain(key, lengths, validator, info)).await?;
         Ok((content, origin))
+    }
+
+    /// What the first cache host that has the content says of it.
+    async fn facts_from_cache_host(&self, shared: &Shared) -> Option<ContentFactsOfServer> {
+        let settings = shared.settings();
+        for host in &settings.cache_hosts {
+            if shared.cache_hosts.is_banned(host, Instant::now()) {
+                continue;
+            }
+            let nothing = Validator::default();
+            let found = shared.cache_hosts.open(host, &self.request.urls, nothing)?;
+            match found.probe().await {
+                Ok(facts) => return Some(facts),
+                Err(error) => {
+                    tracing::debug!(host, %error, "cache host does not say what the content is")
+                }
+            }
+        }
+        None
     }
 
     fn add_info(&self) -> AddInfo {
