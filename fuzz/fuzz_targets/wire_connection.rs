@@ -100,7 +100,10 @@ fn receive(connection: &mut Connection, now: Instant, mut bytes: &[u8]) -> Optio
         connection.handle_received(now, length);
         match payload {
             Payload::None => assert_eq!(length, 0),
-            Payload::Block(block) => assert_eq!(block.len() as usize, length),
+            Payload::Block { block, part } => {
+                assert_eq!(part as usize, length);
+                assert!(part <= block.len());
+            }
             Payload::Drain(drained) => assert_eq!(drained as usize, length),
             Payload::Bitfield(length) => {
                 assert_eq!(data.len(), length as usize);

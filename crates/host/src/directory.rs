@@ -29,7 +29,7 @@ pub struct Directory {
     pub sid: Option<String>,
 }
 
-/// Asks the directory; blocks for up to three times [`PROGRAM_TIME`]. A machine that never was joined asks nobody.
+/// Asks the directory; blocks for up to 15 s. A machine that never was joined asks nobody.
 pub fn directory(root: &Root) -> Directory {
     if !root.path(KEYTAB).exists() {
         return Directory::default();

@@ -27,7 +27,9 @@ const CHOOSE: i32 = 0xca;
 const MAJORITY: i32 = 0xe8;
 
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx2")
 }
 
 /// Hashes blocks, as many of each message, into the chaining values; false, and nothing done, where the processor
