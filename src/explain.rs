@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{ExplainArgs, Global},
-    client, show,
+    client, show, status,
 };
 use dosvc_content::format_bytes;
 use dosvc_engine::api::{
@@ -32,6 +32,9 @@ fn text(explanation: &Explanation) -> String {
         cache: _,
         mode,
         no_peers,
+        gates,
+        restriction,
+        limit,
         delays,
         waiting,
         sources,
@@ -44,6 +47,21 @@ fn text(explanation: &Explanation) -> String {
     } else {
         format!("peers     none: {}", no_peers.join("; "))
     });
+    // A gate that closes all peers is said already.
+    let rest = gates
+        .iter()
+        .filter(|gate| !no_peers.contains(&gate.message));
+    lines.extend(rest.map(|gate| {
+        let closes = gate.closes.join(", ");
+        format!("closed    {closes}: {} ({})", gate.message, gate.code)
+    }));
+    let may = restriction.as_ref().filter(|_| no_peers.is_empty());
+    lines.extend(may.map(|only| format!("          {only} (restrict_peer_selection_by)")));
+    lines.extend(
+        limit
+            .as_ref()
+            .map(|limit| format!("limit     {}", status::limit_text(limit))),
+    );
     lines.extend(delays.iter().map(delay_text));
     lines.extend(waiting.as_ref().map(|why| format!("waiting   {why}")));
     lines.push(String::new());

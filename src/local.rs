@@ -97,6 +97,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     EngineConfig {
         policies: config.policies.clone(),
         state_dir: state_dir.clone(),
+        cache_dir: config.policies.modify_cache_drive().map(Into::into),
         listen: listen.clone(),
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),

@@ -127,6 +127,7 @@ fn service_text(status: &EngineStatus) -> String {
         download_mode,
         listening,
         state_dir,
+        cache_dir,
         cache_bytes,
         cache_bytes_max,
         disk_total_bytes,
@@ -151,6 +152,7 @@ fn service_text(status: &EngineStatus) -> String {
         ),
         format!("  peers reach us at  {listening}"),
         format!("  state              {}", state_dir.display()),
+        format!("  cache in           {}", cache_dir.display()),
         format!(
             "  cache              {} of at most {}; {} of {} disk free",
             format_bytes(*cache_bytes),
@@ -192,7 +194,7 @@ fn service_text(status: &EngineStatus) -> String {
 }
 
 /// `10.0 MiB/s (absolute)`
-fn limit_text(limit: &LimitStatus) -> String {
+pub(crate) fn limit_text(limit: &LimitStatus) -> String {
     let rate = limit.bps.map_or_else(|| "none now".into(), show::rate);
     format!("{rate} ({})", limit.source)
 }

@@ -46,7 +46,7 @@ pub(crate) fn diff(old: &Config, new: &Config) -> Changes {
             from: text(old),
             to: text(new),
         };
-        // The cache cannot move while contents in it are open.
+        // Contents in it are open.
         if policy == Policy::ModifyCacheDrive {
             changes.restart.push(change);
         } else {

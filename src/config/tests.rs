@@ -435,7 +435,7 @@ fn a_reload_tells_what_is_live_from_what_needs_a_restart() {
         shown(&changes.live),
         [
             "delivery_optimization.download_mode: 1 (Lan) -> 2 (Group)",
-            "delivery_optimization.group_id: not set -> (hash f1wUYWDcIiHiqG8I3oGVvf5M2sifiOBuVBqt+Eo9Ako=)",
+            "delivery_optimization.group_id: not set -> (set)",
             "daemon.log_level: \"info\" -> \"debug\"",
             "discovery.peers: [] -> [\"10.0.0.1:7680\"]",
         ]

@@ -290,6 +290,7 @@ impl Local for Engine {
             download_mode: state.mode,
             listening: vec!["127.0.0.1:7680".parse().expect("an address")],
             state_dir: "/var/lib/dosvc".into(),
+            cache_dir: "/var/lib/dosvc/cache".into(),
             cache_bytes: state.cache.iter().map(|e| e.file_size_in_cache).sum(),
             cache_bytes_max: 10 << 30,
             disk_total_bytes: 100 << 30,
@@ -323,6 +324,9 @@ impl Local for Engine {
                 reasons: vec!["the caller asked for mode CdnOnly".into()],
             },
             no_peers: vec!["the caller asked for mode CdnOnly".into()],
+            gates: Vec::new(),
+            restriction: None,
+            limit: None,
             delays: Vec::new(),
             waiting: download.waiting.clone(),
             sources: vec![SourceExplanation {

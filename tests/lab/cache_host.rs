@@ -105,6 +105,23 @@ fn origin_stands_in_at_once_for_a_cache_host_that_is_not_there() {
 
 #[test]
 #[ignore = "needs root and network namespaces"]
+fn cache_host_gives_content_without_hash_file_while_the_origin_is_not_there() {
+    let branch = Branch::new();
+    let cache = branch.cache();
+    let content = Content::without_hash_file(4, scenario_bytes(64));
+    let daemon = branch.daemon("");
+    // As the cache host's, but on the machine where nothing listens.
+    let url = cache
+        .url(&content.name)
+        .replace(&branch.cache_ip(), &branch.lab.at(0).ip().to_string());
+    let result = daemon.get(&url, &content, &[]);
+    let status = result.status;
+    assert_eq!(status.downloaded.cache_server, content.bytes, "{status:?}");
+    assert!(!status.verified_by_hash_file, "{status:?}");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
 fn fallback_delay_keeps_the_origin_waiting_for_the_cache_host() {
     const DELAY: Duration = Duration::from_secs(6);
     let branch = Branch::new();

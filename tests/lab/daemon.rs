@@ -196,8 +196,12 @@ pub(crate) fn write_config(node: &Node, daemon: &str, tables: &str) -> PathBuf {
         true => String::new(),
         false => format!("host_root = {:?}\n", node.dir().join("no-host")),
     };
+    let cache = match tables.contains("[cache]") {
+        true => "",
+        false => "[cache]\nkeep_free_percent = 0\n",
+    };
     let text = format!(
-        "[cache]\nkeep_free_percent = 0\n[daemon]\n{host}state_dir = {state:?}\napi_socket = {socket:?}\n{daemon}\n\n{tables}\n"
+        "{cache}[daemon]\n{host}state_dir = {state:?}\napi_socket = {socket:?}\n{daemon}\n\n{tables}\n"
     );
     fs::write(&config, text).expect("the node's folder can be written");
     config
@@ -264,6 +268,16 @@ fn question(socket: &Path, what: &str) -> Command {
 }
 
 impl Get {
+    /// Waits for the end of a download that must fail; what it printed.
+    pub(crate) fn fail(mut self) -> String {
+        wait_for("dosvc get to end", get_timeout(), || {
+            (!self.process.is_running()).then_some(())
+        });
+        let printed = self.process.printed();
+        assert!(!self.output.exists(), "dosvc get succeeded: {printed}");
+        printed
+    }
+
     /// Waits for the end of a download that must succeed.
     pub(crate) fn finish(mut self) -> GetResult {
         wait_for("dosvc get to end", get_timeout(), || {

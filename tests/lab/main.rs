@@ -27,6 +27,7 @@ mod origin;
 mod peer;
 mod process;
 
+mod cache;
 mod cache_host;
 mod crash;
 mod gates;

@@ -264,6 +264,8 @@ pub struct EngineStatus {
     pub listening: Vec<SocketAddr>,
     /// Where the state lies.
     pub state_dir: PathBuf,
+    /// Where the cache lies.
+    pub cache_dir: PathBuf,
     /// Bytes of the cache on disk.
     pub cache_bytes: u64,
     /// The most the cache may take, pinned content left out.
@@ -336,6 +338,12 @@ pub struct Explanation {
     pub mode: ModeExplanation,
     /// Why there are no peers for it; empty when peers may be used.
     pub no_peers: Vec<String>,
+    /// Every gate that is closed, and what it closes.
+    pub gates: Vec<GateStatus>,
+    /// What narrows the peers that the mode permits (`restrict_peer_selection_by`); `None`: nothing.
+    pub restriction: Option<String>,
+    /// What all downloads of its priority may take together; `None`: nothing is downloaded.
+    pub limit: Option<LimitStatus>,
     /// What waits for what, in the order in which sources are turned to. Empty while nothing is downloaded.
     pub delays: Vec<DelayExplanation>,
     /// Why nothing moves just now.

@@ -222,6 +222,19 @@ pub(crate) fn withdraw(shared: &Shared, key: ContentKey) {
     }
 }
 
+/// Ends swarms that neither jobs nor peers have anything to do with.
+pub(crate) async fn end_unused_swarms(shared: &Arc<Shared>) {
+    for (key, swarm) in shared.running_swarms() {
+        let is_unused = {
+            let progress = swarm.progress.borrow();
+            !progress.wanted && progress.connections == SourceBytes::default()
+        };
+        if is_unused {
+            stop_swarm(shared, key).await;
+        }
+    }
+}
+
 /// Ends a content's swarm. False when it goes on because a job wants the content.
 async fn stop_swarm(shared: &Arc<Shared>, key: ContentKey) -> bool {
     let (reply, ended) = oneshot::channel();

@@ -3,14 +3,16 @@
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
-/// Settings of an engine. Everything but `state_dir`, `listen`, `host_root`, `dns_sd` and `hash_threads` may
-/// change while it runs.
+/// Settings of an engine. Everything but `state_dir`, `cache_dir`, `listen`, `host_root`, `dns_sd` and
+/// `hash_threads` may change while it runs.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// The Delivery Optimization policies.
     pub policies: Policies,
     /// Where cache, state and peer id lie; created when missing, used by one engine at a time.
     pub state_dir: PathBuf,
+    /// Where the cache lies if not in `state_dir` (`modify_cache_drive`); it must exist.
+    pub cache_dir: Option<PathBuf>,
     /// Addresses to listen on for peers, while the mode permits peers. Port 0: any free one.
     pub listen: Vec<SocketAddr>,
     /// The folder under which the machine's own files (`proc`, `sys`, `run`, `var`, `etc`) are seen.
@@ -38,6 +40,7 @@ impl EngineConfig {
     /// The defaults for a state folder: TCP 7680 on IPv4 and IPv6, DNS-SD on.
     pub fn new(state_dir: PathBuf, policies: Policies) -> Self {
         Self {
+            cache_dir: policies.modify_cache_drive().map(Into::into),
             policies,
             state_dir,
             listen: vec![

@@ -25,13 +25,8 @@ pub(crate) async fn dial(
     if shared.is_own_address(address) {
         return Err(DialError::Ourselves);
     }
-    if shared.is_banned_address(address.ip()) {
-        return Err(DialError::BANNED);
-    }
     let group = scope.group;
-    let class = shared
-        .peer_class(&scope, address.ip(), discovered, group.is_some())
-        .ok_or(DialError::OUT_OF_SCOPE)?;
+    let class = shared.peer_class(&scope, address.ip(), discovered, group.is_some())?;
     let permit = Arc::clone(&shared.outgoing)
         .try_acquire_owned()
         .map_err(|_| DialError::NO_PLACE)?;

@@ -24,7 +24,7 @@ use dosvc_discovery::DiscoveryError;
 use dosvc_host::{Connectivity, Directory, Host, Links, Root};
 use dosvc_origin::{OriginClient, OriginConfig, OriginError};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
-use dosvc_policy::{Gate, MonthlyUploads};
+use dosvc_policy::{Gate, MonthlyUploads, PeerClass};
 use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
@@ -117,6 +117,7 @@ impl Engine {
         let host = Host::new(Root::new(&config.host_root));
         let (store, peer_id, settings, host) = tokio::task::spawn_blocking(move || {
             let mut store_config = StoreConfig::new(&config.state_dir);
+            store_config.cache_dir.clone_from(&config.cache_dir);
             if let Some(threads) = config.hash_threads {
                 store_config.hash_threads = threads.get();
             }
@@ -124,7 +125,7 @@ impl Engine {
             let peer_id = load_peer_id(&config.state_dir)?;
             // Who has to be asked and may not answer is asked later.
             let (bus, directory) = (Connectivity::default(), Directory::default());
-            let facts = Facts::look(&host, &config, bus, directory);
+            let facts = Facts::look(&host, store.cache_dir(), bus, directory);
             Ok::<_, EngineError>((store, peer_id, Settings::new(config, facts), host))
         })
         .await
@@ -407,6 +408,7 @@ impl Engine {
         let settings = self.shared.settings();
         if let Some(discovery) = self.shared.discovery()
             && settings.scope(None).offered
+            && settings.gates.permit_upload(PeerClass::Lan)
             && settings.is_large_enough(length)
         {
             discovery.announce(hash, true);
@@ -426,7 +428,7 @@ impl Engine {
     pub fn status(&self) -> EngineStatus {
         let shared = &self.shared;
         let settings = shared.settings();
-        let disk = dosvc_host::disk(&settings.config.state_dir).unwrap_or(dosvc_host::Disk {
+        let disk = dosvc_host::disk(shared.store.cache_dir()).unwrap_or(dosvc_host::Disk {
             total: 0,
             available: 0,
         });
@@ -439,16 +441,12 @@ impl Engine {
             download_mode: settings.mode.number(),
             listening: shared.listening.load().as_ref().clone(),
             state_dir: settings.config.state_dir.clone(),
+            cache_dir: shared.store.cache_dir().to_owned(),
             cache_bytes,
             cache_bytes_max: cache::bytes_max(&settings, disk, cache_bytes),
             disk_total_bytes: disk.total,
             disk_available_bytes: disk.available,
-            gates: settings
-                .gates
-                .iter()
-                .chain(&monthly_cap(shared, &settings))
-                .map(GateStatus::of)
-                .collect(),
+            gates: gates_now(shared, &settings),
             downloaded: shared.totals.downloaded(),
             uploaded: shared.totals.uploaded(),
             bandwidth: shared.bandwidth.status(&settings.config.policies),
@@ -491,6 +489,7 @@ impl Engine {
             }
         };
         keep("state_dir", config.state_dir != old.config.state_dir);
+        keep("cache_dir", config.cache_dir != old.config.cache_dir);
         keep("listen", config.listen != old.config.listen);
         keep("host_root", config.host_root != old.config.host_root);
         keep("dns_sd", config.dns_sd != old.config.dns_sd);
@@ -499,15 +498,16 @@ impl Engine {
             config.hash_threads != old.config.hash_threads,
         );
         config.state_dir.clone_from(&old.config.state_dir);
+        config.cache_dir.clone_from(&old.config.cache_dir);
         config.listen.clone_from(&old.config.listen);
         config.host_root.clone_from(&old.config.host_root);
         config.dns_sd = old.config.dns_sd;
         config.hash_threads = old.config.hash_threads;
         let host = self.shared.host.clone();
         let settings = tokio::task::spawn_blocking({
-            let old = Arc::clone(&old);
+            let (old, store) = (Arc::clone(&old), Arc::clone(&self.shared.store));
             move || {
-                let facts = old.facts.look_again(&host, &config);
+                let facts = old.facts.look_again(&host, store.cache_dir());
                 Settings::new(config, facts)
             }
         });
@@ -584,6 +584,13 @@ fn month_status(shared: &Shared, settings: &Settings) -> MonthStatus {
         internet_bytes: internet,
         upload_limit_reached: shared.ledger.is_reached(cap),
     }
+}
+
+/// Every gate that is closed now.
+pub(crate) fn gates_now(shared: &Shared, settings: &Settings) -> Vec<GateStatus> {
+    let gates = settings.gates.iter();
+    let cap = monthly_cap(shared, settings);
+    gates.chain(&cap).map(GateStatus::of).collect()
 }
 
 /// The gate that the month's uploads close; they are counted as they go, so it is no part of the settings.

@@ -3,13 +3,14 @@
 use crate::{
     api::{Explanation, JobError, JobId, ModeExplanation},
     cache,
+    engine::gates_now,
     jobs::Job,
     shared::{Settings, Shared},
     swarm::{Message, SwarmView},
 };
 use dosvc_content::{DownloadMode, HResult};
 use dosvc_piece_store::ContentKey;
-use dosvc_policy::{ContentFacts, Policy, effective_mode};
+use dosvc_policy::{ContentFacts, PeerRestriction, Policy, effective_mode};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
@@ -61,6 +62,25 @@ pub(crate) async fn explain(
     Ok(Explanation {
         no_peers: no_peers(&settings, &mode),
         mode,
+        gates: gates_now(shared, &settings),
+        restriction: match settings.config.policies.restrict_peer_selection_by() {
+            PeerRestriction::None => None,
+            PeerRestriction::Subnet => Some("only peers in this machine's subnets".to_owned()),
+            PeerRestriction::LocalDiscovery => {
+                Some("only peers found by DNS-SD on the link".to_owned())
+            }
+        },
+        limit: download
+            .as_ref()
+            .filter(|download| !download.state.is_final())
+            .map(|download| {
+                let limits = shared.bandwidth.status(&settings.config.policies);
+                if download.foreground {
+                    limits.foreground
+                } else {
+                    limits.background
+                }
+            }),
         delays: view.as_ref().map(|v| v.delays.clone()).unwrap_or_default(),
         waiting: match (&view, &download) {
             (Some(view), _) if view.waiting.is_some() => view.waiting.clone(),

@@ -41,11 +41,9 @@ pub(crate) async fn accept_peers(
         // Out of scope: closed without a byte. Group membership is proven later; until then it is assumed.
         let scope = shared.settings().scope(None);
         let assumed = scope.group.is_some();
-        if shared
-            .peer_class(&scope, address.ip(), shared.may_be_found(), assumed)
-            .is_none()
-        {
-            tracing::debug!(%address, "connection from outside the mode's scope closed");
+        let found = shared.may_be_found();
+        if let Err(why) = shared.peer_class(&scope, address.ip(), found, assumed) {
+            tracing::debug!(%address, %why, "connection closed");
             continue;
         }
         let max = connections_max(address.ip());
@@ -152,8 +150,8 @@ fn class_of(
     let proven = scope.group.is_some();
     shared
         .peer_class(scope, address.ip(), false, proven)
-        .or_else(|| shared.peer_class(scope, address.ip(), shared.may_be_found(), proven))
-        .ok_or_else(|| "outside the mode's scope".to_owned())
+        .or_else(|_| shared.peer_class(scope, address.ip(), shared.may_be_found(), proven))
+        .map_err(|why| why.to_string())
 }
 
 /// The content that a peer asks for, if we have or download it and it may be shared.

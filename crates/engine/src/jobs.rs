@@ -9,12 +9,14 @@ use crate::{
     errors::{internal_error, origin_error, storage_error},
     metadata::{self, Metadata},
     request::{Request, without_password},
+    room,
     shared::{Shared, lock},
     swarm::{Attachment, Counted, Progress},
-    upkeep,
 };
-use dosvc_content::{DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceIndex, PieceLengths};
-use dosvc_origin::{Origin, Validator};
+use dosvc_content::{
+    DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceIndex, PieceLengths, PiecesHashFile,
+};
+use dosvc_origin::{ContentFacts as ContentFactsOfServer, Origin, Validator};
 use dosvc_piece_store::{AddInfo, Content, ContentKey, PlainKey, StoreError};
 use dosvc_policy::{ContentFacts, EffectiveMode, effective_mode};
 use std::{
@@ -238,24 +240,51 @@ impl Job {
                 s.bytes_from_cache = content.info().bytes_have;
             }
             s.bytes_done = content.info().bytes_have;
-            s.download_mode = source.mode.mode.number();
             s.verified_by_hash_file = content.hash_file().is_some();
-            s.notes = source.notes.clone();
             s.waiting = None;
         });
+        self.show_mode(shared, &source);
         self.download(shared, source, &clock).await?;
         Ok(content)
+    }
+
+    /// The mode in effect, as settings and gates are now.
+    fn judge(&self, shared: &Shared, facts: &ContentFacts) -> Result<EffectiveMode, JobError> {
+        let settings = shared.settings();
+        let policies = &settings.config.policies;
+        effective_mode(policies, self.request.mode, facts, &settings.gates)
+            .map_err(|e| JobError::new(e.hresult(), e.to_string()))
+    }
+
+    /// Says the mode and why; both follow settings and gates that change.
+    fn show_mode(&self, shared: &Shared, source: &Source) {
+        let content = &source.content;
+        let facts = ContentFacts {
+            length: Some(content.lengths().content_length()),
+            has_hash_file: Some(content.hash_file().is_some()),
+        };
+        // A mode that refuses downloads is not for those that run.
+        let Ok(mode) = self.judge(shared, &facts) else {
+            return;
+        };
+        self.status.send_if_modified(|status| {
+            let notes = match &source.no_hash_file {
+                Some(why) => vec![format!(
+                    "{why}: downloaded over plain HTTP, not checked against hashes and not shared"
+                )],
+                None => mode.reasons.iter().map(ToString::to_string).collect(),
+            };
+            let number = mode.mode.number();
+            let changed = (status.download_mode, &status.notes) != (number, &notes);
+            (status.download_mode, status.notes) = (number, notes);
+            changed
+        });
     }
 
     /// Finds the hash file and puts the content into the store.
     async fn find_content(&self, shared: &Arc<Shared>) -> Result<Source, JobError> {
         let settings = shared.settings();
-        let policies = &settings.config.policies;
-        let judge = |facts: &ContentFacts| {
-            effective_mode(policies, self.request.mode, facts, &settings.gates)
-                .map_err(|e| JobError::new(e.hresult(), e.to_string()))
-        };
-        let mode = judge(&ContentFacts::default())?;
+        let mode = self.judge(shared, &ContentFacts::default())?;
         let scope = settings.scope(self.request.mode);
         let anchored = self.request.trusted.is_some() || self.request.hash_file.is_some();
         let metadata =
@@ -267,55 +296,60 @@ impl Job {
             };
         match metadata {
             Metadata::HashFile(file) => {
-                let lengths = file.lengths();
-                let facts = ContentFacts {
-                    length: Some(lengths.content_length()),
-                    has_hash_file: Some(true),
-                };
-                let mode = judge(&facts)?;
-                let info = self.add_info();
-                let store = Arc::clone(&shared.store);
-                let limit = self.request.mode;
-                let (content, unclaimed) = blocking(move || {
-                    let content = store.add(&file, info)?;
-                    // Before a byte of it is here: what a caller keeps to itself is never shared, not even after a
-                    // crash. A caller that asks for no mode changes nothing.
-                    if limit.is_some() {
-                        store.set_mode_limit(&content.key(), limit)?;
-                    }
-                    let unclaimed = content.unclaimed()?;
-                    Ok((content, unclaimed))
-                })
-                .await?;
+                let (content, unclaimed) = self.add_content(shared, file).await?;
                 let origin = self.open_origin(shared, None);
-                let notes = notes(&mode);
                 Ok(Source {
                     content,
                     unclaimed,
                     origin,
-                    mode,
-                    notes,
+                    no_hash_file: None,
                 })
             }
             Metadata::None(why) => {
                 let (content, origin) = self.plain_content(shared).await?;
-                let facts = ContentFacts {
-                    length: Some(content.lengths().content_length()),
-                    has_hash_file: Some(false),
-                };
-                let mode = judge(&facts)?;
-                let notes = vec![format!(
-                    "{why}: downloaded over plain HTTP, not checked against hashes and not shared"
-                )];
                 Ok(Source {
                     content,
                     unclaimed: Vec::new(),
                     origin: Some(origin),
-                    mode,
-                    notes,
+                    no_hash_file: Some(why),
                 })
             }
         }
+    }
+
+    /// Puts a content into the store, with the pieces that a crash may have left in its file.
+    async fn add_content(
+        &self,
+        shared: &Arc<Shared>,
+        file: PiecesHashFile,
+    ) -> Result<(Arc<Content>, Vec<PieceIndex>), JobError> {
+        let (file, limit) = (Arc::new(file), self.request.mode);
+        let add = || {
+            let (store, file, info) = (
+                Arc::clone(&shared.store),
+                Arc::clone(&file),
+                self.add_info(),
+            );
+            tokio::task::spawn_blocking(move || {
+                let content = store.add(&file, info)?;
+                // Before a byte of it is here: what a caller keeps to itself is never shared, not even after a
+                // crash. A caller that asks for no mode changes nothing.
+                if limit.is_some() {
+                    store.set_mode_limit(&content.key(), limit)?;
+                }
+                let unclaimed = content.unclaimed()?;
+                Ok((content, unclaimed))
+            })
+        };
+        let added = match add().await.map_err(|e| internal_error(&e))? {
+            // Not even room for the hash file: what may go goes first.
+            Err(StoreError::DiskFull { .. }) => {
+                room::make_a_little(shared).await;
+                add().await.map_err(|e| internal_error(&e))?
+            }
+            added => added,
+        };
+        added.map_err(|e| storage_error(&e))
     }
 
     fn open_origin(&self, shared: &Shared, validator: Option<Validator>) -> Option<Origin> {
@@ -328,7 +362,7 @@ impl Job {
         &self,
         shared: &Arc<Shared>,
     ) -> Result<(Arc<Content>, Origin), JobError> {
-        let Some(origin) = self.open_origin(shared, None) else {
+        let Some(mut origin) = self.open_origin(shared, None) else {
             return Err(JobError::new(
                 HResult::NO_URI,
                 "there is no hash file and no URL: nothing says what the content is",
@@ -341,6 +375,16 @@ impl Job {
                     return Err(origin_error(&error));
                 }
                 Err(error) => {
+                    // A cache host answers for an origin that can't be reached. What it says of the version holds for
+                    // the origin too, should that come back: no hashes tell versions apart.
+                    if let Some(facts) = self.facts_from_cache_host(shared).await {
+                        let validator = Validator {
+                            server: None,
+                            ..facts.validator.clone()
+                        };
+                        origin = self.open_origin(shared, Some(validator)).unwrap_or(origin);
+                        break facts;
+                    }
                     self.update(|s| s.waiting = Some(format!("{error}; trying again")));
                     match origin.next_attempt() {
                         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -359,6 +403,25 @@ impl Job {
         Ok((content, origin))
     }
 
+    /// What the first cache host that has the content says of it.
+    async fn facts_from_cache_host(&self, shared: &Shared) -> Option<ContentFactsOfServer> {
+        let settings = shared.settings();
+        for host in &settings.cache_hosts {
+            if shared.cache_hosts.is_banned(host, Instant::now()) {
+                continue;
+            }
+            let nothing = Validator::default();
+            let found = shared.cache_hosts.open(host, &self.request.urls, nothing)?;
+            match found.probe().await {
+                Ok(facts) => return Some(facts),
+                Err(error) => {
+                    tracing::debug!(host, %error, "cache host does not say what the content is")
+                }
+            }
+        }
+        None
+    }
+
     fn add_info(&self) -> AddInfo {
         AddInfo {
             urls: self.request.urls.iter().map(ToString::to_string).collect(),
@@ -371,24 +434,17 @@ impl Job {
     async fn download(
         &self,
         shared: &Arc<Shared>,
-        source: Source,
+        mut source: Source,
         clock: &Clock<'_>,
     ) -> Result<(), JobError> {
-        let Source {
-            content,
-            unclaimed,
-            origin,
-            ..
-        } = source;
-        let info = content.info();
-        let lacks = info.lengths.content_length() - info.bytes_have;
-        upkeep::make_room(shared, lacks).await?;
+        let content = Arc::clone(&source.content);
+        let claim = room::claim(shared, &content).await?;
         let attachment = Attachment {
             job: self.id,
             foreground: self.request.foreground,
             urls: self.request.urls.clone(),
-            unclaimed,
-            origin,
+            unclaimed: std::mem::take(&mut source.unclaimed),
+            origin: source.origin.take(),
             peers: self.request.peers.clone(),
         };
         let key = content.key();
@@ -402,6 +458,7 @@ impl Job {
             swarm: self.counted_before(&progress, before),
             job: self.status.borrow().clone(),
         };
+        let mut settings = shared.settings_changes();
         loop {
             let now = progress.borrow_and_update().clone();
             self.show(&base, &now, clock);
@@ -411,8 +468,14 @@ impl Job {
             if now.complete {
                 return Ok(());
             }
-            if progress.changed().await.is_err() {
-                return Err(internal_error(&"the swarm has ended"));
+            claim.check().await?;
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() {
+                    return Err(internal_error(&"the swarm has ended"));
+                },
+                Ok(()) = settings.changed() => self.show_mode(shared, &source),
+                // Others may fill the disk while nothing comes.
+                () = tokio::time::sleep(room::LOOK_INTERVAL) => {}
             }
         }
     }
@@ -504,12 +567,8 @@ struct Source {
     /// Missing pieces that a crash may have left in the file.
     unclaimed: Vec<PieceIndex>,
     origin: Option<Origin>,
-    mode: EffectiveMode,
-    notes: Vec<String>,
-}
-
-fn notes(mode: &EffectiveMode) -> Vec<String> {
-    mode.reasons.iter().map(ToString::to_string).collect()
+    /// Why there is no hash file, if there is none.
+    no_hash_file: Option<String>,
 }
 
 async fn blocking<T: Send + 'static>(

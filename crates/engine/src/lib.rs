@@ -29,6 +29,7 @@ mod metadata;
 mod month;
 mod places;
 mod request;
+mod room;
 mod shared;
 mod swarm;
 mod turns;

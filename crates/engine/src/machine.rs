@@ -8,7 +8,7 @@ use dosvc_policy::{
     CacheHostSource, Device, Gate, GroupFacts, GroupIdSource, Policies, ResolvedGroup,
     resolve_group,
 };
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How often the machine is looked at while it has a battery and anything is going on: a charge that falls is not
@@ -26,16 +26,17 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Looks at the machine, its directory left out: reads files, blocks shortly.
+    /// Looks at the machine, its directory left out, and at the disk that the cache lies on: reads files, blocks
+    /// shortly.
     pub(crate) fn look(
         host: &Host,
-        config: &EngineConfig,
+        cache_dir: &Path,
         connectivity: Connectivity,
         directory: Directory,
     ) -> Self {
         let lease = host.lease(&connectivity);
         Self {
-            device: host.device(&config.state_dir, &connectivity),
+            device: host.device(cache_dir, &connectivity),
             dns_suffix: host.dns_suffix(&lease),
             lease,
             connectivity,
@@ -44,9 +45,9 @@ impl Facts {
     }
 
     /// The same, with what is known from asking others kept.
-    pub(crate) fn look_again(&self, host: &Host, config: &EngineConfig) -> Self {
+    pub(crate) fn look_again(&self, host: &Host, cache_dir: &Path) -> Self {
         let (connectivity, directory) = (self.connectivity.clone(), self.directory.clone());
-        Self::look(host, config, connectivity, directory)
+        Self::look(host, cache_dir, connectivity, directory)
     }
 
     /// The device's group. Other modes than 2 have no sources for it, only a configured id.
@@ -140,10 +141,10 @@ impl Engine {
         let old = shared.settings();
         let host = shared.host.clone();
         let looking = tokio::task::spawn_blocking({
-            let old = old.clone();
+            let (old, store) = (old.clone(), Arc::clone(&shared.store));
             move || {
                 let none = Directory::default();
-                let mut facts = Facts::look(&host, &old.config, connectivity, none);
+                let mut facts = Facts::look(&host, store.cache_dir(), connectivity, none);
                 if facts.wants_directory(&old.config) {
                     facts.directory = dosvc_host::directory(host.root());
                 }

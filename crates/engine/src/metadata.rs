@@ -175,6 +175,7 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
         if at == origin_rounds && unreachable.is_none() {
             break;
         }
+        let mut all_answered = !candidates.is_empty();
         let mut fetches = JoinSet::new();
         for url in candidates {
             let (shared, client) = (Arc::clone(shared), client.clone());
@@ -185,7 +186,10 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
             });
         }
         while let Some(fetched) = fetches.join_next().await {
-            let Ok((url, result)) = fetched else { continue };
+            let Ok((url, result)) = fetched else {
+                all_answered = false;
+                continue;
+            };
             match result {
                 Ok(Ok(file)) => return Round::Found(file),
                 Ok(Err(error)) => {
@@ -195,8 +199,15 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
                 Err(error) if error.is_permanent() => {
                     tracing::debug!(%url, %error, "no hash file here");
                 }
-                Err(error) => unreachable = Some(origin_error(&error)),
+                Err(error) => {
+                    all_answered = false;
+                    unreachable = Some(origin_error(&error));
+                }
             }
+        }
+        // A cache host answers for the origin. Whoever wants checks waits for the origin itself.
+        if at >= origin_rounds && all_answered && request.trusted.is_none() {
+            return Round::Missing(missing);
         }
     }
     match unreachable {

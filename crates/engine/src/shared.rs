@@ -11,7 +11,8 @@ use crate::{
     machine::Facts,
     month::Ledger,
     places::Places,
-    swarm::{Attachment, Counted, Established, Message, Progress, Swarm, SwarmHandle},
+    room::Room,
+    swarm::{Attachment, Counted, DialError, Established, Message, Progress, Swarm, SwarmHandle},
     turns::Turns,
     uploads::UploadTurns,
     workers::Workers,
@@ -22,7 +23,7 @@ use dosvc_discovery::Discovery;
 use dosvc_host::{Host, Links};
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
-use dosvc_policy::{Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
+use dosvc_policy::{Gate, Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
     CAPABILITY_PARTS, EXTENSION_VERSION, Extension,
@@ -206,6 +207,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
+    /// What downloads under way need of the disk.
+    pub(crate) room: Room,
     pub(crate) upload_turns: UploadTurns,
     pub(crate) incoming: Arc<Semaphore>,
     pub(crate) outgoing: Arc<Semaphore>,
@@ -225,6 +228,8 @@ pub(crate) struct Shared {
     pub(crate) look: Notify,
     /// A swarm has begun.
     pub(crate) swarm_started: Notify,
+    /// A swarm has ended: its content may leave the cache.
+    pub(crate) swarm_ended: Notify,
     /// Counts the changes of settings; every swarm watches it.
     settings_changes: watch::Sender<u64>,
     deleting: Mutex<Vec<ContentKey>>,
@@ -283,6 +288,7 @@ impl Shared {
             pool,
             totals: Totals::default(),
             turns,
+            room: Room::default(),
             upload_turns,
             incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
@@ -298,6 +304,7 @@ impl Shared {
             changing: tokio::sync::Mutex::default(),
             look: Notify::new(),
             swarm_started: Notify::new(),
+            swarm_ended: Notify::new(),
             settings_changes: watch::Sender::new(0),
             deleting: Mutex::new(Vec::new()),
             next_nonce: AtomicU64::new(0),
@@ -392,17 +399,22 @@ impl Shared {
         nonce
     }
 
-    /// What a peer at this address is to us; `None`: outside the scope, or banned.
+    /// What a peer at this address is to us, or why it is nothing.
     pub(crate) fn peer_class(
         &self,
         scope: &Scope,
         address: IpAddr,
         discovered: bool,
         group_proven: bool,
-    ) -> Option<PeerClass> {
+    ) -> Result<PeerClass, DialError> {
         let settings = self.settings();
-        if !scope.peering || self.is_banned_address(address) {
-            return None;
+        if self.is_banned_address(address) {
+            return Err(DialError::BANNED);
+        }
+        let refused = |why: &dyn std::fmt::Display| DialError::Refused(why.to_string().into());
+        if !scope.peering {
+            let gate = settings.gates.iter().find(|gate| gate.closes().peers);
+            return Err(gate.map_or(DialError::NO_PEERS, |gate| refused(gate)));
         }
         let address = address.to_canonical();
         let on_link = self.with_links(|links| links.on_link(address));
@@ -412,12 +424,15 @@ impl Shared {
             group_proven,
             loopback: address.is_loopback(),
         };
-        dosvc_policy::peer_class(
-            scope.mode,
-            facts,
-            settings.config.policies.restrict_peer_selection_by(),
-        )
-        .filter(|class| settings.gates.permit_peer(*class))
+        let restrict = settings.config.policies.restrict_peer_selection_by();
+        let class = dosvc_policy::peer_class(scope.mode, facts, restrict)
+            .map_err(|outside| refused(&outside))?;
+        if settings.gates.permit_peer(class) {
+            return Ok(class);
+        }
+        let closes = |gate: &&Gate| gate.closes().peers || gate.closes().distant_peers;
+        let gate = settings.gates.iter().find(closes);
+        Err(gate.map_or(DialError::NO_PEERS, |gate| refused(gate)))
     }
 
     fn with_links<T>(&self, ask: impl FnOnce(&Links) -> T) -> T {
@@ -580,10 +595,12 @@ impl Shared {
         }
     }
 
-    /// The last job of a content went: what we have stays on offer, an empty content does not.
+    /// The last job of a content went: what we have stays on offer, unless a gate closes uploads; an empty content does
+    /// not.
     pub(crate) fn download_ended(&self, content: &Content) {
+        let given = self.settings().gates.permit_upload(PeerClass::Lan);
         if let (Some(discovery), Some(file)) = (self.discovery(), content.hash_file())
-            && content.have().is_empty()
+            && (content.have().is_empty() || !given)
             && file.lengths().piece_count() > 0
         {
             discovery.withdraw(&file.hash_of_hashes());

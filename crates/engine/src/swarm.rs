@@ -132,6 +132,8 @@ pub(crate) struct Progress {
     /// Of these, bytes that were in the file from before a crash.
     pub(crate) recovered_bytes: u64,
     pub(crate) complete: bool,
+    /// Something of it is missing, and somebody wants it.
+    pub(crate) wanted: bool,
     pub(crate) downloaded: SourceBytes,
     pub(crate) uploaded: SourceBytes,
     pub(crate) wasted_bytes: u64,
@@ -496,6 +498,8 @@ impl Swarm {
         self.drop_out_of_scope(now);
         if !self.may_have_peers() || !self.scope.offered {
             self.search = None;
+        }
+        if !self.may_have_peers() || !self.may_be_announced() {
             cache::withdraw(&self.shared, self.content.key());
         }
         if self.may_have_peers() {
@@ -565,6 +569,12 @@ impl Swarm {
         self.remove_all_http(now);
         self.urls.clear();
         self.shared.download_ended(&self.content);
+    }
+
+    /// While a gate closes uploads only downloads are announced: who looks for the same content finds each other.
+    fn may_be_announced(&self) -> bool {
+        let gates = &self.shared.settings().gates;
+        self.scope.offered && (self.is_wanted() || gates.permit_upload(PeerClass::Lan))
     }
 
     fn start_search(&mut self) {
@@ -681,6 +691,7 @@ impl Swarm {
             bytes_done: held_bytes(&self.content, self.core.have()),
             recovered_bytes: self.recovered_bytes,
             complete: self.is_complete(),
+            wanted: self.is_wanted(),
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted_bytes: self.wasted_bytes,
@@ -727,6 +738,7 @@ impl Swarm {
             .update(self.content.key(), false, Instant::now());
         self.publish(Instant::now());
         self.shared.forget(self.content.key(), &self.progress);
+        self.shared.swarm_ended.notify_one();
         for reply in self.stopping.drain(..) {
             let _ = reply.send(());
         }

@@ -1,9 +1,8 @@
 //! What an engine does beside downloads: sync the store, keep the cache within its limits, answer for what is held.
 
-use crate::{api::JobError, cache, errors::DISK_FULL, month, shared::Shared};
-use dosvc_content::format_bytes;
+use crate::{cache, month, shared::Shared};
 use dosvc_piece_store::{CacheLimits, ContentInfo, ContentKey};
-use dosvc_policy::{DiskSpace, PeerClass, writable_bytes};
+use dosvc_policy::PeerClass;
 use dosvc_scheduler::Giving;
 use std::{
     sync::Arc,
@@ -14,6 +13,9 @@ use std::{
 const CACHE_INTERVAL: Duration = Duration::from_secs(600);
 /// How soon they are looked at again after something was written.
 const CACHE_INTERVAL_BUSY: Duration = Duration::from_secs(10);
+
+/// How soon after a swarm has ended; others may end with it.
+const AFTER_SWARM: Duration = Duration::from_secs(1);
 
 /// Syncs the store when it is due; sleeps for as long as nothing is written. What writing took of memory goes then.
 pub(crate) async fn sync_store(shared: Arc<Shared>) {
@@ -67,40 +69,9 @@ pub(crate) async fn keep_cache(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            // What a swarm held in use may go now, once its task is gone for good.
+            () = shared.swarm_ended.notified() => tokio::time::sleep(AFTER_SWARM).await,
         }
-    }
-}
-
-/// Makes room for what a download still lacks, so that the part of the disk that is to stay free stays free.
-///
-/// # Errors
-/// When that part would be touched even without anything else that may go.
-pub(crate) async fn make_room(shared: &Arc<Shared>, lacks: u64) -> Result<(), JobError> {
-    let settings = shared.settings();
-    let keep_free = settings.config.keep_free;
-    if keep_free.get() == 0 {
-        // Nothing is to stay free: the disk itself says when it is full, and what fitted is kept.
-        return Ok(());
-    }
-    let writable = || {
-        let disk = dosvc_host::disk(&settings.config.state_dir).ok()?;
-        let (total, available) = (disk.total, disk.available);
-        Some(writable_bytes(DiskSpace { total, available }, keep_free))
-    };
-    // A disk that cannot be asked says so when it is written to.
-    if writable().is_some_and(|bytes| bytes < lacks) {
-        enforce_with(shared, lacks).await;
-    }
-    match writable() {
-        Some(bytes) if bytes < lacks => Err(JobError::new(
-            DISK_FULL,
-            format!(
-                "the download lacks {}, but only {} may be written: the last {keep_free} of the disk stay free (cache.keep_free_percent)",
-                format_bytes(lacks),
-                format_bytes(bytes)
-            ),
-        )),
-        _ => Ok(()),
     }
 }
 
@@ -108,10 +79,14 @@ async fn enforce(shared: &Arc<Shared>) {
     enforce_with(shared, 0).await;
 }
 
-/// `room`: bytes that are to be free beside what always is.
-async fn enforce_with(shared: &Arc<Shared>, room: u64) {
+/// `room`: bytes that are to be free beside what always is. Where any are, contents that nobody uses just now go too,
+/// though their swarms wait for somebody to come.
+pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
+    if room > 0 {
+        cache::end_unused_swarms(shared).await;
+    }
     let settings = shared.settings();
-    let disk = match dosvc_host::disk(&settings.config.state_dir) {
+    let disk = match dosvc_host::disk(shared.store.cache_dir()) {
         Ok(disk) => disk,
         Err(error) => {
             tracing::warn!(%error, "free disk space is unknown; cache limits are not enforced");
@@ -162,8 +137,11 @@ pub(crate) async fn review_announcements(shared: &Arc<Shared>) {
             continue;
         };
         // A download goes on being announced: who looks for the same content finds each other.
-        let given =
-            settings.gates.permit_upload(PeerClass::Lan) || shared.progress_of(info.key).is_some();
+        let is_wanted = || {
+            let progress = shared.progress_of(info.key);
+            progress.is_some_and(|progress| progress.borrow().wanted)
+        };
+        let given = settings.gates.permit_upload(PeerClass::Lan) || is_wanted();
         let may_be_shared = settings.scope(limit).offered
             && given
             && settings.is_large_enough(info.lengths.content_length());

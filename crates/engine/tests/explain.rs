@@ -75,6 +75,8 @@ async fn waiting_download_is_explained_by_its_delay_and_by_each_source_that_fail
     assert_eq!(http.state, SourceStanding::Idle);
     assert!(http.why.contains("delay policy"), "{}", http.why);
     assert!(url.starts_with(&http.address), "{} {url}", http.address);
+    let (_, why) = down(&answer, outside).expect("asked above");
+    assert!(why.contains("none of this machine's subnets"), "{why}");
     let (state, why) = down(&answer, gone).expect("asked above");
     assert_eq!(state, SourceStanding::Down);
     assert!(why.contains("next attempt"), "{why}");

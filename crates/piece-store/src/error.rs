@@ -14,7 +14,7 @@ use std::{
 pub enum OpenError {
     /// Another process (or this one) has the folder open.
     #[error(
-        "state folder {dir} is in use by another dosvc{who}; stop it, or choose another state_dir",
+        "folder {dir} is in use by another dosvc{who}; stop it, or choose another state_dir (the cache's: modify_cache_drive)",
         dir = dir.display(),
         who = pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
     )]
@@ -23,6 +23,15 @@ pub enum OpenError {
         dir: PathBuf,
         /// Who has it, if the lock file says so.
         pid: Option<u32>,
+    },
+    /// The folder that the cache is to lie in does not exist.
+    #[error(
+        "the cache's folder {dir} does not exist: make it, owned by the user that dosvc runs as, or mount its disk (modify_cache_drive)",
+        dir = dir.display()
+    )]
+    NoCacheFolder {
+        /// The folder.
+        dir: PathBuf,
     },
     /// The folder cannot be used.
     #[error(transparent)]

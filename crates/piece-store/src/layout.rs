@@ -1,5 +1,7 @@
 //! Where things lie in the state folder, and the compact form of the hash file.
 //!
+//! `cache` may be another folder, on a disk of its own; it has a `lock` of its own then.
+//!
 //! ```text
 //! lock            names the process that has the folder (flock)
 //! state.redb      records and committed bitfields
@@ -27,15 +29,18 @@ pub(crate) const REMOVED_PREFIX: &str = ".removed-";
 const HASHES_MAGIC: [u8; 8] = *b"DOPHASH\x01";
 const HASHES_HEADER_BYTES: usize = 20;
 
-/// Paths inside one state folder.
+/// Paths inside one state folder, and inside the cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     dir: PathBuf,
+    cache: PathBuf,
 }
 
 impl Layout {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    /// `cache_dir`: the cache's folder if it is not the one in the state folder.
+    pub(crate) fn new(dir: PathBuf, cache_dir: Option<PathBuf>) -> Self {
+        let cache = cache_dir.unwrap_or_else(|| default_cache(&dir));
+        Self { dir, cache }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -50,17 +55,36 @@ impl Layout {
         self.dir.join("state.redb")
     }
 
-    pub(crate) fn cache(&self) -> PathBuf {
-        self.dir.join("cache")
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Whether the cache lies elsewhere than in the state folder.
+    pub(crate) fn has_own_cache(&self) -> bool {
+        self.cache != default_cache(&self.dir)
+    }
+
+    pub(crate) fn cache_lock(&self) -> PathBuf {
+        self.cache.join("lock")
+    }
+
+    /// Names the cache's folder that was used last, if it was not the one in the state folder.
+    pub(crate) fn cache_place(&self) -> PathBuf {
+        self.dir.join("cache-folder")
     }
 
     pub(crate) fn content(&self, key: &ContentKey) -> PathBuf {
-        self.cache().join(key.to_string())
+        self.cache.join(key.to_string())
     }
 
     pub(crate) fn mode_limit(&self, key: &ContentKey) -> PathBuf {
         self.content(key).join("mode-limit")
     }
+}
+
+/// Where the cache lies unless it is told to lie elsewhere.
+pub(crate) fn default_cache(dir: &Path) -> PathBuf {
+    dir.join("cache")
 }
 
 /// The data file in a content's folder.

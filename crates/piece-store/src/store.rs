@@ -3,6 +3,7 @@
 //! Locks, in the order in which they are taken: `commit`, `open`, then one of `dirty` and `used`; a content's own
 //! locks are never held while one of these is taken.
 
+mod cache_place;
 mod evict;
 mod import;
 mod mode_limit;
@@ -45,6 +46,10 @@ use tracing::warn;
 pub struct StoreConfig {
     /// The state folder; made if it does not exist. One process can use it at a time.
     pub dir: PathBuf,
+    /// The folder that the contents' data lies in, if it is not the folder `cache` in `dir`. It must exist: a disk that
+    /// is not mounted must not be taken for an empty one. One process can use it at a time. Contents in a folder used
+    /// before stay there, and are not known any more.
+    pub cache_dir: Option<PathBuf>,
     /// Sync when this many bytes were stored since the last time. Default 64 MiB. Less loses less work in a power
     /// cut and costs more syncs.
     pub sync_bytes: u64,
@@ -59,6 +64,7 @@ impl StoreConfig {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
+            cache_dir: None,
             sync_bytes: 64 << 20,
             sync_interval: Duration::from_secs(1),
             hash_threads: hashing::threads_default(),
@@ -71,6 +77,8 @@ pub struct Store {
     config: StoreConfig,
     layout: Layout,
     lock: File,
+    /// Of a cache outside the state folder.
+    _cache_lock: Option<File>,
     ledger: Ledger,
     rebuilt_from: Option<PathBuf>,
     bytes: Arc<AtomicU64>,
@@ -97,18 +105,19 @@ impl Store {
     /// A damaged database is moved aside and rebuilt from the folder: [`Self::rebuilt_from`].
     ///
     /// # Errors
-    /// [`OpenError::InUse`] when somebody has the folder, else what the disk says.
+    /// [`OpenError::InUse`] when somebody has the folder, [`OpenError::NoCacheFolder`], else what the disk says.
     pub fn open(config: StoreConfig) -> Result<Arc<Self>, OpenError> {
-        let layout = Layout::new(config.dir.clone());
+        let layout = Layout::new(config.dir.clone(), config.cache_dir.clone());
         layout::create_private_dir(layout.dir())?;
-        let lock = take_lock(&layout)?;
-        layout::create_private_dir(&layout.cache())?;
+        let lock = take_lock(layout.dir(), &layout.lock())?;
+        let cache_lock = cache_place::settle(&layout)?;
         let (ledger, rebuilt_from) = Ledger::open(layout.database())?;
         let bytes = reconcile::reconcile(&layout, &ledger)?;
         Ok(Arc::new(Self {
             config,
             layout,
             lock,
+            _cache_lock: cache_lock,
             ledger,
             rebuilt_from,
             bytes: Arc::new(AtomicU64::new(bytes)),
@@ -119,6 +128,11 @@ impl Store {
             dirty: Mutex::default(),
             used: Mutex::default(),
         }))
+    }
+
+    /// The folder that the contents' data lies in.
+    pub fn cache_dir(&self) -> &Path {
+        self.layout.cache()
     }
 
     /// Where the damaged database was moved to, if the state had to be rebuilt. Contents found in the folder are
@@ -375,7 +389,7 @@ impl Store {
                 Some(hash_file) => layout::write_hashes(&dir, hash_file)?,
                 None => layout::sync_dir(&dir)?,
             }
-            layout::sync_dir(&self.layout.cache())?;
+            layout::sync_dir(self.layout.cache())?;
             self.ledger.insert(&[(*key, record.clone())])
         };
         self.check_folder()?;
@@ -474,26 +488,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn take_lock(layout: &Layout) -> Result<File, OpenError> {
-    let path = layout.lock();
-    let mut file = layout::open_file(&path, OFlags::CREATE)?;
+/// Takes a folder for this process, by the lock file in it.
+fn take_lock(dir: &Path, path: &Path) -> Result<File, OpenError> {
+    let mut file = layout::open_file(path, OFlags::CREATE)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut text = String::new();
             let _ = (&file).take(32).read_to_string(&mut text);
             return Err(OpenError::InUse {
-                dir: layout.dir().to_path_buf(),
+                dir: dir.to_path_buf(),
                 pid: text.trim().parse().ok(),
             });
         }
-        Err(e) => return Err(StoreError::io(&path, e.into()).into()),
+        Err(e) => return Err(StoreError::io(path, e.into()).into()),
     }
     let write = |file: &mut File| {
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())
     };
-    write(&mut file).map_err(StoreError::at(&path))?;
+    write(&mut file).map_err(StoreError::at(path))?;
     Ok(file)
 }
 

@@ -113,7 +113,8 @@ nothing, or too little, this is what dosvc does.
 | What `min_background_qos` is in the foreground | no floor documented | 20 MB/s, fixed: the policy is for background downloads alone |
 | `monthly_upload_data_cap`: the month, and crashes | calendar month | by local time; no block begins that the cap has no room for; a crash forgets nothing, and may count up to 32 MiB that were not sent |
 | Four files are offered at a time | \"an internal rule rotates\" | everything is announced; four contents are uploaded at a time (`transfers.max_active_uploads`), and while others are wanted too they take turns of ten seconds |
-| `modify_cache_drive` | variable, drive letter or folder | an absolute folder; `%SYSTEMDRIVE%` is the default, the folder `cache` in the state folder |
+| `modify_cache_drive` | variable, drive letter or folder | an absolute folder, which must exist; `%SYSTEMDRIVE%` is the default, the folder `cache` in the state folder. Database and identity stay in the state folder |
+| The cache when `modify_cache_drive` changes | nothing | at the next start; what the old folder holds stays there, unused, and the log says so. Moved by hand while the daemon is stopped, it is known in the new one |
 ";
 
 /// Where Microsoft's pages contradict each other, and what was chosen: the rows of a table in `docs/compatibility.md`.

@@ -45,7 +45,7 @@ pub use policies::{
     PolicyRow,
 };
 pub use provider::Provider;
-pub use scope::{PeerClass, RemoteFacts, peer_class};
+pub use scope::{OutOfScope, PeerClass, RemoteFacts, peer_class};
 pub use spelling::{nearest, shown_key};
 pub use table::{Allowed, POLICIES, Policy, PolicySpec, Unit};
 pub use value::{Percent, RawValue};

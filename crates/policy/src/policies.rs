@@ -136,7 +136,8 @@ impl Policies {
         self.slot(policy).value.is_some()
     }
 
-    /// The value in effect as people read it, a choice with its name; `None`: not set. Of a secret, its hash.
+    /// The value in effect as people read it, a choice with its name; `None`: not set. Of a secret, that it is set: the
+    /// hash of a group's id is what members prove to know, so it is a secret too.
     pub fn value_text(&self, policy: Policy) -> Option<String> {
         match (&self.slot(policy).value, policy.spec().allowed) {
             (Some(Value::Number(number)), Allowed::Choice(choices)) => choices
@@ -144,7 +145,7 @@ impl Policies {
                 .find(|(n, _)| n == number)
                 .map(|(n, name)| format!("{n} ({name})")),
             (Some(Value::Number(number)), _) => Some(number.to_string()),
-            (Some(Value::Group(group)), _) => Some(format!("(hash {})", group.hash())),
+            (Some(Value::Group(_)), _) => Some("(set)".to_owned()),
             (Some(Value::List(items)), _) => Some(items.join(",")),
             (Some(Value::Folder(folder)), _) => Some(folder.clone()),
             (Some(Value::Hours(hours)), _) => Some(hours.to_string()),
@@ -496,7 +497,7 @@ pub struct PolicyRow {
     pub name: &'static str,
     /// The key in the configuration.
     pub key: &'static str,
-    /// The value in effect; `None`: not set. Of the group's id, its hash.
+    /// The value in effect; `None`: not set. Of the group's id, only that it is set.
     pub value: Option<String>,
     /// What a number counts; empty when it counts nothing.
     pub unit: String,

@@ -60,33 +60,58 @@ impl PeerClass {
     }
 }
 
-/// What a peer is in this mode; `None`: outside the scope, it gets nothing.
+/// Why a peer is outside the scope.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OutOfScope {
+    /// The mode has no peers.
+    #[error("download mode {0} has no peers")]
+    Mode(DownloadMode),
+    /// Mode 2, and it has not proven the group.
+    #[error("it is not of this group (download mode 2)")]
+    Group,
+    /// Mode 1, and it is beyond the LAN.
+    #[error("it is in none of this machine's subnets (download mode 1)")]
+    NotInLan,
+    /// `restrict_peer_selection_by` = 1.
+    #[error("it is in none of this machine's subnets (restrict_peer_selection_by = 1)")]
+    NotInSubnet,
+    /// `restrict_peer_selection_by` = 2.
+    #[error("it was not found by DNS-SD on the link (restrict_peer_selection_by = 2)")]
+    NotDiscovered,
+}
+
+/// What a peer is in this mode.
 ///
 /// "LAN" is an address in a subnet of one of our interfaces, or loopback to loopback. In mode 2 every peer must
 /// have proven the group, those on the LAN too; their bytes count as LAN bytes all the same (download-modes,
 /// section 2.3). A restriction narrows all three peer modes; an address that DNS-SD announces off the link is not
 /// believed.
+///
+/// # Errors
+/// Outside the scope, with the rule that says so: such a peer gets nothing.
 pub fn peer_class(
     mode: DownloadMode,
     facts: RemoteFacts,
     restrict: PeerRestriction,
-) -> Option<PeerClass> {
+) -> Result<PeerClass, OutOfScope> {
     let near = facts.on_link || facts.loopback;
     let far = match mode {
-        DownloadMode::Lan => None,
-        DownloadMode::Group if facts.group_proven => Some(PeerClass::Group),
-        DownloadMode::Internet => Some(PeerClass::Internet),
-        DownloadMode::Group
-        | DownloadMode::CdnOnly
-        | DownloadMode::Simple
-        | DownloadMode::Bypass => return None,
+        DownloadMode::Lan => Err(OutOfScope::NotInLan),
+        DownloadMode::Group if facts.group_proven => Ok(PeerClass::Group),
+        DownloadMode::Group => return Err(OutOfScope::Group),
+        DownloadMode::Internet => Ok(PeerClass::Internet),
+        DownloadMode::CdnOnly | DownloadMode::Simple | DownloadMode::Bypass => {
+            return Err(OutOfScope::Mode(mode));
+        }
     };
     match restrict {
+        PeerRestriction::LocalDiscovery if !facts.link_local_discovered => {
+            Err(OutOfScope::NotDiscovered)
+        }
         PeerRestriction::None if !near => far,
-        PeerRestriction::LocalDiscovery if !facts.link_local_discovered => None,
-        _ if !near => None,
-        _ if facts.link_local_discovered => Some(PeerClass::LinkLocal),
-        _ => Some(PeerClass::Lan),
+        _ if !near => far.and(Err(OutOfScope::NotInSubnet)),
+        _ if facts.link_local_discovered => Ok(PeerClass::LinkLocal),
+        _ => Ok(PeerClass::Lan),
     }
 }
 

@@ -376,7 +376,7 @@ pub const POLICIES: &[PolicySpec] = &[
         "modify_cache_drive",
         Allowed::Folder,
         BOTH,
-        "The folder of the cache, if not the one in the state folder.",
+        "The folder of the cache, if not the one in the state folder. It must exist; a change takes effect at the next start.",
     ),
     row(
         Policy::MonthlyUploadDataCap,

@@ -74,7 +74,7 @@ const PUBLISHED: &[Published] = &[
         &["4", "98", "101", "-1", "peer"],
         "0 (CdnOnly), 1 (Lan), 2 (Group), 3 (Internet), 99 (Simple), 100 (Bypass)"),
     number("DOGroupId", "", None,
-        &[("b3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5d", "(hash f1wUYWDcIiHiqG8I3oGVvf5M2sifiOBuVBqt+Eo9Ako=)")],
+        &[("b3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5d", "(set)")],
         &["", "office", "b3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5"],
         "a GUID (8-4-4-4-12 hex digits)"),
     number("DOGroupIdSource", "", Some("0 (NotSet)"),

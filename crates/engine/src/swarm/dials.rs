@@ -4,6 +4,7 @@
 use super::Established;
 use dosvc_content::PeerId;
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     net::SocketAddr,
     time::{Duration, Instant},
@@ -71,7 +72,7 @@ pub(crate) enum DialError {
     },
     /// Nothing was sent: the peer is none of ours, as things are.
     #[error("{0}")]
-    Refused(&'static str),
+    Refused(Cow<'static, str>),
     /// The address is our own.
     #[error("this machine itself")]
     Ourselves,
@@ -79,14 +80,19 @@ pub(crate) enum DialError {
 
 impl DialError {
     /// Refused because it is banned.
-    pub(crate) const BANNED: Self =
-        Self::Refused("it is banned: it gave wrong bytes or broke the protocol");
-    /// Refused because it is outside the scope.
-    pub(crate) const OUT_OF_SCOPE: Self =
-        Self::Refused("it is outside the scope of the mode and of restrict_peer_selection_by");
+    pub(crate) const BANNED: Self = Self::Refused(Cow::Borrowed(
+        "it is banned: it gave wrong bytes or broke the protocol",
+    ));
+    /// Refused because this content has no peers.
+    pub(crate) const NO_PEERS: Self = Self::Refused(Cow::Borrowed("the content has no peers"));
+    /// Refused because it proved another group than the one that the content is for.
+    pub(crate) const OTHER_GROUP: Self = Self::Refused(Cow::Borrowed(
+        "it is of another group than the content is for",
+    ));
     /// Refused for want of a place.
-    pub(crate) const NO_PLACE: Self =
-        Self::Refused("there are too many connections, or too many with its address");
+    pub(crate) const NO_PLACE: Self = Self::Refused(Cow::Borrowed(
+        "there are too many connections, or too many with its address",
+    ));
 }
 
 /// An address that nobody is connected at.
@@ -311,7 +317,7 @@ mod tests {
     }
 
     fn unreachable() -> DialError {
-        DialError::Refused("nobody there")
+        DialError::Refused("nobody there".into())
     }
 
     fn peer(n: u8) -> PeerId {

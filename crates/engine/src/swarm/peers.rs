@@ -72,8 +72,8 @@ impl Swarm {
         self.dials.is_at(peer.peer_id, peer.address);
         // Settings may have changed, and bans been spoken, while it introduced itself.
         let is_found = self.is_found(source_kind(peer.class), peer.outgoing);
-        let refused = if !self.is_in_scope(peer.address, peer.group, is_found) {
-            Some(DialError::OUT_OF_SCOPE)
+        let refused = if let Err(why) = self.check_scope(peer.address, peer.group, is_found) {
+            Some(why)
         } else if self.shared.is_banned(peer.peer_id, self.content.key()) {
             Some(DialError::BANNED)
         } else if !self.has_room_for(peer.address.ip()) {
@@ -189,15 +189,24 @@ impl Swarm {
         kind == SourceKind::LinkLocalPeer || (!outgoing && self.shared.may_be_found())
     }
 
-    /// Whether a peer at this address, which proved this group, may have anything of this content.
-    fn is_in_scope(&self, address: SocketAddr, group: Option<GroupHash>, is_found: bool) -> bool {
+    /// Whether a peer at this address, which proved this group, may have anything of this content; if not, why.
+    fn check_scope(
+        &self,
+        address: SocketAddr,
+        group: Option<GroupHash>,
+        is_found: bool,
+    ) -> Result<(), DialError> {
         let proven = self.scope.group.is_some();
-        self.may_have_peers()
-            && (!proven || group == self.scope.group)
-            && self
-                .shared
-                .peer_class(&self.scope, address.ip(), is_found, proven)
-                .is_some()
+        if proven && group != self.scope.group {
+            return Err(DialError::OTHER_GROUP);
+        }
+        self.shared
+            .peer_class(&self.scope, address.ip(), is_found, proven)?;
+        if self.may_have_peers() {
+            Ok(())
+        } else {
+            Err(DialError::NO_PEERS)
+        }
     }
 
     /// After settings or the content's own limit have changed.
@@ -206,7 +215,8 @@ impl Swarm {
             .peers
             .iter()
             .filter(|(_, p)| {
-                !self.is_in_scope(p.address, p.group, self.is_found(p.kind, p.outgoing))
+                let is_found = self.is_found(p.kind, p.outgoing);
+                self.check_scope(p.address, p.group, is_found).is_err()
             })
             .map(|(key, _)| *key)
             .collect();

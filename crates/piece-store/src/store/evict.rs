@@ -32,7 +32,7 @@ impl Store {
     /// What the disk says when the contents cannot be listed. A content that cannot be removed is left and logged.
     pub fn enforce(&self, limits: CacheLimits) -> Result<Vec<Evicted>, StoreError> {
         let dir = self.layout.cache();
-        let space = rustix::fs::statvfs(&dir).map_err(StoreError::at(&dir))?;
+        let space = rustix::fs::statvfs(dir).map_err(StoreError::at(dir))?;
         let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
         let short = free_bytes < limits.keep_free_bytes;
         let candidates: Vec<_> = self
@@ -105,7 +105,7 @@ impl Store {
         let cache = self.layout.cache();
         let gone = cache.join(format!("{REMOVED_PREFIX}{number}-{key}"));
         match fs::rename(&dir, &gone) {
-            Ok(()) => layout::sync_dir(&cache)?,
+            Ok(()) => layout::sync_dir(cache)?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io(&dir, e)),
         }

@@ -71,7 +71,7 @@ pub(super) fn reconcile(layout: &Layout, ledger: &Ledger) -> Result<u64, StoreEr
         ledger.remove(&forget)?;
     }
     if !adopted.is_empty() {
-        layout::sync_dir(&cache)?;
+        layout::sync_dir(cache)?;
         ledger.insert(&adopted)?;
     }
     Ok(known.values().sum())
@@ -81,8 +81,8 @@ pub(super) fn reconcile(layout: &Layout, ledger: &Ledger) -> Result<u64, StoreEr
 fn scan(layout: &Layout) -> Result<HashSet<ContentKey>, StoreError> {
     let cache = layout.cache();
     let mut found = HashSet::new();
-    for entry in fs::read_dir(&cache).map_err(StoreError::at(&cache))? {
-        let entry = entry.map_err(StoreError::at(&cache))?;
+    for entry in fs::read_dir(cache).map_err(StoreError::at(cache))? {
+        let entry = entry.map_err(StoreError::at(cache))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else {
             continue;

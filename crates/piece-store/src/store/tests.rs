@@ -285,3 +285,64 @@ fn a_failed_sync_costs_the_pieces_since_the_last_commit_and_no_other() {
     content.accept_piece(index(1), &bytes_of(1)).unwrap();
     assert_right(&content);
 }
+
+/// A state folder whose cache lies elsewhere.
+fn open_with_cache(dir: &Path, cache: &Path) -> Result<Arc<Store>, OpenError> {
+    Store::open(StoreConfig {
+        cache_dir: Some(cache.to_path_buf()),
+        ..StoreConfig::new(dir)
+    })
+}
+
+#[test]
+fn cache_in_a_folder_of_its_own_takes_all_contents_and_survives_a_restart() {
+    let (state, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for _ in 0..2 {
+        let store = open_with_cache(state.path(), cache.path()).unwrap();
+        let [content, _] = add_both(&store);
+        let dir = cache.path().join(content.key().to_string());
+        assert!(layout::data_path(&dir).exists());
+        assert!(!layout::default_cache(state.path()).exists());
+        assert_eq!(store.list().unwrap().len(), 2);
+        assert_eq!(store.cache_dir(), cache.path());
+    }
+}
+
+#[test]
+fn cache_that_moves_leaves_what_it_had_and_knows_what_was_moved_for_it() {
+    let (state, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(state.path());
+    let [content, _] = add_both(&store);
+    let (key, old) = (content.key(), layout::default_cache(state.path()));
+    drop(content);
+    store.set_pinned(&key, true, None).unwrap();
+    drop(store);
+    // One of the two is moved by whoever moves the cache; the other stays where it was.
+    fs::rename(
+        old.join(key.to_string()),
+        cache.path().join(key.to_string()),
+    )
+    .unwrap();
+    let store = open_with_cache(state.path(), cache.path()).unwrap();
+    let listed = store.list().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert!(listed[0].key == key && listed[0].is_pinned(SystemTime::now()));
+    assert_eq!(fs::read_dir(&old).unwrap().count(), 1, "left alone");
+    drop(store);
+    // Back again: what lay here is found, what went is forgotten.
+    let store = open(state.path());
+    assert!(store.list().unwrap().iter().all(|info| info.key != key));
+}
+
+#[test]
+fn cache_folder_that_is_not_there_or_somebody_elses_is_refused() {
+    let (state, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    let missing = cache.path().join("mount/cache");
+    let refused = open_with_cache(state.path(), &missing);
+    assert!(matches!(refused, Err(OpenError::NoCacheFolder { dir }) if dir == missing));
+    assert!(!missing.exists());
+    let _store = open_with_cache(state.path(), cache.path()).unwrap();
+    let refused = open_with_cache(other.path(), cache.path());
+    assert!(matches!(refused, Err(OpenError::InUse { dir, .. }) if dir == cache.path()));
+}

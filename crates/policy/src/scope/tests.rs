@@ -11,27 +11,27 @@ fn facts(bits: usize) -> RemoteFacts {
     }
 }
 
-/// Every mode × restriction × combination of facts. A column is the facts' number; `-` outside, `L` LAN, `K` link
-/// local, `G` group, `I` Internet.
+/// Every mode × restriction × combination of facts. A column is the facts' number; `L` LAN, `K` link local, `G` group,
+/// `I` Internet; outside because of `m` the mode, `g` the group, `l` the LAN, `s` the subnet, `d` DNS-SD.
 #[test]
 fn scope_of_every_mode_restriction_and_facts() {
     use PeerRestriction::{LocalDiscovery, None as Nothing, Subnet};
-    const OUTSIDE: &str = "----------------";
+    const OUTSIDE: &str = "mmmmmmmmmmmmmmmm";
     #[rustfmt::skip]
     let table = [
         //                            loopback:       no no no no no no no no yes …
         //                            group:          no no no no yes…    no       yes
         //                            discovered:     0  0  1  1
         //                            on link:        0  1  0  1
-        (Lan,      Nothing,        "-L-K-L-KLLKKLLKK"),
-        (Lan,      Subnet,         "-L-K-L-KLLKKLLKK"),
-        (Lan,      LocalDiscovery, "---K---K--KK--KK"),
-        (Group,    Nothing,        "----GLGK----LLKK"),
-        (Group,    Subnet,         "-----L-K----LLKK"),
-        (Group,    LocalDiscovery, "-------K------KK"),
+        (Lan,      Nothing,        "lLlKlLlKLLKKLLKK"),
+        (Lan,      Subnet,         "lLlKlLlKLLKKLLKK"),
+        (Lan,      LocalDiscovery, "ddlKddlKddKKddKK"),
+        (Group,    Nothing,        "ggggGLGKggggLLKK"),
+        (Group,    Subnet,         "ggggsLsKggggLLKK"),
+        (Group,    LocalDiscovery, "ggggddsKggggddKK"),
         (Internet, Nothing,        "ILIKILIKLLKKLLKK"),
-        (Internet, Subnet,         "-L-K-L-KLLKKLLKK"),
-        (Internet, LocalDiscovery, "---K---K--KK--KK"),
+        (Internet, Subnet,         "sLsKsLsKLLKKLLKK"),
+        (Internet, LocalDiscovery, "ddsKddsKddKKddKK"),
         (CdnOnly,  Nothing,        OUTSIDE),
         (CdnOnly,  Subnet,         OUTSIDE),
         (CdnOnly,  LocalDiscovery, OUTSIDE),
@@ -45,11 +45,15 @@ fn scope_of_every_mode_restriction_and_facts() {
     for (mode, restrict, expected) in table {
         let found: String = (0..16)
             .map(|bits| match peer_class(mode, facts(bits), restrict) {
-                None => '-',
-                Some(PeerClass::Lan) => 'L',
-                Some(PeerClass::LinkLocal) => 'K',
-                Some(PeerClass::Group) => 'G',
-                Some(PeerClass::Internet) => 'I',
+                Ok(PeerClass::Lan) => 'L',
+                Ok(PeerClass::LinkLocal) => 'K',
+                Ok(PeerClass::Group) => 'G',
+                Ok(PeerClass::Internet) => 'I',
+                Err(OutOfScope::Mode(_)) => 'm',
+                Err(OutOfScope::Group) => 'g',
+                Err(OutOfScope::NotInLan) => 'l',
+                Err(OutOfScope::NotInSubnet) => 's',
+                Err(OutOfScope::NotDiscovered) => 'd',
             })
             .collect();
         assert_eq!(found, expected, "{mode}, restricted by {restrict}");
@@ -63,10 +67,10 @@ fn a_class_is_given_only_where_the_mode_permits_it() {
         let permits = crate::permits(mode);
         for bits in 0..16 {
             let permitted = match peer_class(mode, facts(bits), PeerRestriction::None) {
-                None => true,
-                Some(PeerClass::Lan | PeerClass::LinkLocal) => permits.lan,
-                Some(PeerClass::Group) => permits.group,
-                Some(PeerClass::Internet) => permits.internet,
+                Err(_) => true,
+                Ok(PeerClass::Lan | PeerClass::LinkLocal) => permits.lan,
+                Ok(PeerClass::Group) => permits.group,
+                Ok(PeerClass::Internet) => permits.internet,
             };
             assert!(permitted, "{mode}: {:?}", facts(bits));
         }

@@ -66,7 +66,7 @@ impl World<'_> {
             loopback: false,
         };
         let restrict = us.policies.restrict_peer_selection_by();
-        peer_class(self.machines[node].mode, facts, restrict)
+        peer_class(self.machines[node].mode, facts, restrict).ok()
     }
 
     pub(super) fn join(&mut self, node: Node) {
