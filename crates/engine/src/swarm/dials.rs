@@ -209,8 +209,10 @@ impl Dials {
         self.next_due.filter(|_| self.running.len() < DIALLING_MAX)
     }
 
+    /// A dial came to nothing. That is no news of a peer that has dialled us meanwhile.
     pub(super) fn failed(&mut self, address: SocketAddr, error: DialError, now: Instant) {
-        if let Some(known) = self.known.get_mut(&address) {
+        let known = self.known.get_mut(&address);
+        if let Some(known) = known.filter(|k| k.state != State::Connected) {
             known.state = State::Due(now + wait_after(known.failures));
             known.failures += 1;
             known.last_error = Some(error);
@@ -225,6 +227,18 @@ impl Dials {
     pub(super) fn is_at(&mut self, peer: PeerId, address: SocketAddr) {
         if let Some(known) = self.known.get_mut(&address) {
             known.peer = Some(peer);
+        }
+    }
+
+    /// A peer that has dialled us says that it listens there. Whoever is known to be there already stays, as anybody
+    /// behind the same address can say so.
+    pub(super) fn listens_at(&mut self, peer: PeerId, address: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&address)
+            && known.peer.is_none()
+        {
+            known.peer = Some(peer);
+            known.state = State::Connected;
+            self.refresh();
         }
     }
 
@@ -390,6 +404,31 @@ mod tests {
         }
         let left = dials.known_count();
         assert!(left <= 1, "{left}");
+    }
+
+    #[test]
+    fn peer_that_has_dialled_us_is_not_dialled_while_it_is_connected() {
+        let now = Instant::now();
+        let mut dials = Dials::default();
+        for port in [1, 2, 3] {
+            dials.add(address(port), None, Origin::Configured, false, now);
+        }
+        found(&mut dials, 4, 4, now);
+        assert_eq!(take_all(&mut dials, now).len(), 4);
+        dials.failed(address(1), unreachable(), now);
+        // One whose dial has failed, one whose dial still runs, one that says it is where another is.
+        dials.listens_at(peer(1), address(1));
+        dials.listens_at(peer(2), address(2));
+        dials.listens_at(peer(3), address(4));
+        for port in [2, 3, 4] {
+            dials.failed(address(port), unreachable(), now);
+        }
+        let mut again = take_all(&mut dials, now + RETRY_MAX);
+        again.sort_unstable();
+        assert_eq!(again, [3, 4]);
+        dials.closed(peer(1), true, now);
+        dials.closed(peer(2), true, now);
+        assert_eq!(take_all(&mut dials, now + RETRY_MAX).len(), 2);
     }
 
     #[test]

@@ -267,7 +267,10 @@ impl Swarm {
 
     pub(super) fn handle_extension(&mut self, key: u32, extension: Extension, now: Instant) {
         match extension {
-            Extension::Hello { .. } => self.greeted(key, true, now),
+            Extension::Hello { listen_port, .. } => {
+                self.note_listening(key, listen_port);
+                self.greeted(key, true, now);
+            }
             Extension::Fetching { add, drop } => {
                 let (add, drop) = (self.pieces(&add), self.pieces(&drop));
                 self.core.handle_fetching(SourceId(key), &add, &drop, now);
@@ -279,6 +282,14 @@ impl Swarm {
             Extension::MetainfoRequest { first, count } => self.send_metainfo(key, first, count),
             // A proof after the greeting, or hashes that nobody asked for here.
             _ => {}
+        }
+    }
+
+    /// Who has dialled us needs no dial: the second connection would cost one of them its blocks under way.
+    fn note_listening(&mut self, key: u32, port: u16) {
+        if let Some(peer) = self.peers.get(&key).filter(|p| !p.outgoing && port != 0) {
+            let address = SocketAddr::new(peer.address.ip().to_canonical(), port);
+            self.dials.listens_at(peer.peer_id, address);
         }
     }
 

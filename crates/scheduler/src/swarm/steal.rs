@@ -245,11 +245,14 @@ impl Swarm {
     }
 }
 
-/// How long an arriving block will still take, by the rate at which it came so far.
+/// How long an arriving block will still take, by the rate at which it came so far. One that has stopped coming takes
+/// at least as long again: TCP waits twice as long after each packet that was lost again.
 pub(super) fn time_left(s: &Source, asked: &Asked, now: Instant) -> Duration {
     let since = asked.begun.or(s.last_progress).unwrap_or(asked.at);
     let passed = now.saturating_duration_since(since);
     let length = u64::from(asked.block.len());
     let here = s.partial.clamp(1, length);
-    passed.mul_f64((length - here) as f64 / here as f64)
+    let by_rate = passed.mul_f64((length - here) as f64 / here as f64);
+    let moved = s.last_progress.map_or(since, |at| at.max(since));
+    by_rate.max(now.saturating_duration_since(moved))
 }

@@ -19,9 +19,11 @@ use dosvc_wire::{
 };
 use std::{collections::VecDeque, time::Duration};
 
-/// A block's progress is told after this many bytes or this long, as the driver does.
+/// A block's progress is told after this many bytes, but not so soon, and however few they are after this long; as
+/// the driver does.
 const PROGRESS_BYTES: u32 = 128 << 10;
-const PROGRESS_INTERVAL: Nanos = 100_000_000;
+const PROGRESS_INTERVAL_MIN: Nanos = 20_000_000;
+const PROGRESS_INTERVAL_MAX: Nanos = 100_000_000;
 /// How long a new peer may take to say Hello before it is taken for one without extensions, as the engine has it.
 const GREETING_TIME: Nanos = 150_000_000;
 
@@ -567,10 +569,13 @@ impl World<'_> {
         let Some(block) = arriving.block else {
             return false;
         };
-        let waited = arriving
-            .told_at
-            .is_none_or(|at| clock >= at + PROGRESS_INTERVAL);
-        if untold < PROGRESS_BYTES && !waited && !whole {
+        let wait = if untold < PROGRESS_BYTES {
+            PROGRESS_INTERVAL_MAX
+        } else {
+            PROGRESS_INTERVAL_MIN
+        };
+        let waited = arriving.told_at.is_none_or(|at| clock >= at + wait);
+        if !waited && !whole {
             return false;
         }
         if let Some(arriving) = &mut state.arriving {

@@ -77,8 +77,8 @@ pub enum Event {
     Requested(Block),
     /// The peer withdrew its request.
     Cancelled(Block),
-    /// A block has begun (perhaps with no byte yet), or a part of it arrived: about every 128 KiB, or every 100 ms
-    /// of a slow one. What no `Progress` told is implied by [`Event::Received`].
+    /// A block has begun (perhaps with no byte yet), or a part of it arrived: about every 128 KiB, every 20 ms of a
+    /// fast one and every 100 ms of a slow one. What no `Progress` told is implied by [`Event::Received`].
     Progress {
         /// The block.
         block: Block,

@@ -122,6 +122,40 @@ impl Transport for TcpStream {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl ReadHalf for OwnedReadHalf {
+    async fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
+        let stream: &TcpStream = (*self).as_ref();
+        let room = first.len() + second.len();
+        loop {
+            stream.readable().await?;
+            let mut short = None;
+            let full = stream.try_io(Interest::READABLE, || {
+                let mut bufs = [IoSliceMut::new(first), IoSliceMut::new(second)];
+                let n = rustix::io::readv(stream, &mut bufs)?;
+                if 0 < n && n < room {
+                    // That was all: asking once more only to hear so is spared by saying it here. Epoll tells of
+                    // whatever came after this call, and the runtime knows that from what it told before.
+                    short = Some(n);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(n)
+            });
+            match (short, full) {
+                (Some(n), _) => return Ok(n),
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, full) => return full,
+            }
+        }
+    }
+
+    fn socket(&self) -> Option<BorrowedSocket<'_>> {
+        let stream: &TcpStream = self.as_ref();
+        Some(stream.as_fd())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
 impl ReadHalf for OwnedReadHalf {
     async fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -132,12 +166,6 @@ impl ReadHalf for OwnedReadHalf {
                 result => return result,
             }
         }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn socket(&self) -> Option<BorrowedSocket<'_>> {
-        let stream: &TcpStream = self.as_ref();
-        Some(stream.as_fd())
     }
 }
 

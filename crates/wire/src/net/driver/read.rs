@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 /// short against a block.
 const INBOX_LEN: usize = 2048;
 
-/// A block's progress is told after this many bytes …
+/// A block's progress is told after this many bytes, but not so soon: a fast block is here before anybody could act on
+/// a part of it, and each telling wakes the swarm.
 const PROGRESS_BYTES: u32 = 128 << 10;
-/// … or this long.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// However few they are, bytes are told after this long.
+const PROGRESS_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
 impl Driver {
     pub(super) async fn read_loop(&self, half: impl ReadHalf) -> CloseReason {
@@ -310,11 +312,15 @@ impl Progress {
 
     fn add(&mut self, driver: &Driver, bytes: usize) {
         self.untold += u32::try_from(bytes).unwrap_or(u32::MAX);
-        if let Some(told_at) = self.told_at
-            && self.untold < PROGRESS_BYTES
-            && (self.untold == 0 || told_at.elapsed() < PROGRESS_INTERVAL)
-        {
-            return;
+        if let Some(told_at) = self.told_at {
+            let wait = if self.untold < PROGRESS_BYTES {
+                PROGRESS_INTERVAL_MAX
+            } else {
+                PROGRESS_INTERVAL_MIN
+            };
+            if self.untold == 0 || told_at.elapsed() < wait {
+                return;
+            }
         }
         let bytes = std::mem::take(&mut self.untold);
         self.told_at = Some(Instant::now());
