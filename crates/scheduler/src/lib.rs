@@ -24,6 +24,8 @@ mod meter;
 mod picker;
 mod pieces;
 mod rng;
+mod slots;
+mod sorted;
 mod source;
 mod stats;
 mod swarm;

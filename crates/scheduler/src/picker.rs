@@ -31,17 +31,36 @@ pub struct Shortlist(VecDeque<PieceIndex>);
 #[derive(Debug)]
 pub struct Picker {
     lengths: PieceLengths,
-    /// Neighbours that have the piece, those that have all of them aside.
-    holders: Vec<u16>,
-    /// Neighbours that fetch it.
-    fetchers: Vec<u16>,
+    pieces: Vec<Known>,
     full: u32,
     /// The pieces of each shelf, by how many neighbours have or fetch them.
     buckets: [Vec<Vec<u32>>; 2],
-    shelf: Vec<Shelf>,
-    /// Where each piece on a shelf stands in its bucket.
-    place: Vec<u32>,
     rng: Rng,
+}
+
+/// What is known of one piece: together, as each change needs all of it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Neighbours that have it, those that have all pieces aside.
+    holders: u16,
+    /// Neighbours that fetch it.
+    fetchers: u16,
+    /// Where it stands in its bucket, if it is on a shelf.
+    place: u32,
+    shelf: Shelf,
+}
+
+impl Known {
+    const NOTHING: Self = Self {
+        holders: 0,
+        fetchers: 0,
+        place: 0,
+        shelf: Shelf::None,
+    };
+
+    fn bucket(self) -> usize {
+        usize::from(self.holders) + usize::from(self.fetchers)
+    }
 }
 
 /// Where a piece stands: what is missing is picked from, what is held is offered from.
@@ -72,12 +91,9 @@ impl Picker {
         rng.shuffle(&mut order);
         let mut picker = Self {
             lengths,
-            holders: vec![0; count],
-            fetchers: vec![0; count],
+            pieces: vec![Known::NOTHING; count],
             full: 0,
             buckets: [Vec::new(), Vec::new()],
-            shelf: vec![Shelf::None; count],
-            place: vec![0; count],
             rng,
         };
         for piece in order {
@@ -87,52 +103,43 @@ impl Picker {
         picker
     }
 
-    fn bucket_of(&self, piece: u32) -> usize {
-        let piece = piece as usize;
-        usize::from(self.holders[piece]) + usize::from(self.fetchers[piece])
-    }
-
     fn put(&mut self, piece: u32) {
-        let bucket = self.bucket_of(piece);
-        let Some(buckets) = self.shelf[piece as usize]
-            .index()
-            .map(|i| &mut self.buckets[i])
-        else {
+        let known = &mut self.pieces[piece as usize];
+        let bucket = known.bucket();
+        let Some(shelf) = known.shelf.index() else {
             return;
         };
+        let buckets = &mut self.buckets[shelf];
         if buckets.len() <= bucket {
             buckets.resize_with(bucket + 1, Vec::new);
         }
         let list = &mut buckets[bucket];
-        self.place[piece as usize] = u32::try_from(list.len()).expect("at most 2^24 pieces");
+        known.place = u32::try_from(list.len()).expect("at most 2^24 pieces");
         list.push(piece);
     }
 
     fn take(&mut self, piece: u32) {
-        let bucket = self.bucket_of(piece);
-        let place = self.place[piece as usize] as usize;
-        let Some(buckets) = self.shelf[piece as usize]
-            .index()
-            .map(|i| &mut self.buckets[i])
-        else {
+        let known = self.pieces[piece as usize];
+        let Some(shelf) = known.shelf.index() else {
             return;
         };
-        let list = &mut buckets[bucket];
-        list.swap_remove(place);
-        if let Some(&moved) = list.get(place) {
-            self.place[moved as usize] = u32::try_from(place).expect("at most 2^24 pieces");
+        let list = &mut self.buckets[shelf][known.bucket()];
+        list.swap_remove(known.place as usize);
+        if let Some(&moved) = list.get(known.place as usize) {
+            self.pieces[moved as usize].place = known.place;
         }
     }
 
     fn change(&mut self, piece: PieceIndex, change: impl FnOnce(&mut u16, &mut u16)) {
         let i = piece.as_usize();
-        let (mut holders, mut fetchers) = (self.holders[i], self.fetchers[i]);
-        change(&mut holders, &mut fetchers);
-        let moves = holders + fetchers != self.holders[i] + self.fetchers[i];
+        let before = self.pieces[i];
+        let mut after = before;
+        change(&mut after.holders, &mut after.fetchers);
+        let moves = after.bucket() != before.bucket();
         if moves {
             self.take(piece.get());
         }
-        (self.holders[i], self.fetchers[i]) = (holders, fetchers);
+        self.pieces[i] = after;
         if moves {
             self.put(piece.get());
         }
@@ -140,15 +147,15 @@ impl Picker {
 
     /// Notes that the piece is missing, held, or neither.
     pub fn set_shelf(&mut self, piece: PieceIndex, shelf: Shelf) {
-        if self.shelf[piece.as_usize()] != shelf {
+        if self.pieces[piece.as_usize()].shelf != shelf {
             self.take(piece.get());
-            self.shelf[piece.as_usize()] = shelf;
+            self.pieces[piece.as_usize()].shelf = shelf;
             self.put(piece.get());
         }
     }
 
     fn is_missing(&self, piece: PieceIndex) -> bool {
-        self.shelf[piece.as_usize()] == Shelf::Missing
+        self.pieces[piece.as_usize()].shelf == Shelf::Missing
     }
 
     /// A neighbour has the piece; `was_fetching`: it was counted as fetching it.
@@ -185,7 +192,7 @@ impl Picker {
 
     /// Neighbours that have the piece.
     pub fn holders(&self, piece: PieceIndex) -> u32 {
-        u32::from(self.holders[piece.as_usize()]) + self.full
+        u32::from(self.pieces[piece.as_usize()].holders) + self.full
     }
 
     /// Neighbours that have everything.
@@ -195,7 +202,7 @@ impl Picker {
 
     /// Neighbours that have or fetch the piece.
     pub fn copies(&self, piece: PieceIndex) -> u32 {
-        self.holders(piece) + u32::from(self.fetchers[piece.as_usize()])
+        self.holders(piece) + u32::from(self.pieces[piece.as_usize()].fetchers)
     }
 
     /// Candidates that no neighbour has or fetches, in no particular order; none when somebody has everything.
@@ -262,7 +269,11 @@ impl Picker {
         let mut found: Vec<(usize, u64, PieceIndex)> = Vec::new();
         for piece in has.ones() {
             if self.is_missing(piece) {
-                found.push((self.bucket_of(piece.get()), self.rng.next(), piece));
+                found.push((
+                    self.pieces[piece.as_usize()].bucket(),
+                    self.rng.next(),
+                    piece,
+                ));
             }
         }
         if found.len() > SHORTLIST_MAX {

@@ -1,6 +1,6 @@
 //! The state of every piece, in one place: exactly one of missing, wanted, checking, have.
 
-use crate::{FetchId, SourceId};
+use crate::{FetchId, SourceId, sorted::SortedSet};
 use dosvc_content::{Bitfield, Block, PieceIndex, PieceLengths};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +64,7 @@ pub(crate) struct Pieces {
     /// Sources of pieces that are being checked.
     checking: BTreeMap<u32, BTreeSet<SourceId>>,
     /// Wanted pieces with a block that nobody is asked for.
-    open: BTreeSet<u32>,
+    open: SortedSet<u32>,
     /// Pieces that failed with bytes of several sources.
     suspect: BTreeSet<u32>,
 }
@@ -89,7 +89,7 @@ impl Pieces {
             missing,
             wanted: BTreeMap::new(),
             checking: BTreeMap::new(),
-            open: BTreeSet::new(),
+            open: SortedSet::default(),
             suspect: BTreeSet::new(),
         }
     }

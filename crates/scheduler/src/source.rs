@@ -1,9 +1,11 @@
 //! Where content comes from, and what is known about each source.
 
-use crate::{FetchId, meter::Meter, picker::Shortlist, rng::key_of};
+use crate::{
+    FetchId, meter::Meter, picker::Shortlist, rng::key_of, slots::Slot, sorted::SortedMap,
+};
 use dosvc_content::{Bitfield, Block, PeerId};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt,
     time::{Duration, Instant},
 };
@@ -106,13 +108,15 @@ pub(crate) struct Run {
 pub(crate) struct Upload {
     pub(crate) interested: bool,
     pub(crate) unchoked: bool,
+    /// As the slots know it.
+    pub(crate) slot: Slot,
     pub(crate) queue: VecDeque<Block>,
     /// Bytes served, ever.
     pub(crate) served: u64,
     /// It was told to wait for our offers.
     pub(crate) steered: bool,
     /// Offered, without an answer so far.
-    pub(crate) offered: BTreeMap<u32, Instant>,
+    pub(crate) offered: SortedMap<u32, Instant>,
     /// It has enough on its way until then.
     pub(crate) declined_until: Option<Instant>,
 }
@@ -138,7 +142,7 @@ pub(crate) struct Source {
     /// It wants us to wait for its offers.
     pub(crate) steers: bool,
     /// What it says it is fetching, and since when.
-    pub(crate) fetching: BTreeMap<u32, Instant>,
+    pub(crate) fetching: SortedMap<u32, Instant>,
     pub(crate) asked: Vec<Asked>,
     pub(crate) runs: Vec<Run>,
     pub(crate) no_ranges: bool,
@@ -184,7 +188,7 @@ impl Source {
             we_are_interested: false,
             choking: info.kind.is_peer(),
             steers: false,
-            fetching: BTreeMap::new(),
+            fetching: SortedMap::default(),
             asked: Vec::new(),
             runs: Vec::new(),
             no_ranges: false,

@@ -13,6 +13,7 @@ use crate::{
     meter::Meter,
     pieces::{Giver, PieceState, Pieces},
     rng::{Rng, key_of, mix},
+    sorted::{SortedMap, SortedSet},
     source::{Down, Source},
 };
 use dosvc_content::{Bitfield, Block, PieceIndex, PieceLengths};
@@ -34,12 +35,12 @@ pub struct Swarm {
     self_key: u64,
     commands: VecDeque<Command>,
     /// Sources that may have room for requests.
-    ready: BTreeSet<SourceId>,
+    ready: SortedSet<SourceId>,
     /// Peers that found nothing to ask for when they were last looked at, or may not be asked: what falls free is
     /// offered to them. Peers with a full pipeline come back by themselves when a block of theirs ends.
-    hungry: BTreeSet<SourceId>,
+    hungry: SortedSet<SourceId>,
     /// What extended peers are to be told about our fetching.
-    tell: BTreeMap<u32, bool>,
+    tell: SortedMap<u32, bool>,
     /// Pieces that they know, or are about to be told, to be on their way to us.
     told: BTreeSet<u32>,
     http: http::HttpPlan,
@@ -74,9 +75,9 @@ impl Swarm {
             paused: false,
             sources: BTreeMap::new(),
             commands: VecDeque::new(),
-            ready: BTreeSet::new(),
-            hungry: BTreeSet::new(),
-            tell: BTreeMap::new(),
+            ready: SortedSet::default(),
+            hungry: SortedSet::default(),
+            tell: SortedMap::default(),
             told: BTreeSet::new(),
             peer_meter: Meter::new(now),
             next_tick: now,
@@ -514,6 +515,7 @@ impl Swarm {
     /// When one does not hold.
     pub fn check_invariants(&self) {
         self.pieces.check();
+        self.check_slots();
         for (&id, s) in &self.sources {
             assert_eq!(
                 s.interesting,
@@ -614,7 +616,7 @@ impl Swarm {
         if self.tell.is_empty() {
             return;
         }
-        let tell = std::mem::take(&mut self.tell);
+        let tell = &self.tell;
         let of = |want: bool| {
             tell.iter()
                 .filter(move |(_, on)| **on == want)
@@ -632,6 +634,7 @@ impl Swarm {
             self.commands
                 .push_back(Command::TellFetching { source, add, drop });
         }
+        self.tell.clear();
     }
 
     /// A new extended peer learns what is in flight already.

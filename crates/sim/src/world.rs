@@ -82,8 +82,8 @@ pub(super) struct World<'a> {
     verify: Nanos,
     /// Ends with something to write, until they are looked at.
     writers: Vec<End>,
-    /// Message buffers to be used again.
-    spare: Vec<Vec<u8>>,
+    /// A buffer for messages, to be used again.
+    spare: Vec<u8>,
 }
 
 /// Runs a scenario to its end.

@@ -15,6 +15,8 @@ const UNSENT_TIME: Duration = Duration::from_millis(5);
 const PART_MIN: u32 = 32 << 10;
 /// The least that the kernel may hold unsent, in bytes.
 const UNSENT_MIN: u32 = 16 << 10;
+/// The most, in bytes: about what Linux lets a socket's buffer hold. More would change nothing but cost system calls.
+const UNSENT_MAX: u32 = 4 << 20;
 /// Until a block was measured, parts and unsent bytes have this length.
 const FIRST: u32 = 64 << 10;
 
@@ -47,7 +49,7 @@ impl Pace {
 
     /// Bytes that the kernel may hold unsent.
     pub fn unsent_max(&self) -> u32 {
-        self.over(UNSENT_TIME).max(UNSENT_MIN)
+        self.over(UNSENT_TIME).clamp(UNSENT_MIN, UNSENT_MAX)
     }
 
     /// Bytes that go out in this time, rounded to a power of two so that they change seldom.
@@ -85,6 +87,14 @@ mod tests {
         let pace = pace(500 * MIB);
         assert_eq!(pace.part(MIB), MIB);
         assert!(pace.unsent_max() >= 2 * MIB);
+    }
+
+    #[test]
+    fn a_very_fast_connection_has_nothing_to_tell_the_kernel_about_its_ups_and_downs() {
+        let mut pace = pace(1000 * MIB);
+        for micros in [1000, 250, 700, 300, 400] {
+            assert!(!pace.note(MIB, Duration::from_micros(micros)), "{micros}");
+        }
     }
 
     #[test]

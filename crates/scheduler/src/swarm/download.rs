@@ -56,11 +56,19 @@ impl Swarm {
                 self.hungry.remove(&id);
                 return;
             }
-            if self.paused || !s.is_usable(now) || self.waits_for_offers(s, now) {
+            if self.paused || !s.is_usable(now) {
                 self.hungry.insert(id);
                 return;
             }
             let idle = s.asked.is_empty();
+            if self.waits_for_offers(s, now) {
+                // Nobody offers what is on its way; in the end it is all that we wait for.
+                let ending = self.pieces.missing().is_empty();
+                if !(idle && ending && self.steal(id, now)) {
+                    self.hungry.insert(id);
+                }
+                return;
+            }
             if let Some(block) = self.next_block(id) {
                 self.request(id, block, now);
             } else if !(idle && self.steal(id, now)) {

@@ -1,7 +1,7 @@
 //! Givers decide what goes to whom: while several downloaders are connected, they wait for offers instead of asking.
 //!
 //! A giver knows what each neighbour lacks and how much is on its way to it. It offers its rarest piece to whom the
-//! least is coming, one piece ahead of what it sends, and the downloader takes the offer (by a request) unless the piece
+//! least is coming, shortly before what it sends is out, and the downloader takes the offer (by a request) unless the piece
 //! is on its way already or more is coming to it than to its neighbours. So no two givers send the same piece to the
 //! same machine, nobody's downlink is crowded while another's idles, and every piece leaves the seed once before any
 //! leaves it twice.
@@ -17,7 +17,8 @@ use crate::{
 };
 use dosvc_content::PieceIndex;
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,8 @@ const ANSWER_FIRST: Duration = Duration::from_millis(2);
 const ANSWER_MAX: Duration = Duration::from_millis(200);
 /// What an answer may take longer than usual.
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
+/// An offer is declined for its slowness only when that is expected to save more than this.
+const LATE_MARGIN: Duration = Duration::from_millis(100);
 /// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
 
@@ -50,6 +53,8 @@ pub(super) struct Offers {
     /// Nobody wants anything of us before something changes, or before `retry_at`.
     dry: bool,
     retry_at: Option<Instant>,
+    /// When we last looked whether to offer more.
+    checked_at: Instant,
     /// When we last asked for something or got something.
     moved_at: Instant,
 }
@@ -62,6 +67,7 @@ impl Offers {
             pending: VecDeque::new(),
             answer: ANSWER_FIRST,
             dry: false,
+            checked_at: now,
             retry_at: None,
             moved_at: now,
         }
@@ -98,12 +104,6 @@ impl Offers {
             self.dry = false;
         }
     }
-
-    /// When the next offer may be due without anything else happening.
-    pub(super) fn due_at(&self) -> Option<Instant> {
-        let answer = self.pending.front().map(|(at, ..)| *at + self.patience());
-        answer.into_iter().chain(self.retry_at).min()
-    }
 }
 
 /// Giving.
@@ -138,10 +138,15 @@ impl Swarm {
             return;
         }
         self.offers.expire(now);
+        self.offers.checked_at = now;
         if self.offers.dry {
             return;
         }
-        let target = self.uploads.room(self.offers.patience()).min(AHEAD_MAX);
+        let lead = self.offers.patience();
+        let target = self
+            .uploads
+            .room(lead, self.has_spare_uplink(), now)
+            .min(AHEAD_MAX);
         let mut ahead = self.queued_blocks() + self.offers.pending.len();
         while ahead < target {
             let Some((id, piece)) = self.choose_offer(now) else {
@@ -153,6 +158,22 @@ impl Swarm {
         }
     }
 
+    /// When the next offer may be due without anything else happening.
+    pub(super) fn offers_due_at(&self) -> Option<Instant> {
+        let offers = &self.offers;
+        if !offers.steering {
+            return None;
+        }
+        let lead = offers.patience();
+        let answer = offers.pending.front().map(|(at, ..)| *at + lead);
+        // One is due shortly before a block is out, unless the next one is there.
+        let provided = offers.dry || answer.is_some() || self.queued_blocks() > 0;
+        let ends_at = self.uploads.ends_at().filter(|_| !provided);
+        let ahead = ends_at.and_then(|at| at.checked_sub(lead));
+        let ahead = ahead.filter(|at| *at > offers.checked_at);
+        answer.into_iter().chain(offers.retry_at).chain(ahead).min()
+    }
+
     fn queued_blocks(&self) -> usize {
         let queue = |id: &SourceId| self.sources.get(id).map_or(0, |s| s.up.queue.len());
         self.uploads.queued().map(queue).sum()
@@ -162,7 +183,7 @@ impl Swarm {
     fn choose_offer(&mut self, now: Instant) -> Option<(SourceId, PieceIndex)> {
         // Givers that know the same choose differently.
         let salt = self.rng.next();
-        let mut order: Vec<_> = Vec::new();
+        let mut order = Vec::new();
         let mut retry_at: Option<Instant> = None;
         for (&id, s) in self.sources.iter().filter(|(_, s)| s.up.takes_offers()) {
             if let Some(until) = s.up.declined_until.filter(|until| *until > now) {
@@ -170,14 +191,15 @@ impl Swarm {
                 continue;
             }
             let tie = mix(salt ^ u64::from(id.0));
-            order.push((s.fetching.len(), s.has.count(), tie, id));
+            order.push(Reverse((s.fetching.len(), s.has.count(), tie, id)));
         }
         self.offers.retry_at = retry_at;
-        order.sort_unstable();
+        // Of all of them only the first few are looked at.
+        let mut order = BinaryHeap::from(order);
         // By what is coming to it, copies of the piece, what it has, and by lot.
         let mut best: Option<([u64; 4], SourceId, PieceIndex)> = None;
         let mut found = 0;
-        for (load, count, tie, id) in order {
+        while let Some(Reverse((load, count, tie, id))) = order.pop() {
             let s = &self.sources[&id];
             let lacks = |p: PieceIndex| !s.has.has(p) && !s.fetching.contains_key(&p.get());
             let Some(piece) = self.picker.rarest_held(lacks) else {
@@ -237,7 +259,8 @@ impl Swarm {
     pub(super) fn drop_stale_offers(&mut self, now: Instant) {
         let stale = |at: &Instant| now.saturating_duration_since(*at) > OFFER_MAX;
         for s in self.sources.values_mut() {
-            while let Some((&piece, _)) = s.up.offered.iter().find(|(_, at)| stale(at)) {
+            let first = |s: &Source| s.up.offered.iter().find(|(_, at)| stale(at)).map(|o| *o.0);
+            while let Some(piece) = first(s) {
                 s.up.offered.remove(&piece);
                 if s.fetching.remove(&piece).is_some() {
                     self.picker.remove_fetcher(self.pieces.index(piece));
@@ -285,7 +308,8 @@ impl Swarm {
         }
         let s = &self.sources[&id];
         let usable = !self.paused && s.is_usable(now) && s.has.has(piece);
-        if usable && self.pieces.missing().has(piece) && !self.is_crowded() {
+        let welcome = !self.is_crowded() && !self.is_too_late(id, piece, now);
+        if usable && self.pieces.missing().has(piece) && welcome {
             self.want(piece, id);
             while let Some(block) = self.pieces.open_block(piece) {
                 self.request(id, block, now);
@@ -304,7 +328,25 @@ impl Swarm {
     fn is_crowded(&self) -> bool {
         let partners = || self.sources.values().filter(|s| s.is_partner());
         let coming: usize = partners().map(|s| s.fetching.len()).sum();
-        self.told.len() * partners().count() > coming
+        // By half a piece, so that chance does not decline what the next moment would welcome.
+        2 * self.told.len() * partners().count() > 2 * coming + partners().count()
+    }
+
+    /// Whether the piece would be here, from this peer, only after everything else, and another holder is much faster.
+    fn is_too_late(&self, id: SourceId, piece: PieceIndex, now: Instant) -> bool {
+        let length = self.pieces.lengths().len(piece);
+        let s = &self.sources[&id];
+        let Some(theirs) = s.expected(s.asked.len() + 1, length) else {
+            return false;
+        };
+        let lacking = self.pieces.missing().count() as usize + self.pieces.wanted().len();
+        let left = lacking as f64 * f64::from(length) / self.peer_meter.rate_at(now).max(1.0);
+        let quicker = |other: &Source| {
+            let ours = other.expected(1, length);
+            other.is_usable(now) && other.has.has(piece) && ours.is_some_and(|t| t * 4 < theirs)
+        };
+        theirs.as_secs_f64() > left + LATE_MARGIN.as_secs_f64()
+            && self.sources.values().any(quicker)
     }
 
     /// Whether this peer wants us to wait for its offers, and we have reason to.

@@ -2,10 +2,15 @@
 //! rarest first, to whom nobody else is sending just now.
 
 use super::Swarm;
-use crate::{Command, Giving, Refusal, SourceId, source::Source};
+use crate::{
+    Command, Giving, Refusal, SourceId,
+    slots::{Slot, Slots},
+    sorted::SortedSet,
+    source::Source,
+};
 use dosvc_content::{Block, PieceIndex};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
@@ -16,7 +21,9 @@ const SLOTS_SHORT: u32 = 3;
 const LONG_BLOCK: Duration = Duration::from_millis(10);
 /// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
-const SHARED_MAX: usize = 2;
+const SHARED_MAX: usize = 4;
+/// A block that takes longer than this goes out alone: shared it would be what its receiver waits for in the end.
+const SLOW_BLOCK: Duration = Duration::from_millis(100);
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured.
@@ -45,7 +52,8 @@ impl Active {
 pub(super) struct Uploads {
     active: Vec<Active>,
     /// Sources with something queued.
-    queued: BTreeSet<SourceId>,
+    queued: SortedSet<SourceId>,
+    slots: Slots,
     /// When the last blocks were served, the moment first when the uplink was idle before.
     recent: VecDeque<Instant>,
     /// The shortest mean time from one served block to the next: what the uplink can do. Forgets slowly.
@@ -59,7 +67,8 @@ impl Uploads {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             active: Vec::new(),
-            queued: BTreeSet::new(),
+            queued: SortedSet::default(),
+            slots: Slots::default(),
             recent: VecDeque::new(),
             pace: None,
             last_event: now,
@@ -114,6 +123,15 @@ impl Uploads {
         }
     }
 
+    /// Blocks being sent at once when their receivers have several givers.
+    fn shared_max(&self) -> usize {
+        if self.pace.is_some_and(|pace| pace > SLOW_BLOCK) {
+            1
+        } else {
+            SHARED_MAX
+        }
+    }
+
     /// When one more block may begin. Blocks go out few at a time, so that the first receiver can pass its block on
     /// while the next one gets its own; more join in only while those that are being sent take longer than their share
     /// of the uplink explains, because their receivers are slow.
@@ -127,10 +145,17 @@ impl Uploads {
         }
         let pace = self.pace.map(|pace| pace * slots);
         let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
-        let mut ends: Vec<Instant> = self.active.iter().map(|a| a.since + long).collect();
-        ends.sort_unstable();
         // Then fewer than `slots` of them are not long yet.
-        Some(ends[ends.len() - slots as usize])
+        let mut last = [None; SLOTS_SHORT as usize];
+        for active in &self.active {
+            let mut since = Some(active.since);
+            for other in &mut last[..slots as usize] {
+                if since > *other {
+                    std::mem::swap(other, &mut since);
+                }
+            }
+        }
+        last[slots as usize - 1].map(|since| since + long)
     }
 
     /// Whether the source has something queued changed.
@@ -154,13 +179,23 @@ impl Uploads {
         self.queued.iter()
     }
 
-    /// Blocks that should be queued or offered: what begins while answers are on their way, and one more.
-    pub(super) fn room(&self, answer: Duration) -> usize {
-        let free = (self.slots() as usize).saturating_sub(self.active.len());
+    /// Blocks that should be queued or offered, when answers take `lead`: as many as may begin until then.
+    pub(super) fn room(&self, lead: Duration, spare: bool, now: Instant) -> usize {
+        let slots = self.slots() as usize;
+        let free = slots.saturating_sub(self.active.len());
         let meanwhile = self
             .pace
-            .map_or(0, |pace| answer.as_micros() / pace.as_micros().max(1));
-        free + 1 + usize::try_from(meanwhile).unwrap_or(0)
+            .map_or(0, |pace| lead.as_micros() / pace.as_micros().max(1));
+        let meanwhile = usize::try_from(meanwhile).unwrap_or(usize::MAX / 2);
+        let ending = self.ends_at().is_none_or(|at| at <= now + lead);
+        let shared = spare && free == 0 && self.active.len() < self.shared_max();
+        free + meanwhile + usize::from(ending && free == 0) + usize::from(shared)
+    }
+
+    /// When the first of the blocks that are being sent is out, by the usual pace.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        let first = self.active.iter().map(|a| a.since).min()?;
+        Some(first + self.pace? * self.slots())
     }
 
     /// When a block that is queued may begin.
@@ -186,6 +221,7 @@ impl Swarm {
             s.up.queue.clear();
             self.uploads.queued.remove(&id);
         }
+        self.note_slot(id);
         self.unchoke_next();
         self.settle(now);
     }
@@ -248,6 +284,7 @@ impl Swarm {
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
             }
+            self.note_slot(id);
         }
         self.settle(now);
     }
@@ -259,18 +296,17 @@ impl Swarm {
 
     pub(super) fn serve(&mut self, now: Instant) {
         let max = self.config.limits.serving;
-        loop {
+        // What costs most comes last: a look at all that is queued.
+        while !self.uploads.queued.is_empty() {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            let room = self.uploads.active.len() < SHARED_MAX;
-            if !due && !room {
+            let room = self.uploads.active.len() < self.uploads.shared_max();
+            let may_begin = due || room && self.has_spare_uplink();
+            if !may_begin {
                 return;
             }
             let Some((id, block)) = self.choose_serve() else {
                 return;
             };
-            if !due && !self.has_spare_uplink() {
-                return;
-            }
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
@@ -284,7 +320,7 @@ impl Swarm {
     /// that lacks most; peers that get nothing from us just now first.
     fn choose_serve(&self) -> Option<(SourceId, Block)> {
         let mut best = None;
-        for &id in &self.uploads.queued {
+        for &id in self.uploads.queued.iter() {
             let s = self.sources.get(&id)?;
             let active = self.uploads.active.iter().filter(|a| a.to == id).count();
             let load = self.load(id, s);
@@ -301,7 +337,7 @@ impl Swarm {
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
     /// send to takes one n-th of its rate from each.
-    fn has_spare_uplink(&self) -> bool {
+    pub(super) fn has_spare_uplink(&self) -> bool {
         let active = &self.uploads.active;
         let share = |a: &Active| {
             let s = self.sources.get(&a.to)?;
@@ -354,6 +390,7 @@ impl Swarm {
         s.up.queue.clear();
         self.uploads.queued.remove(&id);
         self.uploads.active.retain(|a| a.to != id);
+        self.note_slot(id);
         self.unchoke_next();
     }
 
@@ -378,38 +415,48 @@ impl Swarm {
         for id in out {
             self.choke(id);
         }
+        let all: Vec<SourceId> = self.sources.keys().copied().collect();
+        for id in all {
+            self.note_slot(id);
+        }
         self.unchoke_next();
     }
 
-    /// Whether the peer waits for a slot that it may have.
-    fn waits(&self, s: &Source) -> bool {
-        s.up.interested && !s.up.unchoked && self.config.giving.includes(s.info.kind)
+    /// What the peer wants, has or was served has changed, or who is given to.
+    fn note_slot(&mut self, id: SourceId) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
+        let before = std::mem::replace(&mut s.up.slot, slot);
+        self.uploads.slots.change(id, before, slot);
+    }
+
+    /// Checks that each peer's slot is what the peer's state says; for tests and the rig.
+    pub(super) fn check_slots(&self) {
+        let mut slots = Slots::default();
+        for (&id, s) in &self.sources {
+            let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
+            assert_eq!(s.up.slot, slot, "{id}: slot");
+            slots.change(id, Slot::Apart, slot);
+        }
+        assert_eq!(slots, self.uploads.slots, "slots");
     }
 
     /// Gives free slots to those who wait and were served least.
     fn unchoke_next(&mut self) {
         let max = self.config.limits.unchoked;
-        let mut unchoked = self.sources.values().filter(|s| s.up.unchoked).count();
-        loop {
-            let waiting = self.sources.iter().filter(|(_, s)| self.waits(s));
-            let Some(id) = waiting.min_by_key(|(_, s)| s.up.served).map(|(id, _)| *id) else {
-                return;
-            };
-            if unchoked >= max {
-                let mut idle = self
-                    .sources
-                    .iter()
-                    .filter(|(_, s)| s.up.unchoked && !s.up.interested);
-                let Some(idle) = idle.next().map(|(id, _)| *id) else {
+        while let Some(id) = self.uploads.slots.next() {
+            if self.uploads.slots.taken() >= max {
+                let Some(idle) = self.uploads.slots.idle() else {
                     return;
                 };
                 self.choke(idle);
-                unchoked -= 1;
             }
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.unchoked = true;
             }
-            unchoked += 1;
+            self.note_slot(id);
             self.offers.note_more();
             self.commands.push_back(Command::Unchoke { source: id });
         }
@@ -422,6 +469,7 @@ impl Swarm {
             self.uploads.queued.remove(&id);
             self.commands.push_back(Command::Choke { source: id });
         }
+        self.note_slot(id);
     }
 
     /// When more want slots than there are, those served most make room.
@@ -430,7 +478,7 @@ impl Swarm {
             return;
         }
         self.uploads.rotate_at = now + ROTATION;
-        let waiting = self.sources.values().filter(|s| self.waits(s)).count();
+        let waiting = self.uploads.slots.waiting();
         let share = waiting.min(self.config.limits.unchoked.div_ceil(2));
         let mut holding: Vec<(u64, SourceId)> = self
             .sources

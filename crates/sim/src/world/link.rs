@@ -35,10 +35,42 @@ enum Chunk {
     Messages {
         at: u64,
         ready: Option<Nanos>,
-        bytes: Vec<u8>,
+        bytes: Messages,
     },
     /// The bytes of a block, or of a part of one, from there on.
     Body { start: u64, len: u32 },
+}
+
+/// Bytes that [`Messages`] holds without memory of its own.
+const SHORT: usize = 46;
+
+/// Bytes of messages. Most are few, and stand where they are queued: fetching them from elsewhere would cost more than
+/// all that is done with them.
+#[derive(Debug)]
+enum Messages {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Vec<u8>),
+}
+
+impl Messages {
+    fn new(from: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match bytes.get_mut(..from.len()) {
+            None => Self::Long(from.to_vec()),
+            Some(start) => {
+                start.copy_from_slice(from);
+                let len = u8::try_from(from.len()).expect("short");
+                Self::Short { len, bytes }
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// A block that is being written.
@@ -261,15 +293,22 @@ impl World<'_> {
 
     /// The next step of writing, with this much room. False when there is nothing to write.
     fn write_some(&mut self, end: End, room: u64) -> bool {
+        let mut bytes = std::mem::take(&mut self.spare);
+        let any = self.write_next(end, room, &mut bytes);
+        bytes.clear();
+        self.spare = bytes;
+        any
+    }
+
+    fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> bool {
         let (now, clock) = (self.time(), self.now);
-        let mut bytes = self.spare.pop().unwrap_or_default();
         let state = self.end_mut(end);
         if state.writing.is_none() {
             state.writing = state.next_answer(clock);
         }
         let mut part = None;
         match &mut state.writing {
-            None => state.wire.poll_transmit(&mut bytes),
+            None => state.wire.poll_transmit(bytes),
             Some(writing) if writing.done == writing.block.len() => {
                 let took = Duration::from_nanos(clock - writing.begun);
                 let block = writing.block;
@@ -279,7 +318,6 @@ impl World<'_> {
                 let (node, source, out) = (state.node, state.source, state.out);
                 let unsent_max = u64::from(state.pace.unsent_max());
                 self.network.flow_mut(out).unsent_max = unsent_max;
-                self.spare.push(bytes);
                 self.served(node, source, block);
                 return true;
             }
@@ -290,7 +328,7 @@ impl World<'_> {
                     false => rest,
                 };
                 let (block, from) = (writing.block, writing.done);
-                state.wire.answer_part(block, from, len, &mut bytes);
+                state.wire.answer_part(block, from, len, bytes);
                 writing.end += len;
                 part = Some(len);
             }
@@ -300,13 +338,11 @@ impl World<'_> {
                 writing.done += len;
                 state.wire.handle_sent(now, len as usize);
                 let out = state.out;
-                self.spare.push(bytes);
                 self.network.write(out, u64::from(len), clock);
                 return true;
             }
         }
         if bytes.is_empty() {
-            self.spare.push(bytes);
             return false;
         }
         self.put_messages(end, bytes, part);
@@ -314,7 +350,7 @@ impl World<'_> {
     }
 
     /// Messages go out, the last of them the header of `part` bytes that follow.
-    fn put_messages(&mut self, end: End, bytes: Vec<u8>, part: Option<u32>) {
+    fn put_messages(&mut self, end: End, bytes: &[u8], part: Option<u32>) {
         let (now, clock) = (self.time(), self.now);
         let out = self.end(end).out;
         let at = self.network.flow(out).written();
@@ -330,6 +366,7 @@ impl World<'_> {
         }
         let state = self.end_mut(end);
         state.wire.handle_sent(now, bytes.len());
+        let bytes = Messages::new(bytes);
         state.stream.push_back(Chunk::Messages { at, ready, bytes });
         if let Some(len) = part {
             state.stream.push_back(Chunk::Body { start: at, len });
@@ -369,8 +406,7 @@ impl World<'_> {
                     let Some(Chunk::Messages { bytes, .. }) = theirs.stream.pop_front() else {
                         break;
                     };
-                    self.decode(end, &bytes);
-                    self.recycle(bytes);
+                    self.decode(end, bytes.bytes());
                     any = true;
                 }
                 Some(&Chunk::Body { start, len }) => {
@@ -403,14 +439,6 @@ impl World<'_> {
         }
         if any {
             self.after(node);
-        }
-    }
-
-    fn recycle(&mut self, mut bytes: Vec<u8>) {
-        const KEPT: usize = 1024;
-        if self.spare.len() < KEPT && bytes.capacity() <= KEPT {
-            bytes.clear();
-            self.spare.push(bytes);
         }
     }
 

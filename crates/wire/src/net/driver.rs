@@ -111,12 +111,7 @@ struct State {
 
 impl Driver {
     fn new(mut params: DriveParams) -> Self {
-        params.pool = params.pool.share(
-            std::env::var("X_K")
-                .ok()
-                .and_then(|s| s.parse().ok())
-                .unwrap_or(BUFFERS_MAX),
-        );
+        params.pool = params.pool.share(BUFFERS_MAX);
         let connection = Connection::new(params.lengths, params.limits, Instant::now());
         Self {
             params,
