@@ -27,7 +27,8 @@ fn peer_that_sends_wrong_bytes_is_banned_and_the_file_is_right() {
     seed.wait_until_shared(&content);
     let evil = Peer::start(lab.at(2), &content, Manner::Wrong);
 
-    let daemon = Daemon::start(lab.at(3), PEERS_FIRST);
+    // Background downloads alone: the one in the foreground below has no peer to wait for.
+    let daemon = Daemon::start(lab.at(3), "delay_background_download_from_http = 60");
     let result = daemon.get(&url, &content, &["--peer", &evil.address()]);
     println!(
         "{} wrong bytes in {} connections: {:?}",

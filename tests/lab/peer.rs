@@ -27,6 +27,9 @@ const INTERESTED: u8 = 2;
 const BITFIELD: u8 = 5;
 const REQUEST: u8 = 6;
 const PIECE: u8 = 7;
+const EXTENSION: u8 = 20;
+/// What an extension message begins with that offers pieces.
+const OFFER: &[u8] = b"dosvc\x05";
 
 /// How a peer behaves once it is connected. Each says that it has every piece.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -255,7 +258,8 @@ pub(crate) struct Knock {
     pub(crate) closed: bool,
 }
 
-/// Fetches the first pieces of a content from one peer, one after the other.
+/// Fetches the first pieces of a content from one peer, one after the other, as a machine that knows the published
+/// protocol alone: anything but a whole block for each request is an error, and so is an offer.
 pub(crate) fn fetch(
     node: &Node,
     address: SocketAddr,
@@ -269,32 +273,54 @@ pub(crate) fn fetch(
         stream.read_exact(&mut [0; HANDSHAKE_BYTES])?;
         stream.write_all(&message(INTERESTED, &[]))?;
         let lengths = content.hash_file.lengths();
+        let mut asked: Option<[[u8; 4]; 3]> = None;
         let mut wanted = (0..pieces).map(|index| {
             lengths
                 .piece(index)
                 .expect("the content has so many pieces")
         });
         loop {
-            if !matches!(read_message_id(&mut stream)?, UNCHOKE | PIECE) {
-                continue;
+            let body = read_message(&mut stream)?;
+            match body[0] {
+                UNCHOKE if asked.is_none() => {}
+                PIECE => {
+                    let [piece, offset, length] = asked.ok_or(ErrorKind::InvalidData)?;
+                    let head = [&[PIECE], piece.as_slice(), &offset].concat();
+                    if !body.starts_with(&head) || body.len() - head.len() != length_of(length) {
+                        let got = body.len() - head.len();
+                        return Err(io::Error::other(format!("{got} bytes for one block")));
+                    }
+                }
+                EXTENSION if body[1..].starts_with(OFFER) => {
+                    return Err(io::Error::other("an offer to who speaks no extensions"));
+                }
+                _ => continue,
             }
             let Some(piece) = wanted.next() else {
                 return Ok(());
             };
             let fields = [piece.get(), 0, lengths.len(piece)].map(u32::to_be_bytes);
             stream.write_all(&message(REQUEST, &[fields.as_flattened()]))?;
+            asked = Some(fields);
         }
     })
 }
 
-fn read_message_id(stream: &mut TcpStream) -> io::Result<u8> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let mut body = vec![0; u32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut body)?;
-    body.first()
-        .copied()
-        .ok_or_else(|| ErrorKind::InvalidData.into())
+fn length_of(field: [u8; 4]) -> usize {
+    u32::from_be_bytes(field) as usize
+}
+
+/// The next message that is not a keep-alive: its id, then its payload.
+fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    loop {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut body = vec![0; length_of(length)];
+        stream.read_exact(&mut body)?;
+        if !body.is_empty() {
+            return Ok(body);
+        }
+    }
 }
 
 fn handshake(swarm_hash: &[u8; 32]) -> Vec<u8> {

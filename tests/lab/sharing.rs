@@ -3,10 +3,11 @@
 use crate::{
     capture::Capture,
     content::{self, Content},
-    daemon::{Daemon, GetResult},
+    daemon::{Daemon, GetResult, SWARM_PORT},
     harness::curl,
     namespace::Lab,
     nginx::Nginx,
+    peer::fetch,
 };
 use std::thread;
 
@@ -167,6 +168,26 @@ fn traffic_of_machines_that_share_is_read_whole_by_wireshark() {
             "no {name} in {:?}",
             dissection.messages
         );
+    }
+}
+
+/// Between machines of this project blocks go in parts and pieces are offered; a Windows machine knows neither.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn peer_without_extensions_gets_whole_blocks_and_no_offers_beside_peers_with_them() {
+    let content = Content::random(3, 64 * MIB);
+    let lab = Lab::new(5, Some("200mbit"));
+    let nginx = Nginx::start(lab.at(0), &content::folder());
+    let url = nginx.url(&content.name);
+    let seed = Daemon::start(lab.at(1), "");
+    let _from_origin = seed.get(&url, &content, &[]);
+    seed.wait_until_shared(&content);
+    let others = [lab.at(2), lab.at(3)]
+        .map(|node| Daemon::start(node, "delay_background_download_from_http = 60"));
+    let gets = others.each_ref().map(|daemon| daemon.start_get(&url, &[]));
+    fetch(lab.at(4), lab.at(1).address(SWARM_PORT), &content, 16).expect("a seed serves everybody");
+    for get in gets {
+        content.assert_same(&get.finish().output);
     }
 }
 
