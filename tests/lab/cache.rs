@@ -126,7 +126,7 @@ fn last_part_of_a_disk_stays_free_and_the_oldest_content_goes_for_a_new_one() {
 #[ignore = "needs root to mount a file system"]
 fn two_downloads_that_begin_together_do_not_count_on_the_same_room() {
     let machine = Machine::new(256);
-    let origin = Origin::with_gate(MIB);
+    let origin = Origin::with_gate(16 * MIB);
     let [first, second, _] = contents(40);
     let daemon = machine.daemon(25, "");
     let mut running = daemon.start_get(&origin.url(&first.name), &[]);
