@@ -67,11 +67,10 @@ measuring too, and a share of 100 is no limit.
   requests are not counted. On virtual links whose packets are up to 64 KiB long the counters see hardly any headers.
 - Downloads of one priority share one limit, over all contents and connections. Peers in the LAN are exempt from every
   limit, the machine's own uploads to them too; an HTTP server in the LAN is exempt from the dynamic share alone.
-- Over ten seconds an absolute limit is exact within 3 %, and a share of 45 % or more some seconds after it was measured;
-  smaller shares were seen up to 13 % above in the first quarter of a minute after a measurement. At once no more passes than 26 ms of it and what waits unread in the
-  connections, at most about 18 KB each: a new connection to a near server may bring 64 KB once, before anything is
-  known of it, and when a measurement of what is available ends, what came ahead of its readers meanwhile is paid for
-  first, which takes some seconds and ends in bursts. The mean does not change by any of this.
+- Over ten seconds an absolute limit of one download is exact within 3 %. Several downloads that share one come to within
+  7 %, shares of what was measured to within 15 % (a small share, or one right after the measurement, is the least exact).
+- Once a download runs, no more passes at a time than 26 ms of the limit and about 18 KB for each connection. A new
+  connection to a server near by may bring up to some megabytes before anything is known of it; that is paid for later.
 - A new limit is in force within two seconds, usually at once, and drops no connection.
 - `dosvc config --verbose` shows what is configured and by whom; `dosvc status` the limits in force, where each comes from
   and what is available (`bandwidth` in `--json`).
