@@ -50,7 +50,7 @@ use tokio::{
 use url::Url;
 
 /// How long a swarm without jobs and connections stays in memory.
-const IDLE_TIME: Duration = Duration::from_secs(20);
+const IDLE_TIME: Duration = Duration::from_secs(10);
 /// How long a content that lost a piece tries to mend itself; what is still missing then comes with the next download.
 const REPAIR_TIME: Duration = Duration::from_secs(3600);
 /// How often progress is published at most.
