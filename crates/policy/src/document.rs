@@ -67,8 +67,8 @@ measuring too, and a share of 100 is no limit.
   requests are not counted. On virtual links whose packets are up to 64 KiB long the counters see hardly any headers.
 - Downloads of one priority share one limit, over all contents and connections. Peers in the LAN are exempt from every
   limit, the machine's own uploads to them too; an HTTP server in the LAN is exempt from the dynamic share alone.
-- Over ten seconds an absolute limit of one download is exact within 3 %. Several downloads that share one come to within
-  7 %, shares of what was measured to within 15 % (a small share, or one right after the measurement, is the least exact).
+- Over ten seconds an absolute limit is exact within 3 % as a rule, and was seen 5 % off; shares of what was measured come
+  to within 15 % (a small share, or one right after the measurement, is the least exact).
 - Once a download runs, no more passes at a time than 26 ms of the limit and about 18 KB for each connection. A new
   connection to a server near by may bring up to some megabytes before anything is known of it; that is paid for later.
 - A new limit is in force within two seconds, usually at once, and drops no connection.
