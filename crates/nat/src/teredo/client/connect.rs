@@ -5,7 +5,7 @@ use super::{
     Alternates, BUBBLE_INTERVAL, Client, Discovery, Event, Ipv6Packet, LocalPort, Nat, PACKET_MAX,
     Path, Refusal, Sent, TeredoAddress, Trailer, bubble,
 };
-use crate::teredo::{PORT, limits::EXTRA_PORTS_MAX};
+use crate::teredo::{PORT, is_global, limits::EXTRA_PORTS_MAX};
 use std::{
     net::{Ipv6Addr, SocketAddrV4},
     time::Instant,
@@ -107,7 +107,7 @@ impl Client {
             self.bubble_to(Path::from_service(local), None, ends, None);
             self.discover(now);
         }
-        self.bubble_through_server(now, ends);
+        self.bubble_through_server(now, ends, false);
     }
 
     /// The time for another try has come, or for giving up.
@@ -218,27 +218,41 @@ impl Client {
     }
 
     /// A bubble that the peer's server passes on, unless there were too many already.
-    pub(super) fn bubble_through_server(&mut self, now: Instant, ends: Ends) {
-        let nonce = self.random.bytes();
-        let same_nat = ends.own.mapped().ip() == ends.peer.mapped().ip();
+    ///
+    /// A peer that knows RFC 6081 answers with the nonce that is in it. One that doesn't would answer from where its NAT
+    /// puts it, and we could not tell who that is: every other try comes from an address that we invented for this peer
+    /// alone, and the answer goes there (miredo does so always).
+    pub(super) fn bubble_through_server(&mut self, now: Instant, ends: Ends, answering: bool) {
+        let random: [u8; 8] = self.random.bytes();
         let Some(peer) = self.peers.get(ends.peer.to_ipv6()) else {
             return;
         };
         if peer.may_bubble(now) != Ok(true) {
             return;
         }
-        peer.bubbled(now, nonce);
-        let mut trailers = vec![Trailer::Nonce(nonce)];
+        let invented = !answering && peer.bubbles % 2 == 1;
+        peer.bubbled(now);
+        let to = Path::from_service(SocketAddrV4::new(ends.peer.server(), PORT));
+        if invented {
+            peer.cookie = Some(random);
+            let between = (link_local(random), ends.peer.to_ipv6());
+            self.stats.bubbles += 1;
+            return self.transmit(to, None, bubble(between, HOP_LIMIT, &[]));
+        }
+        let [nonce, _] = random.as_chunks::<4>().0 else {
+            return;
+        };
+        peer.nonce_sent = Some(*nonce);
+        let mut trailers = vec![Trailer::Nonce(*nonce)];
         trailers.extend(peer.extra_port.map(Trailer::RandomPort));
-        if same_nat {
+        if ends.own.mapped().ip() == ends.peer.mapped().ip() {
             let port = self.config.local_port;
             let inside = self.config.networks.iter().map(|network| network.address);
             let inside = inside.filter(|ip| !ip.is_loopback());
             let inside = Alternates::new(inside.map(|ip| SocketAddrV4::new(ip, port)));
             trailers.extend(inside.map(Trailer::AlternateAddress));
         }
-        let to = SocketAddrV4::new(ends.peer.server(), PORT);
-        self.send_bubble(Path::from_service(to), None, ends, &trailers);
+        self.send_bubble(to, None, ends, &trailers);
     }
 
     /// The peer is there: what waited for it goes out, as soon as it will take it.
@@ -255,8 +269,9 @@ impl Client {
         peer.heard(now, path);
         let nonce = peer.nonce_received;
         // Who sees us at another place than our address names believes a bubble with its own nonce, nothing else.
-        let elsewhere = (symmetric || path.to != mapped) && peer.local(now) != Some(path.to);
-        peer.unheard = new && elsewhere && nonce.is_none();
+        let elsewhere =
+            (symmetric || !is_global(*path.to.ip())) && peer.local(now) != Some(path.to);
+        peer.unheard = new && elsewhere && nonce.is_none() && !believes;
         if new && !peer.unheard {
             if elsewhere {
                 self.bubble_to(path, None, ends, nonce);
@@ -285,4 +300,9 @@ impl Client {
         self.close(unused);
         self.event(Event::Reachable(address));
     }
+}
+
+/// A link-local address with this end.
+pub(super) fn link_local(end: [u8; 8]) -> Ipv6Addr {
+    Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(u64::from_be_bytes(end)))
 }

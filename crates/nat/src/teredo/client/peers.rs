@@ -28,6 +28,8 @@ pub(super) struct Peer {
     bubble_at: Option<Instant>,
     /// The nonce that it shall say.
     pub(super) nonce_sent: Option<[u8; 4]>,
+    /// The end of a link-local address of ours that only it can know.
+    pub(super) cookie: Option<[u8; 8]>,
     /// The nonce that we shall say.
     pub(super) nonce_received: Option<[u8; 4]>,
     pub(super) queue: VecDeque<Vec<u8>>,
@@ -54,6 +56,7 @@ impl Peer {
             bubbles: 0,
             bubble_at: None,
             nonce_sent: None,
+            cookie: None,
             nonce_received: None,
             queue: VecDeque::new(),
             retry_at: None,
@@ -104,10 +107,10 @@ impl Peer {
         Ok(since >= BUBBLE_INTERVAL)
     }
 
-    pub(super) fn bubbled(&mut self, now: Instant, nonce: [u8; 4]) {
+    /// A bubble goes through its server.
+    pub(super) fn bubbled(&mut self, now: Instant) {
         self.bubbles = self.bubbles.saturating_add(1);
         self.bubble_at = Some(now);
-        self.nonce_sent = Some(nonce);
     }
 
     /// Lets a packet wait; the oldest one makes room.

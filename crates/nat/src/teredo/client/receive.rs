@@ -1,7 +1,8 @@
 //! What comes from the network (RFC 4380 §5.2.3, RFC 6081 §5.2.4).
 
 use super::{
-    ALL_NODES, Client, Datagram, Discovery, Dropped, Ipv6Packet, LocalPort, Path, connect::Ends,
+    ALL_NODES, Client, Datagram, Discovery, Dropped, Ipv6Packet, LocalPort, Path,
+    connect::{Ends, link_local},
 };
 use crate::teredo::{PORT, TeredoAddress, icmp::SOLICITING};
 use std::{net::SocketAddrV4, time::Instant};
@@ -26,6 +27,9 @@ impl Client {
         // Only servers say where something came from.
         if datagram.authentication.is_some() || datagram.origin.is_some() {
             return Err(Dropped::Malformed);
+        }
+        if packet.is_bubble() && packet.destination().is_unicast_link_local() {
+            return self.accept_cookie(now, path, packet).map(|()| None);
         }
         let ends = self.sender(packet)?;
         self.accept(now, path, ends, &datagram)?;
@@ -82,7 +86,7 @@ impl Client {
                 .enter(now, address, false)
                 .ok_or(Dropped::Limit)?;
             self.close(evicted.extra_port);
-            self.opened(now, ends, path);
+            self.opened(now, ends, path, !packet.is_bubble());
             return Ok(());
         };
         let own_port = match path.port {
@@ -99,7 +103,26 @@ impl Client {
             // Whoever says it first is believed; nobody after.
             peer.nonce_sent = None;
         }
-        self.opened(now, ends, path);
+        self.opened(now, ends, path, !packet.is_bubble());
+        Ok(())
+    }
+
+    /// A bubble to an address that we have invented for one peer: it is from there.
+    fn accept_cookie(
+        &mut self,
+        now: Instant,
+        path: Path,
+        packet: Ipv6Packet<'_>,
+    ) -> Result<(), Dropped> {
+        let ends = self.ends(packet.source()).map_err(|_| Dropped::NotForUs)?;
+        let peer = self.peers.get(packet.source()).ok_or(Dropped::NotForUs)?;
+        let known = peer.cookie.map(link_local) == Some(packet.destination());
+        if !known || path.port != LocalPort::Service {
+            return Err(Dropped::NotForUs);
+        }
+        // Whoever says it first is believed; nobody after.
+        peer.cookie = None;
+        self.opened(now, ends, path, false);
         Ok(())
     }
 
@@ -144,7 +167,7 @@ impl Client {
                 .take_extra_port(ends)
                 .then_some(self.config.opening_ttl);
             self.bubble_directly(ends, opening.flatten());
-            self.bubble_through_server(now, ends);
+            self.bubble_through_server(now, ends, true);
             return Ok(());
         };
         self.bubble_to(path, None, ends, nonce);

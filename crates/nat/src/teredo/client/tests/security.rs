@@ -326,6 +326,42 @@ fn a_nonce_is_believed_once_and_in_bubbles_alone() {
 }
 
 #[test]
+fn an_invented_address_is_believed_once_and_from_its_peer_alone() {
+    let mut now = Instant::now();
+    let mut client = client(now);
+    let (peer, other) = (teredo(PEER), teredo("203.0.113.21:4000"));
+    client.connect(now, peer);
+    client.connect(now, other);
+    now += BUBBLE_INTERVAL;
+    client.handle_timeout(now);
+    let sources = transmits(&mut client);
+    let invented = sources.iter().find_map(|transmit| {
+        let packet = Datagram::parse(&transmit.bytes).unwrap().packet;
+        let from = packet.source();
+        (from.is_unicast_link_local() && packet.destination() == peer).then_some(from)
+    });
+    let invented = invented.expect("the second try comes from an invented address");
+    let elsewhere = endpoint("203.0.113.20:61000");
+    for (source, destination) in [(other, invented), (peer, "fe80::1".parse().unwrap())] {
+        let lie = bubble((source, destination), 255, &[]);
+        assert_eq!(
+            hear(&mut client, now, elsewhere, &lie),
+            Err(Dropped::NotForUs)
+        );
+    }
+    let answer = bubble((peer, invented), 255, &[]);
+    assert_eq!(hear(&mut client, now, elsewhere, &answer), Ok(false));
+    assert_eq!(
+        client.connect(now, peer),
+        Sent::Now(Path::from_service(elsewhere))
+    );
+    assert_eq!(
+        hear(&mut client, now, endpoint("203.0.113.66:1"), &answer),
+        Err(Dropped::NotForUs)
+    );
+}
+
+#[test]
 fn a_flood_of_bubbles_makes_us_send_little_and_keep_little() {
     let now = Instant::now();
     let mut client = client(now);
