@@ -6,7 +6,14 @@ use crate::{
     machine::{Internet, Machine, PRIMARY, Running, SECONDARY, wait_for},
     peer::{Client, server},
 };
-use std::{net::Ipv6Addr, process::Command};
+use std::{net::Ipv6Addr, os::unix::fs::PermissionsExt as _, process::Command};
+
+/// A folder that programs without privileges can look into.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
 
 /// A server of miredo; it is ready when its ports are open.
 fn miredo_server(machine: &Machine, dir: &std::path::Path) -> Running {
@@ -31,7 +38,7 @@ fn start(
     dir: &std::path::Path,
 ) -> Running {
     let mut command = machine.command(program);
-    command.args(["-f", "-u", "root", "-c"]).arg(config);
+    command.args(["-f", "-u", "nobody", "-c"]).arg(config);
     command
         .arg("-p")
         .arg(dir.join(format!("{program}-{}.pid", machine.name())));
@@ -70,7 +77,7 @@ fn kernel_pings(machine: &Machine, address: Ipv6Addr) -> bool {
 #[test]
 #[ignore = "needs root, nftables and miredo-server"]
 fn our_clients_talk_by_miredos_server() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let mut internet = Internet::new();
     let _server = miredo_server(internet.server(), dir.path());
     let machines = [
@@ -93,7 +100,7 @@ fn our_clients_talk_by_miredos_server() {
 #[test]
 #[ignore = "needs root, nftables and miredo"]
 fn miredos_clients_talk_by_our_server_with_each_other_and_with_ours() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let mut internet = Internet::new();
     let _server = server(internet.server());
     let machines: Vec<_> = [(10, End::Left), (11, End::Right), (12, End::Right)]
@@ -106,4 +113,23 @@ fn miredos_clients_talk_by_our_server_with_each_other_and_with_ours() {
     assert!(kernel_pings(&machines[1], first));
     assert!(kernel_pings(&machines[0], clients[0].address()));
     assert!(clients[0].ping(second).recv_timeout(PATIENCE).unwrap());
+}
+
+#[test]
+#[ignore = "needs root, nftables and miredo"]
+fn from_a_cone_nat_a_symmetric_one_is_reached_whichever_end_is_miredo() {
+    let dir = folder();
+    let mut internet = Internet::new();
+    let _server = server(internet.server());
+    let ends = [
+        (10, End::Left, Kind::Cone),
+        (11, End::Right, Kind::Symmetric),
+    ];
+    let theirs = ends.map(|(number, end, kind)| home(&mut internet, end, kind, number));
+    let ours = ends.map(|(number, end, kind)| home(&mut internet, end, kind, number + 10));
+    let [(_cone, _), (_symmetric, hidden)] =
+        theirs.each_ref().map(|machine| miredo(machine, dir.path()));
+    let clients = Client::start_all(&ours, CLIENT_PORT);
+    assert!(kernel_pings(&theirs[0], clients[1].address()));
+    assert!(clients[0].ping(hidden).recv_timeout(PATIENCE).unwrap());
 }

@@ -255,13 +255,13 @@ impl Client {
         self.send_bubble(to, None, ends, &trailers);
     }
 
-    /// The peer is there: what waited for it goes out, as soon as it will take it.
-    pub(super) fn opened(&mut self, now: Instant, ends: Ends, path: Path) {
+    /// The peer is there: what waited for it goes out, as soon as it will take it. `believes` when what came shows that it
+    /// does already.
+    pub(super) fn opened(&mut self, now: Instant, ends: Ends, path: Path, believes: bool) {
         let address = ends.peer.to_ipv6();
         let symmetric = self
             .qualified()
             .is_some_and(|own| own.nat == Nat::Symmetric);
-        let mapped = ends.peer.mapped();
         let Some(peer) = self.peers.get(address) else {
             return;
         };
@@ -273,7 +273,8 @@ impl Client {
             (symmetric || !is_global(*path.to.ip())) && peer.local(now) != Some(path.to);
         peer.unheard = new && elsewhere && nonce.is_none() && !believes;
         if new && !peer.unheard {
-            if elsewhere {
+            // Who is not where its address says waits for this to know that it has been found.
+            if elsewhere || path.to != ends.peer.mapped() {
                 self.bubble_to(path, None, ends, nonce);
             }
             self.believed(now, ends, path);
