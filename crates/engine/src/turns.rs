@@ -35,6 +35,11 @@ impl Turns {
         self.changed.notify_waiters();
     }
 
+    /// How many downloads of a priority run at a time.
+    pub(crate) fn limit(&self, foreground: bool) -> usize {
+        lock(&self.state).limits[usize::from(!foreground)]
+    }
+
     /// Waits for a turn. Dropping the future leaves the queue; dropping the turn lets the next one in.
     ///
     /// A background download starts only while no foreground one waits.
