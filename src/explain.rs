@@ -234,7 +234,7 @@ fn sources_text(sources: &[SourceExplanation], explanation: &Explanation) -> Str
 /// Why there are no sources to show.
 fn no_sources(explanation: &Explanation) -> &'static str {
     let Some(download) = &explanation.download else {
-        return "no sources: nothing of it is being downloaded or served just now";
+        return "no sources: nothing of it is being downloaded or served just now, or was lately";
     };
     match download.state {
         JobState::Queued => "no sources: it waits for its turn",

@@ -6,7 +6,7 @@ use crate::{
     namespace::Node,
     process::{Process, run, wait_for},
 };
-use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus};
+use dosvc_engine::api::{CacheEntry, EngineStatus, Explanation, JobStatus};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use std::{
@@ -125,6 +125,11 @@ impl Daemon {
     /// What the cache holds.
     pub(crate) fn cache(&self) -> Vec<CacheEntry> {
         self.ask("cache")
+    }
+
+    /// Why a content is as it is: a download's number, or a file id.
+    pub(crate) fn explain(&self, id: &str) -> Explanation {
+        self.ask(&format!("explain/{id}"))
     }
 
     fn ask<T: DeserializeOwned>(&self, what: &str) -> T {

@@ -324,6 +324,7 @@ impl Engine {
         let Some(job) = lock(&self.jobs.by_id).remove(&id) else {
             return;
         };
+        self.shared.taken.remember(&job);
         let _ = job.control(Control::Cancel);
         let plain = job
             .content()

@@ -17,6 +17,7 @@ use dosvc_piece_store::ContentKey;
 use dosvc_policy::{ContentFacts, EffectiveMode, PeerRestriction, Policy, effective_mode};
 use dosvc_scheduler::SourceKind;
 use std::{
+    collections::{HashSet, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -26,12 +27,47 @@ use tokio::sync::oneshot;
 /// How long a swarm may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
+/// Downloads whose sources are remembered when their files have been taken.
+const TAKEN_MAX: usize = 32;
+
+/// The sources of downloads that are over and forgotten, by file id, the latest last.
+#[derive(Debug, Default)]
+pub(crate) struct Taken(Mutex<VecDeque<(String, Vec<SourceExplanation>)>>);
+
+impl Taken {
+    /// The download's file has been taken.
+    pub(crate) fn remember(&self, job: &Job) {
+        let (file_id, sources) = (job.status().file_id, job.tried().all());
+        if file_id.is_empty() || sources.is_empty() {
+            return;
+        }
+        let mut taken = lock(&self.0);
+        taken.retain(|(known, _)| *known != file_id);
+        if taken.len() == TAKEN_MAX {
+            taken.pop_front();
+        }
+        taken.push_back((file_id, sources));
+    }
+
+    fn sources(&self, file_id: &str) -> Vec<SourceExplanation> {
+        let taken = lock(&self.0);
+        let found = taken.iter().find(|(known, _)| known == file_id);
+        found
+            .map(|(_, sources)| sources.clone())
+            .unwrap_or_default()
+    }
+}
+
 /// The sources of one download that were asked while there was no swarm to tell of them; when it has ended, those it
 /// had. At most [`SOURCES_KEPT_MAX`].
 #[derive(Debug, Default)]
 pub(crate) struct Tried(Mutex<Vec<SourceExplanation>>);
 
 impl Tried {
+    fn all(&self) -> Vec<SourceExplanation> {
+        lock(&self.0).clone()
+    }
+
     fn note(&self, source: SourceExplanation) {
         let mut sources = lock(&self.0);
         if let Some(known) = sources.iter_mut().find(|s| s.address == source.address) {
@@ -136,8 +172,8 @@ pub(crate) async fn explain(
     let mode = mode(&settings, requested.or(limit), &facts);
     let (sources, sources_are_past) = match (view.as_ref(), job) {
         (Some(view), _) if !view.sources.is_empty() => (view.sources.clone(), false),
-        (_, Some(job)) => (lock(&job.tried().0).clone(), job.status().state.is_final()),
-        _ => (Vec::new(), false),
+        (_, Some(job)) => (job.tried().all(), job.status().state.is_final()),
+        _ => (shared.taken.sources(&file_id), true),
     };
     let gates = gates_now(shared, &settings);
     let delays = view.as_ref().map(|v| v.delays.clone()).unwrap_or_default();
@@ -229,7 +265,7 @@ fn advice(
     let counts = download.is_none_or(may_be_shared);
     let gates = gates.iter().filter(|_| counts);
     advice.extend(gates.map(|gate| gate.remedy.clone()));
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     advice.retain(|text| seen.insert(text.clone()));
     advice
 }

@@ -121,6 +121,9 @@ async fn finished_download_is_explained_by_number_and_by_file_id() {
         .expect("a content");
     assert_eq!(by_id.download, None);
     assert_eq!(by_id.mode.effective, 0);
+    // Nor is where it came from.
+    assert!(by_id.sources_are_past);
+    assert_eq!(by_id.sources[0].delivered_bytes, 12 * MIB as u64);
     let cache = by_id.cache.expect("in the cache");
     assert_eq!(cache.file_size_in_cache, 12 * MIB as u64);
     assert!(!cache.shared);

@@ -147,7 +147,7 @@ impl Swarm {
         let is_source = |host: &String| all().any(|source| source.host.as_ref() == Some(host));
         let absent: Vec<SourceExplanation> = hosts
             .into_iter()
-            .filter(|host| self.is_wanted() && !is_source(host))
+            .filter(|host| !self.jobs.is_empty() && !is_source(host))
             .map(|host| {
                 let (state, why) = self.why_absent(&settings, &host, now);
                 SourceExplanation {
