@@ -13,6 +13,7 @@ use crate::{
     room,
     shared::{Shared, lock},
     swarm::{Attachment, Counted, Progress},
+    turns::Turn,
 };
 use dosvc_content::{
     DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceIndex, PieceLengths, PiecesHashFile,
@@ -230,14 +231,11 @@ impl Job {
     }
 
     async fn attempt(&self, shared: &Arc<Shared>) -> Result<Arc<Content>, JobError> {
-        let turns = shared.turns.limit(self.request.foreground);
-        self.update(|s| {
-            s.state = JobState::Queued;
-            s.waiting = Some(format!(
-                "waits for its turn: {turns} downloads of its priority run at a time, foreground before background"
-            ));
-        });
-        let _turn = shared.turns.enter(self.request.foreground).await;
+        self.update(|s| s.state = JobState::Queued);
+        let _turn = match shared.turns.try_enter(self.request.foreground) {
+            Some(turn) => turn,
+            None => self.wait_for_turn(shared).await,
+        };
         let clock = Clock {
             job: self,
             started: Instant::now(),
@@ -264,6 +262,16 @@ impl Job {
         self.show_mode(shared, &source);
         self.download(shared, source, &clock).await?;
         Ok(content)
+    }
+
+    async fn wait_for_turn<'a>(&self, shared: &'a Shared) -> Turn<'a> {
+        let limit = shared.turns.limit(self.request.foreground);
+        self.update(|s| {
+            s.waiting = Some(format!(
+                "waits for its turn: {limit} downloads of its priority run at a time, foreground before background"
+            ));
+        });
+        shared.turns.enter(self.request.foreground).await
     }
 
     /// The mode in effect, as settings and gates are now.

@@ -134,13 +134,14 @@ impl Swarm {
     }
 
     /// What a cache host's answers must agree with: the length, and where no hashes tell versions apart, the version
-    /// that the origin has.
+    /// that the origin has: a cache host hands on the origin's tag and date.
     fn validator(&self) -> Validator {
         let mut all = self.origins.values().chain(&self.held);
         let origin = all.find(|s| s.kind == SourceKind::Origin);
         let version = origin.filter(|_| self.content.hash_file().is_none());
         Validator {
             total: Some(self.content.lengths().content_length()),
+            server: None,
             ..version
                 .and_then(|s| s.origin.validator())
                 .unwrap_or_default()

@@ -210,6 +210,13 @@ impl Sources {
             let is = etag.or(last_modified).unwrap_or("unknown");
             return Some(Difference::new("the version (If-Range)", was, is));
         }
+        if pin.server.is_none() && pin.names_version() && !pin.is_confirmed_by(etag, last_modified)
+        {
+            // Of another server than the one that the version is from: it must say that it has the same.
+            let was = pin.etag.as_deref().or(pin.last_modified.as_deref());
+            let is = etag.or(last_modified).unwrap_or("unknown");
+            return Some(Difference::new("the version", was.unwrap_or_default(), is));
+        }
         pin.difference(etag, last_modified)
     }
 
