@@ -13,7 +13,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Output},
     time::{Duration, Instant},
 };
 
@@ -105,6 +105,18 @@ impl Daemon {
     /// Asks it to end and says how it did.
     pub(crate) fn end(&mut self) -> ExitStatus {
         self.process.stop()
+    }
+
+    /// Runs a command beside the daemon that must succeed.
+    pub(crate) fn command(&self, arguments: &[&str]) {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    /// Runs a command beside the daemon.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = dosvc(&self.node, &self.config);
+        command.args(arguments).output().expect("it runs")
     }
 
     /// What it has logged so far.

@@ -109,15 +109,15 @@ impl Machine {
         self.write(&format!("{supplies}/AC/online"), online);
     }
 
-    /// What DHCP says on the adapter of the default route.
-    fn lease(&self, group: &str) {
+    /// What DHCP says on the adapter of the default route, of one of its private options.
+    fn lease(&self, option: u8, text: &str) {
         let route = "Iface Destination Gateway Flags RefCnt Use Metric Mask\neth0 00000000 0100A8C0 0003 0 0 100 00000000\n";
         self.write("proc/net/route", route);
         self.write("sys/class/net/eth0/ifindex", "2");
-        let option: String = group.bytes().map(|b| format!("{b:02x}")).collect();
+        let bytes: String = text.bytes().map(|b| format!("{b:02x}")).collect();
         self.write(
             "run/systemd/netif/leases/2",
-            &format!("OPTION_234={option}\n"),
+            &format!("OPTION_{option}={bytes}\n"),
         );
     }
 }
@@ -384,8 +384,7 @@ fn vpn_takes_the_cache_host_from_a_running_download_where_a_policy_says_so() {
         Content::random(31, CONTENT_BYTES),
     );
     let cache = Origin::with_gate(content.bytes / 2);
-    let host = cache.url("");
-    let host = host.trim_start_matches("http://").trim_end_matches('/');
+    let host = cache.host();
     let daemon = machine.daemon(&format!(
         "download_mode = 0\ncache_host = \"{host}\"\ndisallow_cache_server_downloads_on_vpn = 1"
     ));
@@ -432,6 +431,12 @@ fn vpn_closes_peers_in_a_running_daemon_until_it_is_gone() {
             .iter()
             .any(|note| note.contains("Contoso line"))
     );
+
+    const ALLOWED: &str = "vpn_keywords = \"contoso\"\nallow_vpn_peer_caching = 1";
+    machine.configure(ALLOWED);
+    wait_for_gates(&daemon, &[]);
+    machine.configure("vpn_keywords = \"contoso\"");
+    wait_for_gates(&daemon, &[("vpn", "0x80D03807")]);
 
     machine.vpn(false);
     wait_for_gates(&daemon, &[]);
@@ -563,14 +568,26 @@ fn metered_connection_holds_back_background_downloads_and_lets_them_go() {
 }
 
 #[test]
+fn cache_host_comes_from_dhcp() {
+    let (machine, content) = (Machine::new(), Content::random(30, CONTENT_BYTES));
+    let (origin, cache) = (Origin::start(), Origin::start());
+    let host = cache.host();
+    machine.lease(235, &host);
+    let daemon = machine.daemon("download_mode = 0\ncache_host_source = 1");
+    let result = daemon.get(&origin.url(&content.name), &content, &[]);
+    assert_eq!(result.status.downloaded.cache_server, content.bytes);
+    assert_eq!(result.status.cache_host, Some(host));
+}
+
+#[test]
 fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
     let (first, second, stranger) = (Machine::new(), Machine::new(), Machine::new());
     let content = Content::random(30, CONTENT_BYTES);
     let origin = Origin::with_gate(content.bytes);
     let policies = "download_mode = 2\ngroup_id_source = 3";
-    first.lease(GUID);
-    second.lease(GUID);
-    stranger.lease("00000000-0000-0000-0000-000000000001");
+    first.lease(234, GUID);
+    second.lease(234, GUID);
+    stranger.lease(234, "00000000-0000-0000-0000-000000000001");
     let [seed, member, outsider] = [&first, &second, &stranger].map(|m| m.daemon(policies));
     for line in [
         format!("Using groupID = {GUID}"),
@@ -587,7 +604,7 @@ fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
 
     let mut waiting = outsider.start_get(&url, &["--peer", &peer]);
     // It moves to the group's network: nothing else lets it have a byte.
-    stranger.lease(GUID);
+    stranger.lease(234, GUID);
     wait_for("the new group", PATIENCE, || {
         let line = format!("Hashed groupID = {HASH}");
         outsider.log().contains(&line).then_some(())
@@ -601,7 +618,7 @@ fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
 fn group_mode_without_any_group_has_no_peers_and_says_so() {
     let machine = Machine::new();
     // The automatic order knows nothing of DHCP.
-    machine.lease(GUID);
+    machine.lease(234, GUID);
     let daemon = machine.daemon("download_mode = 2");
     wait_for_gates(&daemon, &[("group", "0x80D03806")]);
     assert_eq!(daemon.status().listening, []);

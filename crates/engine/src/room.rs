@@ -129,7 +129,7 @@ async fn make(shared: &Arc<Shared>, others: u64) -> Result<(), JobError> {
     }
     match writable(shared) {
         Some(bytes) if bytes < wanted && keeps_free(shared) => {
-            Err(refusal(shared, all, bytes, others > 0))
+            Err(refusal(shared, wanted, bytes, others > 0))
         }
         // Nothing is to stay free: the disk itself says when it is full, and what fitted is kept.
         _ => Ok(()),
