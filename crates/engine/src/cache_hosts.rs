@@ -52,7 +52,14 @@ impl CacheHosts {
     }
 
     pub(crate) fn is_banned(&self, host: &str, now: Instant) -> bool {
-        lock(&self.bans).get(host).is_some_and(|until| *until > now)
+        self.banned_for(host, now).is_some()
+    }
+
+    /// How long the host is still left alone.
+    pub(crate) fn banned_for(&self, host: &str, now: Instant) -> Option<Duration> {
+        let bans = lock(&self.bans);
+        let until = bans.get(host)?;
+        until.checked_duration_since(now).filter(|t| !t.is_zero())
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     machine::{self, Facts},
     month,
     request::{Request, parse_hash_file},
+    room,
     shared::{Parts, Settings, Shared, lock},
     swarm::Message,
     upkeep,
@@ -29,6 +30,7 @@ use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -322,6 +324,7 @@ impl Engine {
         let Some(job) = lock(&self.jobs.by_id).remove(&id) else {
             return;
         };
+        self.shared.taken.remember(&job);
         let _ = job.control(Control::Cancel);
         let plain = job
             .content()
@@ -369,7 +372,7 @@ impl Engine {
     /// not be able to open the file.
     ///
     /// # Errors
-    /// When the file is not what the hash file says, or can't be read or stored.
+    /// When the file is not what the hash file says, can't be read or stored, or the cache has no room for it.
     pub async fn import(&self, file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
         let ImportRequest {
             hash_file_json,
@@ -383,6 +386,11 @@ impl Engine {
         let hash = hash_file.hash_of_hashes();
         let length = hash_file.lengths().content_length();
         let store = Arc::clone(&self.shared.store);
+        let written = match link && may_be_linked(&file, store.cache_dir()) {
+            true => 0,
+            false => length,
+        };
+        let intake = room::intake(&self.shared, length, written).await?;
         tokio::task::spawn_blocking(move || {
             let info = AddInfo {
                 urls,
@@ -405,6 +413,9 @@ impl Engine {
         .await
         .map_err(|e| internal_error(&e))?
         .map_err(|e| storage_error(&e))?;
+        drop(intake);
+        // Others may have to go for it.
+        upkeep::enforce_with(&self.shared, 0).await;
         let settings = self.shared.settings();
         if let Some(discovery) = self.shared.discovery()
             && settings.scope(None).offered
@@ -649,4 +660,12 @@ fn load_peer_id(state_dir: &Path) -> Result<PeerId, EngineError> {
         .and_then(|()| std::fs::rename(&fresh, &path))
         .map_err(failed)?;
     Ok(id)
+}
+
+/// Whether the cache can be a hard link to this file: on the cache's file system, and of the same user.
+fn may_be_linked(file: &File, cache_dir: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(cache_dir)) {
+        (Ok(file), Ok(cache)) => (file.dev(), file.uid()) == (cache.dev(), cache.uid()),
+        _ => false,
+    }
 }
