@@ -230,9 +230,7 @@ impl WriteHalf for OwnedWriteHalf {
 /// until the disk has read it.
 #[cfg(target_os = "linux")]
 async fn load(file: &Arc<File>, offset: u64, len: usize) -> io::Result<()> {
-    let last = offset + len.saturating_sub(1) as u64;
-    // What was read ahead comes in order, what has to make room goes in order.
-    if is_in_memory(file, offset) && is_in_memory(file, last) {
+    if is_part_in_memory(file, offset, len) {
         return Ok(());
     }
     let file = Arc::clone(file);
@@ -251,6 +249,14 @@ async fn load(file: &Arc<File>, offset: u64, len: usize) -> io::Result<()> {
         Ok(())
     };
     tokio::task::spawn_blocking(read).await?
+}
+
+/// Whether a part of a file can be sent without waiting for a disk, as far as its ends tell: what is read ahead comes in
+/// order, and what has to make room goes in order.
+#[cfg(target_os = "linux")]
+pub(super) fn is_part_in_memory(file: &File, offset: u64, len: usize) -> bool {
+    let last = offset + len.saturating_sub(1) as u64;
+    is_in_memory(file, last) && is_in_memory(file, offset)
 }
 
 /// Whether a byte can be read without waiting for a disk. True also where the file system doesn't tell.
