@@ -17,7 +17,7 @@ use crate::{
     cache,
     counters::RateMeter,
     errors::storage_error,
-    limiter::{DownloadGate, SwarmPriority},
+    limiter::{DownloadGate, Inflow, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
     uploads::Standing,
@@ -221,6 +221,8 @@ pub(crate) struct Swarm {
     /// See [`Counted::wishes`].
     wishes: u64,
     rate: RateMeter,
+    /// The same, for the connections.
+    inflow: Inflow,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
     /// Who asked the swarm to end; it does unless a job comes. As many as delete the content at once, so few.
@@ -297,6 +299,7 @@ impl Swarm {
             wasted_bytes: 0,
             wishes: 0,
             rate: RateMeter::default(),
+            inflow: Inflow::default(),
             error: None,
             stopping: Vec::new(),
             http_error: None,
@@ -687,6 +690,8 @@ impl Swarm {
             let source = self.origins.get(source);
             *connections.of(source.map_or(SourceKind::Origin, |s| s.kind)) += 1;
         }
+        let rate_bps = self.rate.bps(now);
+        self.inflow.set(rate_bps);
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
             recovered_bytes: self.recovered_bytes,
@@ -695,7 +700,7 @@ impl Swarm {
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted_bytes: self.wasted_bytes,
-            rate_bps: self.rate.bps(now),
+            rate_bps,
             connections,
             num_peers: self.dials.known_count(),
             waiting: self.waiting(now),

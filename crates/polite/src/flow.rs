@@ -31,6 +31,11 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 const READ_AHEAD: Duration = Duration::from_millis(2);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
+/// So much of the inflow may be under way by one connection beyond what fills its path: about what an end takes to answer
+/// when it is busy …
+const QUEUE: Duration = Duration::from_millis(5);
+/// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
+const QUEUE_MIN: u64 = 128 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
 
@@ -85,6 +90,10 @@ pub struct Manner {
     /// It is read at no more than so many bytes a second, so no more than this needs to be under way and to wait in the
     /// socket. (What it is limited to is up to its reader; this keeps the kernel from taking in more.)
     pub rate: Option<u64>,
+    /// So many bytes a second come by all connections together. No more of them than fill the path, and a short queue,
+    /// need be under way by this one: what several senders have under way at once is what overflows the queue before
+    /// us, and what everything else that is said to us waits behind.
+    pub inflow: Option<u64>,
 }
 
 impl Manner {
@@ -110,7 +119,7 @@ impl Sending {
     pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
         let manner = Manner {
             background,
-            rate: None,
+            ..Manner::default()
         };
         self.0.moved(socket, now, manner, look_sent, pace);
     }
@@ -138,13 +147,19 @@ struct Look {
 }
 
 impl Look {
-    /// The window that a rate needs, and the round trip time that it is for.
+    /// The window that a limited rate needs, and the round trip time that it is for.
     fn window_at(&self, rate: u64) -> (u64, Duration) {
+        let least = READ_AHEAD_PACKETS * u64::from(self.packet);
+        self.window_for(rate, READ_AHEAD, least)
+    }
+
+    /// The window that lets so many bytes a second through, and the round trip time that it is for.
+    fn window_for(&self, rate: u64, ahead: Duration, least: u64) -> (u64, Duration) {
         // The least there was: what waits to be read counts in the others.
         let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
-        let bytes = u128::from(rate) * (rtt + READ_AHEAD).as_nanos() / 1_000_000_000;
+        let bytes = u128::from(rate) * (rtt + ahead).as_nanos() / 1_000_000_000;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        (bytes.max(READ_AHEAD_PACKETS * u64::from(self.packet)), rtt)
+        (bytes.max(least), rtt)
     }
 }
 
@@ -268,10 +283,11 @@ impl Flow {
             None
         };
         let needed = manner.rate.map(|rate| look.window_at(rate));
-        let limit = match (polite, needed) {
-            (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
-            (polite, needed) => polite.or(needed),
-        };
+        let enough = manner
+            .inflow
+            .map(|rate| look.window_for(rate, QUEUE, QUEUE_MIN));
+        let windows = [polite, needed, enough].into_iter().flatten();
+        let limit = windows.min_by_key(|(bytes, _)| *bytes);
         self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
