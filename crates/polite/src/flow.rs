@@ -39,6 +39,11 @@ const QUEUE_MIN: u64 = 128 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
 
+/// The kernel sends no longer bursts, in bytes …
+const BURST_MAX: u32 = 64 << 10;
+/// … and shorter ones than this would only cost.
+const BURST_MIN: u32 = 2 << 10;
+
 /// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
 const REORDERED_MAX: u32 = 3;
 
@@ -129,6 +134,14 @@ impl Sending {
     pub fn interval(&self) -> Option<Duration> {
         let held_back = self.0.limit.is_some() && self.0.waiting;
         held_back.then(|| self.0.interval())
+    }
+
+    /// How many bytes to hand to the kernel at once, while that matters; a power of two. Where round trips are short it
+    /// sends up to 64 KiB in one burst, however slow the pace is, and what comes next waits for as long as all of that
+    /// takes at this pace: more than a second at the least one.
+    pub fn burst(&self) -> Option<u32> {
+        let half = u32::try_from(self.0.limit? / 2).unwrap_or(u32::MAX);
+        (half < BURST_MAX).then(|| half.next_power_of_two().max(BURST_MIN))
     }
 }
 
@@ -396,5 +409,25 @@ impl Round {
             self.began = Some(now);
         }
         self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_pace_goes_out_in_bursts_that_fit_it() {
+        let burst = |limit| {
+            let flow = Flow {
+                limit,
+                ..Flow::default()
+            };
+            Sending(flow).burst()
+        };
+        assert_eq!(burst(None), None);
+        assert_eq!(burst(Some(1 << 20)), None, "the kernel's own are shorter");
+        assert_eq!(burst(Some(40_000)), Some(32 << 10));
+        assert_eq!(burst(Some(2 * 1448)), Some(2 << 10), "the least window");
     }
 }
