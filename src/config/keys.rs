@@ -684,7 +684,7 @@ fn quoted(text: impl ToString) -> String {
     format!("{:?}", text.to_string())
 }
 
-fn list(items: &[impl ToString]) -> String {
+fn list(items: &[impl std::fmt::Display]) -> String {
     let items: Vec<String> = items.iter().map(quoted).collect();
     format!("[{}]", items.join(", "))
 }
