@@ -6,6 +6,7 @@ pub(crate) use control_plane::{
     ContentAction, ControlPlaneAction, ControlPlaneArgs, RegisterArgs, TokenAction,
 };
 
+use crate::teredo::args::TeredoArgs;
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use dosvc_content::{ContentId, DownloadMode, HashOfHashes};
 use std::{net::SocketAddr, path::PathBuf};
@@ -72,6 +73,7 @@ pub(crate) enum Command {
     Cancel(JobArgs),
     Demo(DemoArgs),
     ControlPlane(ControlPlaneArgs),
+    Teredo(TeredoArgs),
 }
 
 impl Command {
@@ -91,6 +93,7 @@ impl Command {
                 .action
                 .as_ref()
                 .is_some_and(ControlPlaneAction::wants_json),
+            Self::Teredo(args) => args.wants_json(),
             Self::Run(_) | Self::Pause(_) | Self::Resume(_) | Self::Cancel(_) => false,
         }
     }

@@ -152,6 +152,14 @@ impl Signals {
             interrupt: watch(SignalKind::interrupt())?,
         })
     }
+
+    /// Waits for one that ends a program, and names it.
+    pub(crate) async fn ended(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Reloads when told to; answers with why the daemon shall stop.
