@@ -1,6 +1,7 @@
 //! Engines, an origin and peers on loopback: what a download does end to end.
 
 #[allow(unreachable_pub, reason = "a module of tests")]
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use dosvc_content::{HResult, PiecesHashFile};
