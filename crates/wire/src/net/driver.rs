@@ -222,7 +222,8 @@ impl State {
         match command {
             Command::Choke => {
                 connection.choke();
-                self.answers.clear();
+                let void = self.answers.drain(..).map(|(block, _)| block);
+                self.outbox.extend(void.map(Event::Cancelled));
             }
             Command::Unchoke => connection.unchoke(),
             Command::Interested(interested) => connection.set_interested(interested),
@@ -246,6 +247,8 @@ impl State {
                 if connection.accept_answer(block) {
                     read_ahead(&body, block.len());
                     self.answers.push_back((block, body));
+                } else {
+                    self.outbox.push_back(Event::Cancelled(block));
                 }
             }
             Command::Refuse(block) => {
