@@ -26,13 +26,20 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
-/// So much of a limited rate may wait to be read (each connection has all of this, and a library that reads HTTP has as
-/// much again three times) …
-const READ_AHEAD: Duration = Duration::from_millis(2);
+/// So much of a limited rate may wait to be read at each connection, for readers that wake late …
+const READ_AHEAD: Duration = Duration::from_millis(8);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
+/// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
+const FIRST_ROOM_MIN: u32 = 8 << 10;
+const FIRST_ROOM_MAX: u32 = 64 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
+/// Memory that a byte takes while it waits to be read, with what the system needs around it: more than segments of any
+/// size come to but the smallest, which the system packs when it runs out of room.
+const MEMORY_PER_BYTE: u32 = 2;
+/// A bound is moved when it is off by more than one part in so many.
+const ROOM_SLACK: u32 = 8;
 
 /// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
 const REORDERED_MAX: u32 = 3;
@@ -49,7 +56,7 @@ struct Flow {
     marked: bool,
     /// The knob's setting, if it is set.
     limit: Option<u64>,
-    /// What may wait to be read, while that is bounded.
+    /// There while what waits to be read is bounded.
     room: Option<Room>,
     /// Something waits in the socket, as far as is known.
     waiting: bool,
@@ -57,16 +64,13 @@ struct Flow {
     broken: bool,
 }
 
-/// How many bytes may wait to be read.
+/// The memory that what waits to be read may take.
 #[derive(Debug, Clone, Copy)]
-enum Room {
-    /// To be bounded when so many bytes have come, ever. What was offered before may still arrive, and without room it
-    /// would be dropped and sent again.
-    From(u64),
-    Bounded {
-        now: u32,
-        before: u32,
-    },
+struct Room {
+    /// As it was without a bound.
+    before: u32,
+    /// The most that the system lets us ask for.
+    most: u32,
 }
 
 /// The receiving direction.
@@ -94,25 +98,44 @@ impl Manner {
 }
 
 impl Receiving {
-    /// Bytes have arrived.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, manner: Manner) {
-        self.0.moved(socket, now, manner, look_received, offer);
+    /// Bytes have arrived. Answers with what the socket said, if it was asked.
+    pub fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        manner: Manner,
+    ) -> Option<TcpFacts> {
+        self.0.moved(socket, now, manner, look_received, offer)
     }
 
-    /// Whether the socket was told anything, and not told otherwise since.
-    pub fn is_held(&self) -> bool {
-        self.0.is_held()
+    /// The window that is offered at most, in bytes, while it is bounded.
+    pub fn window(&self) -> Option<u64> {
+        self.0.limit
     }
+}
+
+/// The memory that what waits at a new connection may take, so that a limited reader is not overrun before it has looked
+/// at the connection for the first time. Its round trip is not known then; as soon as it is the room follows.
+pub fn first_room(rate: u64) -> u32 {
+    let bytes = u128::from(rate) * READ_AHEAD.as_nanos() / 1_000_000_000;
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let bytes = bytes.clamp(FIRST_ROOM_MIN, FIRST_ROOM_MAX);
+    bytes * MEMORY_PER_BYTE
 }
 
 impl Sending {
     /// Bytes have been sent or wait for room. `background`: whether the connection is to give way at this moment.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
+    pub fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        background: bool,
+    ) -> Option<TcpFacts> {
         let manner = Manner {
             background,
             rate: None,
         };
-        self.0.moved(socket, now, manner, look_sent, pace);
+        self.0.moved(socket, now, manner, look_sent, pace)
     }
 
     /// How often to call [`Self::moved`] at least, even if nothing moves, for what is held back may wait for long in the
@@ -211,7 +234,7 @@ impl Flow {
     }
 
     fn is_held(&self) -> bool {
-        self.marked || self.limit.is_some()
+        self.marked || self.limit.is_some() || self.room.is_some()
     }
 
     fn moved(
@@ -221,9 +244,9 @@ impl Flow {
         manner: Manner,
         look: fn(&TcpFacts) -> Look,
         steer: Steer,
-    ) {
+    ) -> Option<TcpFacts> {
         if self.broken || (manner.is_plain() && !self.is_held()) {
-            return;
+            return None;
         }
         let turned = manner.background != self.marked || manner.is_plain();
         let due = self
@@ -233,11 +256,19 @@ impl Flow {
         if !turned && !due && manner.rate.is_none() {
             // Somebody who sends: what was sent now may wait.
             self.waiting = true;
-            return;
+            return None;
         }
-        if let Err(error) = self.apply(socket, now, manner, look, steer) {
-            tracing::debug!(%error, "connection can't be made to give way");
-            self.broken = true;
+        let applied = socket::facts(socket).and_then(|facts| {
+            self.apply(socket, now, manner, (&facts, look(&facts)), steer)?;
+            Ok(facts)
+        });
+        match applied {
+            Ok(facts) => Some(facts),
+            Err(error) => {
+                tracing::debug!(%error, "connection can't be made to give way");
+                self.broken = true;
+                None
+            }
         }
     }
 
@@ -246,10 +277,9 @@ impl Flow {
         socket: BorrowedSocket<'_>,
         now: Instant,
         manner: Manner,
-        look: fn(&TcpFacts) -> Look,
+        (facts, look): (&TcpFacts, Look),
         steer: Steer,
     ) -> io::Result<()> {
-        let look = look(&socket::facts(socket)?);
         if look.bytes < self.bytes {
             // Another connection between the same addresses.
             *self = Self::default();
@@ -272,45 +302,51 @@ impl Flow {
             (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
             (polite, needed) => polite.or(needed),
         };
-        self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
             steer(socket, limit)?;
         }
         self.limit = limit.map(|(bytes, _)| bytes);
-        Ok(())
+        self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)
     }
 
     /// Lets no more wait to be read than is needed, or as much as there was before.
-    fn make_room(
+    ///
+    /// What waits already, and what the other end was told that it may send, keeps its room until it is read: what finds
+    /// none is dropped, and sent again much later.
+    fn bound_room(
         &mut self,
         socket: BorrowedSocket<'_>,
         needed: Option<u64>,
-        received: u64,
+        offered: Option<u32>,
     ) -> io::Result<()> {
-        let needed = needed.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
-        match (needed, self.room) {
-            (Some(_), None) => {
-                let offered = u64::from(socket::receive_room(socket)?);
-                self.room = Some(Room::From(received.saturating_add(offered)));
+        let Some(needed) = needed else {
+            // The kernel would not make it larger by itself where it once was as large.
+            if let Some(room) = self.room.take() {
+                socket::set_receive_room(socket, room.before)?;
+                socket::set_window_clamp(socket, None)?;
             }
-            (Some(now), Some(Room::From(bytes))) if received >= bytes => {
-                let before = socket::receive_room(socket)?;
-                socket::set_receive_room(socket, now)?;
-                self.room = Some(Room::Bounded { now, before });
-            }
-            (Some(now), Some(Room::Bounded { now: last, before })) if now != last => {
-                socket::set_receive_room(socket, now)?;
-                self.room = Some(Room::Bounded { now, before });
-            }
-            (None, Some(room)) => {
-                // The kernel would not make it larger by itself where it once was as large.
-                if let Room::Bounded { before, .. } = room {
-                    socket::set_receive_room(socket, before)?;
-                }
-                self.room = None;
-            }
-            _ => {}
+            return Ok(());
+        };
+        let memory = socket::receive_memory(socket)?;
+        let room = self.room.get_or_insert(Room {
+            before: memory.room,
+            most: u32::MAX,
+        });
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        let needed = needed.saturating_mul(MEMORY_PER_BYTE);
+        let offered = offered.map_or(memory.room, |bytes| bytes.saturating_mul(MEMORY_PER_BYTE));
+        let held = memory.used.saturating_add(offered).min(memory.room);
+        let wanted = needed.max(held);
+        if wanted > room.most || wanted.abs_diff(memory.room) <= memory.room / ROOM_SLACK {
+            // Where the system lets us ask for no more, it makes the room larger by itself as long as the window, which
+            // is bounded, does not fit.
+            return Ok(());
+        }
+        socket::set_receive_room(socket, wanted)?;
+        let got = socket::receive_memory(socket)?.room;
+        if got < wanted {
+            room.most = got;
         }
         Ok(())
     }
