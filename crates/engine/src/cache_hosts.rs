@@ -15,18 +15,27 @@ pub(crate) const BAN_TIME: Duration = Duration::from_secs(15 * 60);
 const BANS_MAX: usize = 512;
 
 /// What the engine knows of cache hosts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CacheHosts {
+    config: OriginConfig,
     /// Made when the first content is asked of one.
     client: OnceLock<Option<OriginClient>>,
     bans: Mutex<HashMap<String, Instant>>,
 }
 
 impl CacheHosts {
+    pub(crate) fn new(config: OriginConfig) -> Self {
+        Self {
+            config,
+            client: OnceLock::new(),
+            bans: Mutex::default(),
+        }
+    }
+
     /// The HTTP client; `None` when it cannot be set up.
     pub(crate) fn client(&self) -> Option<&OriginClient> {
         let make = || {
-            OriginClient::new(OriginConfig::cache_host())
+            OriginClient::new(self.config.clone())
                 .inspect_err(|error| tracing::error!(%error, "cache hosts cannot be used"))
                 .ok()
         };
@@ -102,7 +111,7 @@ mod tests {
 
     #[test]
     fn ban_ends() {
-        let (hosts, now) = (CacheHosts::default(), Instant::now());
+        let (hosts, now) = (CacheHosts::new(OriginConfig::cache_host()), Instant::now());
         hosts.ban("a", now);
         assert!(hosts.is_banned("a", now) && !hosts.is_banned("b", now));
         assert!(!hosts.is_banned("a", now + BAN_TIME));

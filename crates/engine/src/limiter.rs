@@ -2,19 +2,19 @@
 //!
 //! [`TokenBucket`] is pure (`now` is an argument); [`Limiter`] adds waiting. What holds:
 //!
-//! - Over any time no more passes than the rate allows in it, and one bucket ([`BUCKET`]) and one part ([`slice`]) of
-//!   each taker more. Every byte is paid for, whatever happens to the rate meanwhile.
+//! - Over any time no more is let through than the rate allows in it, and one bucket ([`BUCKET`]) and one part
+//!   ([`slice`]) of each taker more. Every byte is paid for, whatever happens to the rate meanwhile.
 //! - Takers are served in the order in which they came, those in the foreground first. Each takes a part at a time, so
 //!   connections share evenly.
 //! - A new rate is in force at once, for those who wait too.
 //! - No timer without somebody who waits, and then at most 500 a second each.
 //!
-//! A rate is what crosses the network's interface, as an administrator reads its counters: [`on_wire`] adds what headers
-//! take to the bytes that are moved.
+//! A rate is what crosses the network's interface, as an administrator reads its counters. `dosvc_polite::limited` says
+//! how connections come to take just that.
 
 use dosvc_content::ByteRate;
 use dosvc_policy::Priority;
-use dosvc_wire::net::Throttle;
+use dosvc_polite::Throttle;
 use std::{
     future::Future,
     pin::Pin,
@@ -36,17 +36,6 @@ const SLICE_MIN: u32 = 1448;
 const SLICE_MAX: u32 = 512 << 10;
 /// Nobody waits for less than this. What is not waited for is owed.
 const WAIT_MIN: Duration = Duration::from_millis(2);
-
-/// Headers of a full segment on Ethernet: Ethernet, IPv4, TCP with timestamps …
-const HEADERS: u64 = 14 + 20 + 32;
-/// … for this much content.
-const SEGMENT: u64 = 1448;
-
-/// Bytes on the network's interface for bytes of content. With IPv6 it is 1.4 % more than this, with jumbo frames 3.8 %
-/// less; TLS adds 0.3 %.
-pub(crate) fn on_wire(bytes: u64) -> u64 {
-    bytes + bytes * HEADERS / SEGMENT
-}
 
 /// Bytes that are taken at once at a rate.
 fn slice(rate: Option<ByteRate>) -> u32 {
@@ -125,6 +114,15 @@ impl TokenBucket {
         Ticket {
             priority,
             end: *taken,
+        }
+    }
+
+    /// Bytes have passed that nobody had a place for.
+    fn charge(&mut self, bytes: u64, priority: Priority, now: Instant) {
+        let ticket = self.take(bytes, priority, now);
+        if priority == Priority::Background {
+            // The foreground can't get before them any more, nor before who came earlier.
+            self.background_passed = ticket.end;
         }
     }
 
@@ -209,6 +207,14 @@ impl Limiter {
         self.rate().is_none()
     }
 
+    /// So many bytes have passed already: who comes next waits for them.
+    pub(crate) fn charge(&self, bytes: u64, priority: Priority) {
+        if !self.is_unlimited() {
+            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.charge(bytes, priority, Instant::now());
+        }
+    }
+
     /// Waits until the bytes may pass. Who gives up waiting has taken them nevertheless.
     pub(crate) async fn take(&self, bytes: u32, priority: Priority) {
         if self.is_unlimited() {
@@ -223,8 +229,8 @@ impl Limiter {
             // Made before the rate is looked at, so that no change is missed.
             let changed = self.changed.notified();
             let wait = with(&mut |bucket, now| {
-                let ticket = *ticket
-                    .get_or_insert_with(|| bucket.take(on_wire(bytes.into()), priority, now));
+                let ticket =
+                    *ticket.get_or_insert_with(|| bucket.take(bytes.into(), priority, now));
                 bucket.wait(ticket, now)
             });
             if wait.is_zero() {
@@ -254,6 +260,10 @@ pub(crate) struct Budgets {
 pub(crate) struct SwarmPriority(Arc<AtomicBool>);
 
 impl SwarmPriority {
+    pub(crate) fn new(foreground: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(foreground)))
+    }
+
     /// Sets it and says what it was.
     pub(crate) fn swap(&self, foreground: bool) -> bool {
         self.0.swap(foreground, Ordering::Relaxed)
@@ -293,6 +303,10 @@ impl Throttle for DownloadGate {
         Box::pin(self.limiter().take(bytes, self.priority.get()))
     }
 
+    fn charge(&self, bytes: u64) {
+        self.limiter().charge(bytes, self.priority.get());
+    }
+
     fn is_unlimited(&self) -> bool {
         self.limiter().is_unlimited()
     }
@@ -322,6 +336,10 @@ impl Throttle for UploadGate {
         Box::pin(self.budgets.upload.take(bytes, self.priority.get()))
     }
 
+    fn charge(&self, bytes: u64) {
+        self.budgets.upload.charge(bytes, self.priority.get());
+    }
+
     fn is_unlimited(&self) -> bool {
         self.budgets.upload.is_unlimited()
     }
@@ -343,6 +361,8 @@ impl Throttle for LanGate {
     fn take(&self, _: u32) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
+
+    fn charge(&self, _: u64) {}
 
     fn is_unlimited(&self) -> bool {
         true

@@ -199,8 +199,6 @@ pub(crate) struct Shared {
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
-    /// What is known of HTTP connections, to give way on them.
-    pub(crate) receivers: dosvc_polite::Receivers,
     /// What keeps the budgets at what they should be.
     pub(crate) bandwidth: Bandwidth,
     /// What was uploaded this month.
@@ -243,6 +241,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
     pub(crate) origins: OriginClient,
+    pub(crate) cache_hosts: CacheHosts,
     pub(crate) pool: BlockPool,
     pub(crate) links: Links,
 }
@@ -255,6 +254,7 @@ impl Shared {
             store,
             host,
             origins,
+            cache_hosts,
             pool,
             links,
         } = parts;
@@ -273,7 +273,6 @@ impl Shared {
         bandwidth.apply(&budgets, &settings.config.policies);
         Self {
             budgets: Arc::new(budgets),
-            receivers: dosvc_polite::Receivers::default(),
             bandwidth,
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
@@ -283,7 +282,7 @@ impl Shared {
             store,
             host,
             origins,
-            cache_hosts: CacheHosts::default(),
+            cache_hosts,
             hash_file_fetches: Semaphore::new(crate::metadata::HTTP_FETCHES_MAX),
             pool,
             totals: Totals::default(),

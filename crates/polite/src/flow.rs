@@ -26,8 +26,9 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
-/// So much of a limited rate may wait to be read at each connection, for readers that wake late …
-const READ_AHEAD: Duration = Duration::from_millis(8);
+/// So much of a limited rate, and a quarter of what a round trip brings, may wait to be read at each connection, for
+/// readers that wake late …
+const READ_AHEAD: Duration = Duration::from_millis(4);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
 /// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
@@ -73,6 +74,13 @@ struct Room {
     most: u32,
 }
 
+impl Room {
+    /// Whether the system grants what is asked for.
+    fn is_bounded(self) -> bool {
+        self.most == u32::MAX
+    }
+}
+
 /// The receiving direction.
 #[derive(Debug, Default)]
 pub struct Receiving(Flow);
@@ -111,6 +119,11 @@ impl Receiving {
     /// The window that is offered at most, in bytes, while it is bounded.
     pub fn window(&self) -> Option<u64> {
         self.0.limit
+    }
+
+    /// Whether what may wait to be read is bounded.
+    pub fn is_bounded(&self) -> bool {
+        self.0.room.is_some_and(Room::is_bounded)
     }
 }
 
@@ -165,7 +178,8 @@ impl Look {
     fn window_at(&self, rate: u64) -> (u64, Duration) {
         // The least there was: what waits to be read counts in the others.
         let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
-        let bytes = u128::from(rate) * (rtt + READ_AHEAD).as_nanos() / 1_000_000_000;
+        let time = rtt + rtt / 4 + READ_AHEAD;
+        let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         (bytes.max(READ_AHEAD_PACKETS * u64::from(self.packet)), rtt)
     }
@@ -211,13 +225,31 @@ fn known(time: Duration) -> Option<Duration> {
 }
 
 /// The window to offer, in bytes.
-fn offer(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+fn offer(
+    socket: BorrowedSocket<'_>,
+    window: Option<(u64, Duration)>,
+    room: Option<Room>,
+) -> io::Result<()> {
     let bytes = window.map(|(bytes, _)| u32::try_from(bytes).unwrap_or(u32::MAX));
-    socket::set_window_clamp(socket, bytes)
+    socket::set_window_clamp(socket, bytes)?;
+    let kept = match (room, bytes) {
+        (Some(room), _) if room.is_bounded() => true,
+        // The room is as large as it needs to be for that.
+        (_, Some(bytes)) => {
+            socket::receive_memory(socket)?.room >= bytes.saturating_mul(MEMORY_PER_BYTE)
+        }
+        (_, None) => false,
+    };
+    socket::set_room_kept(socket, kept);
+    Ok(())
 }
 
 /// The rate at which a window goes out in a round trip.
-fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+fn pace(
+    socket: BorrowedSocket<'_>,
+    window: Option<(u64, Duration)>,
+    _: Option<Room>,
+) -> io::Result<()> {
     let rate = window.map(|(bytes, rtt)| {
         let rate = u128::from(bytes) * 1_000_000_000 / rtt.as_nanos().max(1);
         u64::try_from(rate).unwrap_or(u64::MAX)
@@ -225,7 +257,7 @@ fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Resu
     socket::set_pacing_rate(socket, rate)
 }
 
-type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>) -> io::Result<()>;
+type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>, Option<Room>) -> io::Result<()>;
 
 impl Flow {
     fn interval(&self) -> Duration {
@@ -302,12 +334,13 @@ impl Flow {
             (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
             (polite, needed) => polite.or(needed),
         };
+        self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
-            steer(socket, limit)?;
+            steer(socket, limit, self.room)?;
         }
         self.limit = limit.map(|(bytes, _)| bytes);
-        self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)
+        Ok(())
     }
 
     /// Lets no more wait to be read than is needed, or as much as there was before.
@@ -324,7 +357,7 @@ impl Flow {
             // The kernel would not make it larger by itself where it once was as large.
             if let Some(room) = self.room.take() {
                 socket::set_receive_room(socket, room.before)?;
-                socket::set_window_clamp(socket, None)?;
+                socket::set_room_kept(socket, false);
             }
             return Ok(());
         };

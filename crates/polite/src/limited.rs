@@ -3,7 +3,8 @@
 //! How a limit becomes exact on the wire:
 //!
 //! 1. *The kernel takes in no more than was asked for.* What may wait to be read is bounded, from before a connection is
-//!    made ([`first_room`](crate::flow::first_room)), to what the rate brings in a round trip and 8 ms. When that much
+//!    made ([`first_room`](crate::flow::first_room)), to little more than what the rate
+//!    brings in a round trip. When that much
 //!    waits, the other end may send a byte only for a byte that is read.
 //! 2. *Bytes are asked for when they are paid for.* A part is read, or given to the kernel to be sent, once the limiter
 //!    has given way for it.
@@ -36,6 +37,8 @@ pub enum Leave {
 pub struct Intake {
     flow: Receiving,
     meter: Meter,
+    /// The kernel was told to acknowledge what comes while the limit is waited for.
+    acknowledging: bool,
 }
 
 impl Intake {
@@ -48,10 +51,18 @@ impl Intake {
         wanted: usize,
     ) -> Leave {
         let most = self.flow.window().map_or(u64::MAX, on_wire);
-        self.meter.ask(socket, gate, wanted, |facts, headers| Seen {
+        let leave = self.meter.ask(socket, gate, wanted, |facts, headers| Seen {
             counted: received(facts, headers),
             most,
-        })
+        });
+        let waits = matches!(leave, Leave::Pay(_)) && self.flow.is_bounded();
+        if let Some(socket) = socket.filter(|_| waits != self.acknowledging) {
+            self.acknowledging = waits;
+            if let Err(error) = socket::set_acknowledging(socket, waits) {
+                tracing::debug!(%error, "a limited connection's acknowledgements are late");
+            }
+        }
+        leave
     }
 
     /// So many bytes have been read.

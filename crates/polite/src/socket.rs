@@ -6,13 +6,13 @@ use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    BorrowedSocket, facts, headers, receive_memory, set_first_receive_room, set_lower_effort,
-    set_pacing_rate, set_receive_room, set_window_clamp,
+    BorrowedSocket, facts, headers, receive_memory, set_acknowledging, set_first_receive_room,
+    set_lower_effort, set_pacing_rate, set_receive_room, set_room_kept, set_window_clamp,
 };
 #[cfg(not(target_os = "linux"))]
 pub use other::{
-    BorrowedSocket, facts, headers, receive_memory, set_first_receive_room, set_lower_effort,
-    set_pacing_rate, set_receive_room, set_window_clamp,
+    BorrowedSocket, facts, headers, receive_memory, set_acknowledging, set_first_receive_room,
+    set_lower_effort, set_pacing_rate, set_receive_room, set_room_kept, set_window_clamp,
 };
 
 /// The lower-effort class, DSCP 000001 (RFC 8622), as it stands in the field of IPv4 and IPv6.
@@ -175,22 +175,23 @@ mod linux {
     /// Offers the other end a window of at most so many bytes, or as many as the kernel likes; what was offered already
     /// stays so.
     ///
-    /// The kernel raises this bound whenever it makes the receive buffer larger. Where the buffer has room enough it is
-    /// kept from that (Linux 5.14); else this is to be called again and again.
+    /// The kernel raises this bound whenever it makes the receive buffer larger, from which [`set_room_kept`] keeps it;
+    /// else this is to be called again and again.
     ///
     /// # Errors
     /// What setsockopt(2) says.
     pub fn set_window_clamp(socket: BorrowedFd<'_>, bytes: Option<u32>) -> io::Result<()> {
-        // At least half of the buffer is window.
-        let room = SockRef::from(&socket).recv_buffer_size()? / 2;
-        let keep = bytes.is_some_and(|bytes| usize::try_from(bytes).is_ok_and(|b| b <= room));
-        let lock: c_int = if keep { SOCK_RCVBUF_LOCK } else { 0 };
-        // Older kernels don't know it.
-        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock);
         // Past the largest window of TCP there is no difference.
         let value = bytes.and_then(|bytes| c_int::try_from(bytes).ok());
         let value = value.unwrap_or(c_int::MAX).min(1 << 30);
         set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &value)
+    }
+
+    /// Keeps the system from making the receive buffer larger, or no more. Does nothing before Linux 5.14.
+    pub fn set_room_kept(socket: BorrowedFd<'_>, on: bool) {
+        let lock: c_int = if on { SOCK_RCVBUF_LOCK } else { 0 };
+        // Older kernels don't know it.
+        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock);
     }
 
     /// What waits in the socket to be read, and what may.
@@ -219,8 +220,8 @@ mod linux {
         })
     }
 
-    /// Lets so much memory be taken by what waits to be read, or as much as the system allows. It stays so until
-    /// [`set_window_clamp`] leaves the buffer to the system again.
+    /// Lets so much memory be taken by what waits to be read, or as much as the system allows, and keeps it so as
+    /// [`set_room_kept`] does.
     ///
     /// A window alone doesn't bound what waits: it is offered anew for every byte that arrives, read or not.
     ///
@@ -247,6 +248,30 @@ mod linux {
         set_receive_room(socket, bytes)?;
         // A connection that begins with a buffer of a fixed size never scales its window beyond that.
         unlock()
+    }
+
+    /// Acknowledges what comes as it comes although nobody reads, or leaves that to the kernel. For a socket whose room is
+    /// bounded; it stays so.
+    ///
+    /// The kernel holds an acknowledgement back while the window shrinks, for whoever reads will soon open it again. A
+    /// reader that waits for a limit does not, and a sender near by that hears nothing for two milliseconds sends its last
+    /// segment again. While this is on, the socket hardly ever counts as readable.
+    ///
+    /// # Errors
+    /// What setsockopt(2) and getsockopt(2) say.
+    pub fn set_acknowledging(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+        let low_water = |bytes: c_int| set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes);
+        if !on {
+            return low_water(1);
+        }
+        // As long as fewer bytes wait than somebody wants to be woken for, the kernel acknowledges every other segment.
+        // To a buffer of a fixed size it allows no more than half of that, less than fits; another it makes larger.
+        let room = receive_memory(socket)?.room;
+        set_room_kept(socket, false);
+        low_water(c_int::try_from(room).unwrap_or(c_int::MAX))?;
+        set_receive_room(socket, room)?;
+        // What is held back now.
+        set(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &1)
     }
 
     /// Sends at most so many bytes a second; `None` takes the limit away. The kernel paces by itself or leaves it to
@@ -390,6 +415,7 @@ mod linux {
             let waiting = fill(&server, &client);
             assert!(waiting <= u64::from(ROOM), "{waiting}");
             set_receive_room(client.as_fd(), 1 << 20).expect("any number");
+            set_room_kept(client.as_fd(), false);
             set_window_clamp(client.as_fd(), None).expect("any number");
             server.set_nonblocking(false).expect("a socket");
             let sender = std::thread::spawn(move || (&server).write_all(&[7; 8 << 20]));
@@ -445,6 +471,9 @@ mod other {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Unsupported: does nothing.
+    pub fn set_room_kept(_: BorrowedSocket<'_>, _: bool) {}
+
     /// Unsupported.
     pub fn receive_memory(_: BorrowedSocket<'_>) -> io::Result<ReceiveMemory> {
         Err(io::ErrorKind::Unsupported.into())
@@ -457,6 +486,11 @@ mod other {
 
     /// Unsupported.
     pub fn set_first_receive_room(_: BorrowedSocket<'_>, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_acknowledging(_: BorrowedSocket<'_>, _: bool) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
