@@ -169,31 +169,28 @@ fn month_of(time: DateTime) -> Month {
 /// server.
 pub(crate) struct HttpGate {
     gate: DownloadGate,
-    shared: Arc<Shared>,
+    bandwidth: Arc<Bandwidth>,
     /// The server is in the LAN, or on this machine.
     in_lan: bool,
 }
 
 impl HttpGate {
-    /// `server`: where the bytes come from; `None` when a proxy may stand between.
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        priority: SwarmPriority,
-        server: Option<IpAddr>,
-    ) -> Self {
+    /// `server`: where the bytes come from; `None` when a proxy may stand between. Keeps nothing of the engine alive but
+    /// its budgets, for connections outlive it.
+    pub(crate) fn new(shared: &Shared, priority: SwarmPriority, server: Option<IpAddr>) -> Self {
         Self {
             gate: DownloadGate {
                 budgets: Arc::clone(&shared.budgets),
                 priority,
             },
+            bandwidth: Arc::clone(&shared.bandwidth),
             in_lan: server.is_some_and(|ip| shared.is_in_lan(ip)),
-            shared,
         }
     }
 
     fn is_spared(&self) -> bool {
         let foreground = self.gate.priority.is_foreground();
-        self.in_lan && self.shared.bandwidth.is_spared(foreground)
+        self.in_lan && self.bandwidth.is_spared(foreground)
     }
 }
 
@@ -208,7 +205,7 @@ impl Throttle for HttpGate {
 
     fn count(&self, bytes: u64) {
         if !self.is_spared() {
-            self.shared.bandwidth.count(bytes);
+            self.bandwidth.count(bytes);
         }
     }
 
@@ -252,7 +249,7 @@ impl dosvc_origin::Limits for HttpLimits {
         match self.0.get().and_then(Weak::upgrade) {
             Some(shared) => {
                 let priority = SwarmPriority::new(!background);
-                Arc::new(HttpGate::new(shared, priority, server))
+                Arc::new(HttpGate::new(&shared, priority, server))
             }
             None => Arc::new(Unlimited),
         }

@@ -200,7 +200,7 @@ pub(crate) struct Shared {
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
     /// What keeps the budgets at what they should be.
-    pub(crate) bandwidth: Bandwidth,
+    pub(crate) bandwidth: Arc<Bandwidth>,
     /// What was uploaded this month.
     pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
@@ -273,7 +273,7 @@ impl Shared {
         bandwidth.apply(&budgets, &settings.config.policies);
         Self {
             budgets: Arc::new(budgets),
-            bandwidth,
+            bandwidth: Arc::new(bandwidth),
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),

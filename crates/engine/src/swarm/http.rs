@@ -61,7 +61,7 @@ impl Fetch {
         let mut body = self.origin.fetch(start..end).await?;
         // The swarm's priority may change meanwhile: its own gate follows.
         body.limit(Arc::new(HttpGate::new(
-            Arc::clone(&self.shared),
+            &self.shared,
             self.priority.clone(),
             body.server().map(|server| server.ip()),
         )));
