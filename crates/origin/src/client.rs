@@ -635,4 +635,16 @@ mod tests {
         assert_eq!(OriginConfig::default().connect_timeout.as_secs(), 15);
         assert_eq!(OriginConfig::cache_host().connect_timeout.as_secs(), 3);
     }
+
+    #[test]
+    fn user_and_password_of_a_url_are_sent_apart_from_it() {
+        let value = authorization(&url("http://some%40one:se%3Acret@host/")).unwrap();
+        // some@one:se:cret
+        assert_eq!(value, "Basic c29tZUBvbmU6c2U6Y3JldA==");
+        assert_eq!(authorization(&url("http://host/")), None);
+        let request = client().request(&url("http://a:b@host/p?q#f"), HeaderMap::new());
+        let request = request.unwrap();
+        assert_eq!(request.uri(), "http://host/p?q");
+        assert!(request.headers().contains_key(AUTHORIZATION));
+    }
 }
