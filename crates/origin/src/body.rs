@@ -195,9 +195,16 @@ impl Reader {
     /// [`OriginError::Stalled`] when none come within the idle timeout or when they come below the floor over that
     /// time; [`OriginError::Lost`] when the connection ends within the body.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let since = Instant::now();
-        let next = tokio::time::timeout(self.idle_timeout, chunk(&mut self.response)).await;
-        self.waited += since.elapsed();
+        let waiting = Waiting::new(self.line().cloned());
+        let next = loop {
+            let left = self.idle_timeout.saturating_sub(waiting.time());
+            let next = tokio::time::timeout(left, chunk(&mut self.response)).await;
+            // Our own limit may have been what was waited for.
+            if next.is_ok() || waiting.time() >= self.idle_timeout {
+                break next;
+            }
+        };
+        self.waited += waiting.time();
         let next = match next {
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {
@@ -232,6 +239,28 @@ impl Reader {
             received: self.received,
             waited: self.waited,
         }
+    }
+}
+
+/// How long a server is waited for. What our own limit took of it does not count.
+struct Waiting {
+    line: Option<LineInfo>,
+    since: Instant,
+    held: Duration,
+}
+
+impl Waiting {
+    fn new(line: Option<LineInfo>) -> Self {
+        Self {
+            since: Instant::now(),
+            held: line.as_ref().map(LineInfo::held).unwrap_or_default(),
+            line,
+        }
+    }
+
+    fn time(&self) -> Duration {
+        let held = self.line.as_ref().map(LineInfo::held).unwrap_or_default();
+        self.since.elapsed().saturating_sub(held - self.held)
     }
 }
 

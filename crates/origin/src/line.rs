@@ -22,6 +22,10 @@ use tokio::net::{TcpSocket, TcpStream};
 /// A connection that nobody hears of is asked whether it is still there after this long.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// What comes after a request, or in a handshake, while nobody reads a body: so many bytes don't wait for the limit, they are
+/// owed. How soon a server answers is not the limit's business.
+const HEAD: usize = 8 << 10;
+
 /// What limits the connections of an [`OriginClient`](crate::OriginClient).
 pub trait Limits: fmt::Debug + Send + Sync {
     /// What a connection to this server (`None`: to a proxy) passes through while no body is read from it that
@@ -48,6 +52,10 @@ struct Readers {
     next: u64,
     /// For what nobody reads.
     standing: Arc<dyn Throttle>,
+    /// How long the limit has been waited for, up to …
+    held: Duration,
+    /// … this wait, if there is one.
+    held_since: Option<Instant>,
 }
 
 /// Somebody who reads from a connection through a gate of its own, as long as this lives.
@@ -70,12 +78,29 @@ impl LineInfo {
         }
     }
 
-    fn gate(&self) -> Arc<dyn Throttle> {
+    /// How long the limit has been waited for, ever: that nothing comes meanwhile is not the server's fault.
+    pub(crate) fn held(&self) -> Duration {
+        let readers = self.lock();
+        let now = readers.held_since.map(|since| since.elapsed());
+        readers.held + now.unwrap_or_default()
+    }
+
+    fn hold(&self, on: bool) {
+        let mut readers = self.lock();
+        if let Some(since) = readers.held_since.take() {
+            readers.held += since.elapsed();
+        }
+        readers.held_since = on.then(Instant::now);
+    }
+
+    /// The gate, and whether somebody reads through it.
+    fn gate(&self) -> (Arc<dyn Throttle>, bool) {
         let readers = self.lock();
         let mut gates = readers.gates.iter().map(|(_, gate)| gate);
         let first = readers.gates.first().map(|(_, gate)| gate);
         let gate = gates.find(|gate| !gate.is_background()).or(first);
-        Arc::clone(gate.unwrap_or(&readers.standing))
+        let is_read = gate.is_some();
+        (Arc::clone(gate.unwrap_or(&readers.standing)), is_read)
     }
 
     fn lock(&self) -> MutexGuard<'_, Readers> {
@@ -112,6 +137,8 @@ pub(crate) struct Line {
     intake: Intake,
     /// What the limiter is waited for.
     payment: Option<Payment>,
+    /// How much of a head may still come; see [`HEAD`].
+    head: usize,
 }
 
 impl Line {
@@ -142,6 +169,8 @@ impl Line {
                 gates: Vec::new(),
                 next: 0,
                 standing,
+                held: Duration::ZERO,
+                held_since: None,
             })),
         };
         Ok(Self {
@@ -149,6 +178,7 @@ impl Line {
             info,
             intake,
             payment: None,
+            head: HEAD,
         })
     }
 
@@ -156,13 +186,17 @@ impl Line {
     fn poll_leave(
         &mut self,
         cx: &mut Context<'_>,
-        gate: &Arc<dyn Throttle>,
+        (gate, is_read): (&Arc<dyn Throttle>, bool),
         wanted: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
             if let Some(payment) = &mut self.payment {
                 ready!(payment.as_mut().poll(cx));
                 self.payment = None;
+                self.info.hold(false);
+            }
+            if !is_read && self.head > 0 {
+                return Poll::Ready(Ok(wanted.min(self.head)));
             }
             if !gate.is_unlimited() {
                 ready!(self.tcp.poll_read_ready(cx))?;
@@ -172,6 +206,7 @@ impl Line {
                 Leave::Pay(bytes) => {
                     let gate = Arc::clone(gate);
                     self.payment = Some(Box::pin(async move { gate.take(bytes).await }));
+                    self.info.hold(true);
                 }
             }
         }
@@ -185,8 +220,8 @@ impl AsyncRead for Line {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let gate = this.info.gate();
-        let most = ready!(this.poll_leave(cx, &gate, buf.remaining()))?;
+        let (gate, is_read) = this.info.gate();
+        let most = ready!(this.poll_leave(cx, (&gate, is_read), buf.remaining()))?;
         let bytes = if most >= buf.remaining() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
@@ -197,6 +232,10 @@ impl AsyncRead for Line {
             let bytes = part.filled().len();
             buf.advance(bytes);
             bytes
+        };
+        this.head = match is_read {
+            true => 0,
+            false => this.head.saturating_sub(bytes),
         };
         this.intake
             .moved(socket_of(&this.tcp), &*gate, bytes, Instant::now());
@@ -210,6 +249,7 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.head = HEAD;
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
@@ -218,6 +258,7 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.head = HEAD;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
 

@@ -205,6 +205,9 @@ impl Meter {
         counted: fn(&TcpFacts, u32) -> u64,
     ) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if gate.is_unlimited() {
+            *self = Self::default();
+        }
         self.credit = self.credit.saturating_sub(bytes);
         match (&mut self.counter, facts) {
             (Some(counter), Some(facts)) => {

@@ -16,6 +16,9 @@ use crate::server::{Reply, Server, config, content, read};
 const LENGTH: usize = 200_000;
 const LENGTH_U64: u64 = 200_000;
 
+/// How long a server may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Lets through what the test says, and counts.
 #[derive(Debug)]
 struct Gate {
@@ -97,6 +100,7 @@ async fn rig() -> (Server, Arc<Gates>, OriginClient) {
     });
     let client = OriginClient::new(OriginConfig {
         limits: Arc::clone(&gates) as _,
+        idle_timeout: IDLE_TIMEOUT,
         ..config()
     });
     (server, gates, client.unwrap())
@@ -108,7 +112,7 @@ async fn each_priority_has_connections_and_a_limit_of_its_own() {
     gates.background.open();
     // Nothing is let through in the foreground, and that keeps no other from anything.
     let waiting = client.open(vec![server.url("/file")], None);
-    let waiting = tokio::spawn(async move { waiting.fetch(0..LENGTH_U64).await.map(drop) });
+    let waiting = tokio::spawn(async move { read(waiting.fetch(0..LENGTH_U64).await?).await });
     let origin = client
         .in_background(true)
         .open(vec![server.url("/file")], None);
@@ -120,7 +124,7 @@ async fn each_priority_has_connections_and_a_limit_of_its_own() {
     assert!((LENGTH_U64..most).contains(&taken), "{taken} for {LENGTH}");
     // The same content, now somebody waits for it.
     gates.foreground.open();
-    assert!(waiting.await.unwrap().is_ok());
+    assert_eq!(waiting.await.unwrap().unwrap(), content(LENGTH));
     origin.set_background(false);
     let body = origin.fetch(0..LENGTH_U64).await.unwrap();
     assert_eq!(read(body).await.unwrap(), content(LENGTH));
@@ -131,14 +135,15 @@ async fn each_priority_has_connections_and_a_limit_of_its_own() {
 #[tokio::test]
 async fn body_is_read_through_the_gate_that_its_reader_brings() {
     let (server, gates, client) = rig().await;
-    gates.foreground.open();
     let origin = client.open(vec![server.url("/file")], None);
+    // The head needs no leave.
     let mut body = origin.fetch(0..LENGTH_U64).await.unwrap();
     let own = Gate::new(true);
     body.limit(Arc::clone(&own) as _);
     let before = gates.foreground.taken();
     let reading = tokio::spawn(read(body));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // That it is we who wait is not held against the server: this can only be waited out.
+    tokio::time::sleep(IDLE_TIMEOUT * 3).await;
     assert!(!reading.is_finished(), "nothing was let through");
     own.open();
     assert_eq!(reading.await.unwrap().unwrap(), content(LENGTH));
