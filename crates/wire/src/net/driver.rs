@@ -25,6 +25,7 @@ use crate::limits::{CONTROL_BYTES_MAX, Limits};
 use dosvc_content::{Block, PieceLengths};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
@@ -300,4 +301,9 @@ fn read_ahead(body: &Body, len: u32) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (body, len);
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn lost(error: io::Error) -> CloseReason {
+    CloseReason::Lost(error.kind())
 }
