@@ -71,9 +71,10 @@ measuring too, and a share of 100 is no limit.
 - Over ten seconds limits are exact within 3 %, absolute ones from the first byte on, and shares of what was measured as
   soon as that is (mostly they are within 1 %). How: no byte is asked for before it is paid for, in the kernel's buffers
   no more waits than little above what the limit brings in a round trip, and what is charged is what the kernel counted.
-- No more passes at a time than 26 ms of the limit and about 18 KB for each connection (before Linux 5.14: 64 KiB more at the
-  beginning of each). When a limit comes into force while a download runs without one, what its servers had been told that
-  they may send still comes, and is paid for before anything else does.
+- No more passes at a time than 26 ms of the limit and about 18 KB for each connection; the first blocks of a peer beyond
+  the LAN, and before Linux 5.14 the first bytes of a server, may bring 64 KiB more, once. When a limit comes into force
+  while a download runs without one, what others had been told that they may send still comes, and is paid for before
+  anything else does.
 - A new limit is in force within two seconds, usually at once, and drops no connection.
 - `dosvc config --verbose` shows what is configured and by whom; `dosvc status` the limits in force, where each comes from
   and what is available (`bandwidth` in `--json`).
