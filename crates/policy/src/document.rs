@@ -102,7 +102,7 @@ nothing, or too little, this is what dosvc does.
 | \"Dynamic\" (0) | at most 90 % of what is available toward the source in the foreground, 45 % in the background; a speed test every few minutes | the same, see below; an HTTP server in one of the machine's own subnets is spared, as LAN peers are: the share is one of the way to the Internet |
 | A percentage and an absolute limit, both set | nothing | the share is one of what is available under the absolute limit |
 | Absolute and percentage limits: what they hold for | HTTP, group and Internet peers; LAN peers are exempt | the same; a server in the LAN is limited by them |
-| Headers | nothing | limits and shares are of what crosses the interface: 4.6 % are counted for headers |
+| Headers | nothing | limits and shares are of what crosses the interface, headers as the kernel counts them |
 | Hours: 0 per cent | nothing | the other policies hold then: percentage, absolute, dynamic |
 | Hours and a percentage, both set | nothing | hours win while they name a share |
 | Hours: which clock, past midnight | nothing | local time with its changes; `from` is inside, `to` is not; `from` after `to` crosses midnight; equal: the whole day |
