@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::address;
@@ -115,22 +116,22 @@ pub struct OriginClient {
 #[derive(Debug)]
 struct Inner {
     config: OriginConfig,
-    tls: ClientConfig,
-    user_agent: HeaderValue,
-    foreground: Lane,
-    background: Lane,
     matcher: Arc<Matcher>,
     /// Host names of the environment's proxies.
     proxies: Arc<HashSet<String>>,
+    // What follows is made when it is needed first: who never asks a server has neither its memory nor its start.
+    tls: OnceCell<ClientConfig>,
+    foreground: Lane,
+    background: Lane,
 }
 
 /// The connections of one priority: none ever serves both, for each has its limits.
 #[derive(Debug, Default)]
 struct Lane {
     /// For URLs that the caller gave.
-    open: OnceLock<Client>,
-    /// For redirects of public servers: connects to public addresses only. Made at the first such redirect.
-    guarded: OnceLock<Client>,
+    open: OnceCell<Client>,
+    /// For redirects of public servers: connects to public addresses only.
+    guarded: OnceCell<Client>,
 }
 
 /// A small file, whole.
@@ -168,34 +169,26 @@ impl Hop {
 }
 
 impl OriginClient {
-    /// Makes a client. Reads the environment's proxies and the system's root certificates once; without any root
-    /// certificate only http works, and https fails with [`OriginError::Tls`].
-    ///
-    /// # Errors
-    /// [`OriginError::Setup`] for an unusable user agent or extra root certificate.
-    pub fn new(config: OriginConfig) -> Result<Self, OriginError> {
-        let tls = tls_config(&config)?;
-        let user_agent = HeaderValue::try_from(&config.user_agent);
-        let user_agent = user_agent.map_err(|error| OriginError::Setup {
-            cause: cut(error.to_string()),
-        })?;
+    /// Makes a client. Reads the environment's proxies now, and the system's root certificates with the first request;
+    /// without any root certificate only http works, and https fails with [`OriginError::Tls`]. With an unusable user
+    /// agent or extra root certificate, every request fails with [`OriginError::Setup`].
+    pub fn new(config: OriginConfig) -> Self {
         let (matcher, proxies) = match config.env_proxies {
             true => (Matcher::from_env(), environment_proxies()),
             false => (Matcher::builder().build(), HashSet::new()),
         };
         let inner = Inner {
             config,
-            tls,
-            user_agent,
-            foreground: Lane::default(),
-            background: Lane::default(),
             matcher: Arc::new(matcher),
             proxies: Arc::new(proxies),
+            tls: OnceCell::new(),
+            foreground: Lane::default(),
+            background: Lane::default(),
         };
-        Ok(Self {
+        Self {
             inner: Arc::new(inner),
             background: false,
-        })
+        }
     }
 
     /// The same for requests that nobody waits for, or for those that somebody does.
@@ -347,8 +340,9 @@ impl OriginClient {
 
     async fn send_once(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
         let request = self.request(&hop.url, headers)?;
+        let client = self.connections(hop.guarded).await?;
         let after = self.config().connect_timeout + self.config().idle_timeout;
-        let answer = self.connections(hop.guarded).request(request);
+        let answer = client.request(request);
         match tokio::time::timeout(after, answer).await {
             Ok(answer) => answer.map_err(|error| self.classify(&hop.url, &error)),
             Err(_) => Err(OriginError::Timeout {
@@ -382,35 +376,53 @@ impl OriginClient {
         }
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(USER_AGENT, self.inner.user_agent.clone());
+        let user_agent = HeaderValue::try_from(&self.config().user_agent);
+        let user_agent = user_agent.map_err(|error| OriginError::Setup {
+            cause: cut(error.to_string()),
+        })?;
+        headers.insert(USER_AGENT, user_agent);
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
     }
 
-    fn connections(&self, guarded: bool) -> &Client {
+    async fn connections(&self, guarded: bool) -> Result<&Client, OriginError> {
         let inner = &self.inner;
         let lane = match self.background {
             true => &inner.background,
             false => &inner.foreground,
         };
-        let (client, resolver): (_, fn(&Inner) -> Resolver) = match guarded {
-            true => (&lane.guarded, |inner| {
-                Resolver::PublicOnly(Arc::clone(&inner.proxies))
-            }),
-            false => (&lane.open, |_| Resolver::Open),
+        let (cell, resolver) = match guarded {
+            true => {
+                let proxies = Arc::clone(&inner.proxies);
+                (&lane.guarded, Resolver::PublicOnly(proxies))
+            }
+            false => (&lane.open, Resolver::Open),
         };
-        client.get_or_init(|| {
+        let make = || async {
+            let tls = inner.tls.get_or_try_init(|| self.read_roots()).await?;
             let connector = Connector::new(Parts {
-                resolver: resolver(inner),
+                resolver,
                 proxies: Arc::clone(&inner.matcher),
-                tls: inner.tls.clone(),
+                tls: tls.clone(),
                 timeout: inner.config.connect_timeout,
                 limits: Arc::clone(&inner.config.limits),
                 background: self.background,
             });
-            http_client(&inner.config, connector)
+            Ok(http_client(&inner.config, connector))
+        };
+        cell.get_or_try_init(make).await
+    }
+
+    /// Files are read for that, so it is not done on the runtime's threads.
+    async fn read_roots(&self) -> Result<ClientConfig, OriginError> {
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || tls_config(&inner.config));
+        read.await.unwrap_or_else(|error| {
+            Err(OriginError::Setup {
+                cause: error.to_string(),
+            })
         })
     }
 
@@ -594,7 +606,7 @@ mod tests {
             env_proxies: false,
             ..OriginConfig::default()
         };
-        OriginClient::new(config).unwrap()
+        OriginClient::new(config)
     }
 
     #[tokio::test]

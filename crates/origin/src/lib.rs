@@ -45,7 +45,7 @@ pub use limits::{
     ETAG_BYTES_MAX, RETRY_AFTER_MAX, SPEED_FLOOR_BYTES_PER_SECOND, URLS_MAX, VALIDATOR_BYTES_MAX,
 };
 pub use line::Limits;
-pub use origin::{ContentFacts, Origin};
+pub use origin::{ContentFacts, Origin, UrlReport};
 pub use rustls::pki_types::CertificateDer;
 pub use shown::ShownUrl;
 pub use url::Url;

@@ -138,6 +138,11 @@ impl Outlet {
         self.flow.moved(socket?, now, gate.is_background())
     }
 
+    /// As [`Sending::burst`].
+    pub fn burst(&self) -> Option<u32> {
+        self.flow.burst()
+    }
+
     /// As [`Sending::interval`].
     pub fn interval(&self) -> Option<Duration> {
         self.flow.interval()

@@ -103,7 +103,7 @@ async fn rig() -> (Server, Arc<Gates>, OriginClient) {
         idle_timeout: IDLE_TIMEOUT,
         ..config()
     });
-    (server, gates, client.unwrap())
+    (server, gates, client)
 }
 
 #[tokio::test]

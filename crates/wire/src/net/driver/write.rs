@@ -25,9 +25,10 @@ impl Driver {
             half,
             messages: Vec::new(),
             pace: Pace::default(),
+            unsent_max: 0,
             outlet: Outlet::default(),
         };
-        writer.half.set_unsent_max(writer.pace.unsent_max());
+        writer.bound_unsent();
         loop {
             if let Err(reason) = writer.write_next().await {
                 return reason;
@@ -54,6 +55,8 @@ struct Writer<'a, W> {
     /// Messages on their way out; kept to be filled again.
     messages: Vec<u8>,
     pace: Pace,
+    /// What the kernel was told that it may hold unsent, in bytes.
+    unsent_max: u32,
     /// What the rate limit lets out, and what gives way.
     outlet: Outlet,
 }
@@ -102,13 +105,12 @@ impl<W: WriteHalf> Writer<'_, W> {
                 .await?;
             let end = sent + part;
             while sent < end {
-                let max = self.draw(end - sent).await;
+                let max = self.draw(end - sent).await.min(self.burst());
                 sent += self.write_part(block, body, sent, max).await?;
             }
         }
-        if self.pace.note(block.len(), begun.elapsed()) {
-            self.half.set_unsent_max(self.pace.unsent_max());
-        }
+        self.pace.note(block.len(), begun.elapsed());
+        self.bound_unsent();
         self.driver.with(|state| {
             state.connection.end_answer(block);
             state.outbox.push_back(Event::Served { block });
@@ -189,6 +191,20 @@ impl<W: WriteHalf> Writer<'_, W> {
     fn give_way(&mut self, now: Instant) {
         let up = &*self.driver.params.up;
         self.outlet.give_way(self.half.socket(), up, now);
+        self.bound_unsent();
+    }
+
+    /// The most that may leave in one burst, in bytes.
+    fn burst(&self) -> u32 {
+        self.outlet.burst().unwrap_or(u32::MAX)
+    }
+
+    /// Tells the kernel how much it may hold unsent, when that has changed.
+    fn bound_unsent(&mut self) {
+        let bytes = self.pace.unsent_max().min(self.burst());
+        if std::mem::replace(&mut self.unsent_max, bytes) != bytes {
+            self.half.set_unsent_max(bytes);
+        }
     }
 
     fn moved(&mut self, n: usize) -> Result<usize, CloseReason> {
@@ -199,6 +215,7 @@ impl<W: WriteHalf> Writer<'_, W> {
         self.driver.state().connection.handle_sent(now, n);
         let up = &*self.driver.params.up;
         self.outlet.moved(self.half.socket(), up, n, now);
+        self.bound_unsent();
         Ok(n)
     }
 
