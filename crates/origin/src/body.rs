@@ -260,7 +260,9 @@ impl Waiting {
 
     fn time(&self) -> Duration {
         let held = self.line.as_ref().map(LineInfo::held).unwrap_or_default();
-        self.since.elapsed().saturating_sub(held - self.held)
+        self.since
+            .elapsed()
+            .saturating_sub(held.saturating_sub(self.held))
     }
 }
 

@@ -116,29 +116,23 @@ pub struct OriginClient {
 #[derive(Debug)]
 struct Inner {
     config: OriginConfig,
+    matcher: Arc<Matcher>,
     /// Host names of the environment's proxies.
     proxies: Arc<HashSet<String>>,
     matcher: Arc<Matcher>,
     // What follows is made when it is needed first: who never asks a server has neither its memory nor its start.
-    identity: OnceCell<Identity>,
+    tls: OnceCell<ClientConfig>,
     foreground: Lane,
     background: Lane,
-}
-
-/// How servers see us, and how we see whether it is they.
-#[derive(Debug)]
-struct Identity {
-    tls: ClientConfig,
-    user_agent: HeaderValue,
 }
 
 /// The connections of one priority: none ever serves both, for each has its limits.
 #[derive(Debug, Default)]
 struct Lane {
     /// For URLs that the caller gave.
-    open: OnceLock<Client>,
-    /// For redirects of public servers: connects to public addresses only. Made at the first such redirect.
-    guarded: OnceLock<Client>,
+    open: OnceCell<Client>,
+    /// For redirects of public servers: connects to public addresses only.
+    guarded: OnceCell<Client>,
 }
 
 /// A small file, whole.
@@ -186,9 +180,9 @@ impl OriginClient {
         };
         let inner = Inner {
             config,
-            proxies: Arc::new(proxies),
             matcher: Arc::new(matcher),
-            identity: OnceCell::new(),
+            proxies: Arc::new(proxies),
+            tls: OnceCell::new(),
             foreground: Lane::default(),
             background: Lane::default(),
         };
@@ -346,11 +340,10 @@ impl OriginClient {
     }
 
     async fn send_once(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
-        let identity = self.inner.identity.get_or_try_init(|| self.identity());
-        let identity = identity.await?;
-        let request = self.request(&hop.url, headers, identity)?;
+        let request = self.request(&hop.url, headers)?;
+        let client = self.connections(hop.guarded).await?;
         let after = self.config().connect_timeout + self.config().idle_timeout;
-        let answer = self.connections(hop.guarded, identity).request(request);
+        let answer = client.request(request);
         match tokio::time::timeout(after, answer).await {
             Ok(answer) => answer.map_err(|error| self.classify(&hop.url, &error)),
             Err(_) => Err(OriginError::Timeout {
@@ -358,21 +351,6 @@ impl OriginClient {
                 after,
             }),
         }
-    }
-
-    /// Files are read for that, so it is not done on the runtime's threads.
-    async fn identity(&self) -> Result<Identity, OriginError> {
-        let inner = Arc::clone(&self.inner);
-        let setup = |cause: String| OriginError::Setup { cause: cut(cause) };
-        let read = tokio::task::spawn_blocking(move || {
-            let user_agent = HeaderValue::try_from(&inner.config.user_agent);
-            Ok(Identity {
-                tls: tls_config(&inner.config)?,
-                user_agent: user_agent.map_err(|error| setup(error.to_string()))?,
-            })
-        });
-        read.await
-            .unwrap_or_else(|error| Err(setup(error.to_string())))
     }
 
     fn request(
@@ -400,35 +378,53 @@ impl OriginClient {
         }
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(USER_AGENT, identity.user_agent.clone());
+        let user_agent = HeaderValue::try_from(&self.config().user_agent);
+        let user_agent = user_agent.map_err(|error| OriginError::Setup {
+            cause: cut(error.to_string()),
+        })?;
+        headers.insert(USER_AGENT, user_agent);
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
     }
 
-    fn connections(&self, guarded: bool, identity: &Identity) -> &Client {
+    async fn connections(&self, guarded: bool) -> Result<&Client, OriginError> {
         let inner = &self.inner;
         let lane = match self.background {
             true => &inner.background,
             false => &inner.foreground,
         };
-        let (client, resolver): (_, fn(&Inner) -> Resolver) = match guarded {
-            true => (&lane.guarded, |inner| {
-                Resolver::PublicOnly(Arc::clone(&inner.proxies))
-            }),
-            false => (&lane.open, |_| Resolver::Open),
+        let (cell, resolver) = match guarded {
+            true => {
+                let proxies = Arc::clone(&inner.proxies);
+                (&lane.guarded, Resolver::PublicOnly(proxies))
+            }
+            false => (&lane.open, Resolver::Open),
         };
-        client.get_or_init(|| {
+        let make = || async {
+            let tls = inner.tls.get_or_try_init(|| self.read_roots()).await?;
             let connector = Connector::new(Parts {
-                resolver: resolver(inner),
+                resolver,
                 proxies: Arc::clone(&inner.matcher),
-                tls: identity.tls.clone(),
+                tls: tls.clone(),
                 timeout: inner.config.connect_timeout,
                 limits: Arc::clone(&inner.config.limits),
                 background: self.background,
             });
-            http_client(&inner.config, connector)
+            Ok(http_client(&inner.config, connector))
+        };
+        cell.get_or_try_init(make).await
+    }
+
+    /// Files are read for that, so it is not done on the runtime's threads.
+    async fn read_roots(&self) -> Result<ClientConfig, OriginError> {
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || tls_config(&inner.config));
+        read.await.unwrap_or_else(|error| {
+            Err(OriginError::Setup {
+                cause: error.to_string(),
+            })
         })
     }
 

@@ -73,9 +73,10 @@ measuring too, and a share of 100 is no limit.
 - Over ten seconds limits are exact within 3 %, absolute ones from the first byte on, and shares of what was measured as
   soon as that is (mostly they are within 1 %). How: no byte is asked for before it is paid for, in the kernel's buffers
   no more waits than little above what the limit brings in a round trip, and what is charged is what the kernel counted.
-- No more passes at a time than 26 ms of the limit and about 18 KB for each connection (before Linux 5.14: 64 KiB more at the
-  beginning of each). When a limit comes into force while a download runs without one, what its servers had been told that
-  they may send still comes, and is paid for before anything else does.
+- No more passes at a time than 26 ms of the limit and about 18 KB for each connection; the first blocks of a peer beyond
+  the LAN, and before Linux 5.14 the first bytes of a server, may bring 64 KiB more, once. When a limit comes into force
+  while a download runs without one, what others had been told that they may send still comes, and is paid for before
+  anything else does.
 - A new limit is in force within two seconds, usually at once, and drops no connection.
 - `dosvc config --verbose` shows what is configured and by whom; `dosvc status` the limits in force, where each comes from
   and what is available (`bandwidth` in `--json`).
@@ -103,7 +104,7 @@ nothing, or too little, this is what dosvc does.
 | \"Dynamic\" (0) | at most 90 % of what is available toward the source in the foreground, 45 % in the background; a speed test every few minutes | the same, see below; an HTTP server in one of the machine's own subnets is spared, as LAN peers are: the share is one of the way to the Internet |
 | A percentage and an absolute limit, both set | nothing | the share is one of what is available under the absolute limit |
 | Absolute and percentage limits: what they hold for | HTTP, group and Internet peers; LAN peers are exempt | the same; a server in the LAN is limited by them |
-| Headers | nothing | limits and shares are of what crosses the interface: 4.6 % are counted for headers |
+| Headers | nothing | limits and shares are of what crosses the interface, headers as the kernel counts them |
 | Hours: 0 per cent | nothing | the other policies hold then: percentage, absolute, dynamic |
 | Hours and a percentage, both set | nothing | hours win while they name a share |
 | Hours: which clock, past midnight | nothing | local time with its changes; `from` is inside, `to` is not; `from` after `to` crosses midnight; equal: the whole day |

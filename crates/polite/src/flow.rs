@@ -31,14 +31,14 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 const READ_AHEAD: Duration = Duration::from_millis(4);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
+/// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
+const FIRST_ROOM_MIN: u32 = 8 << 10;
+const FIRST_ROOM_MAX: u32 = 64 << 10;
 /// So much of the inflow may be under way by one connection beyond what fills its path: about what an end takes to answer
 /// when it is busy …
 const QUEUE: Duration = Duration::from_millis(5);
 /// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
 const QUEUE_MIN: u64 = 128 << 10;
-/// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
-const FIRST_ROOM_MIN: u32 = 8 << 10;
-const FIRST_ROOM_MAX: u32 = 64 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
 /// Memory that a byte takes while it waits to be read, with what the system needs around it: more than segments of any
@@ -199,7 +199,7 @@ impl Look {
     /// The window that a limited rate needs, and the round trip time that it is for.
     fn window_at(&self, rate: u64) -> (u64, Duration) {
         let least = READ_AHEAD_PACKETS * u64::from(self.packet);
-        self.window_for(rate, self.path() / 4 + READ_AHEAD, least)
+        self.window_for(rate, READ_AHEAD + self.path() / 4, least)
     }
 
     /// The window that lets so many bytes a second through, and the round trip time that it is for.
@@ -210,7 +210,7 @@ impl Look {
         (bytes.max(least), rtt)
     }
 
-    /// The path's round trip time: the least there was, for what waits to be read counts in the others.
+    /// The round trip of the path: the least there was, as what waits to be read counts in the others.
     fn path(&self) -> Duration {
         self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX)
     }

@@ -215,6 +215,7 @@ impl<W: WriteHalf> Writer<'_, W> {
         self.driver.state().connection.handle_sent(now, n);
         let up = &*self.driver.params.up;
         self.outlet.moved(self.half.socket(), up, n, now);
+        self.bound_unsent();
         Ok(n)
     }
 
