@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -119,7 +119,6 @@ struct Inner {
     matcher: Arc<Matcher>,
     /// Host names of the environment's proxies.
     proxies: Arc<HashSet<String>>,
-    matcher: Arc<Matcher>,
     // What follows is made when it is needed first: who never asks a server has neither its memory nor its start.
     tls: OnceCell<ClientConfig>,
     foreground: Lane,
@@ -357,7 +356,6 @@ impl OriginClient {
         &self,
         url: &Url,
         mut headers: HeaderMap,
-        identity: &Identity,
     ) -> Result<Request<Empty<Bytes>>, OriginError> {
         let bad = |cause: String| OriginError::BadUrl {
             url: ShownUrl::from(url),
@@ -650,16 +648,13 @@ mod tests {
         assert_eq!(OriginConfig::cache_host().connect_timeout.as_secs(), 3);
     }
 
-    #[tokio::test]
-    async fn user_and_password_of_a_url_are_sent_apart_from_it() {
+    #[test]
+    fn user_and_password_of_a_url_are_sent_apart_from_it() {
         let value = authorization(&url("http://some%40one:se%3Acret@host/")).unwrap();
         // some@one:se:cret
         assert_eq!(value, "Basic c29tZUBvbmU6c2U6Y3JldA==");
         assert_eq!(authorization(&url("http://host/")), None);
-        let client = client();
-        let identity = client.identity().await.unwrap();
-        let url = url("http://a:b@host/p?q#f");
-        let request = client.request(&url, HeaderMap::new(), &identity);
+        let request = client().request(&url("http://a:b@host/p?q#f"), HeaderMap::new());
         let request = request.unwrap();
         assert_eq!(request.uri(), "http://host/p?q");
         assert!(request.headers().contains_key(AUTHORIZATION));
