@@ -1,6 +1,6 @@
 use super::*;
-use dosvc_content::{PieceHash, PieceLengths, PiecesHashFile};
-use dosvc_piece_store::{AddInfo, Store, StoreConfig};
+use dosvc_content::{PieceHash, PieceIndex, PieceLengths, PiecesHashFile};
+use dosvc_piece_store::{AddInfo, Content, Store, StoreConfig};
 use dosvc_wire::net::BlockPool;
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -33,51 +33,111 @@ async fn no_more_run_at_once_than_may_and_all_are_done() {
     assert!((1..=3).contains(&most.load(Ordering::SeqCst)), "{most:?}");
 }
 
-/// Pieces that wait behind other work are taken together: each gets its own verdict, and the work between them its turn.
-#[tokio::test]
-async fn pieces_that_wait_are_judged_one_by_one() {
-    const PIECES: u32 = 21;
-    const PIECE_BYTES: u64 = 1 << 16;
-    let right = |n: u32| vec![n.to_le_bytes()[0]; 1 << 16];
-    let lengths = PieceLengths::new(u64::from(PIECES) * PIECE_BYTES, PIECE_BYTES).expect("valid");
-    let hashes: Vec<_> = (0..PIECES).map(|n| PieceHash::of(&right(n))).collect();
-    let hash_file = PiecesHashFile::new(lengths, hashes).expect("consistent");
-    let dir = tempfile::tempdir().expect("temporary folder");
-    let store = Store::open(StoreConfig::new(dir.path())).expect("opened");
-    let info = AddInfo {
-        urls: Vec::new(),
-        content_id: None,
-        now: SystemTime::now(),
-    };
-    let content = store.add(&hash_file, info).expect("added");
-    let pool = BlockPool::new(1 << 16, PIECES as usize);
-    let workers = Arc::new(Workers::with_batches(
-        NonZeroUsize::new(1),
-        Batch { full: 8, worth: 6 },
-    ));
-    let (done, mut results) = mpsc::channel(100);
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    workers.run(move || wait.recv().expect("told to go on"));
-    for piece in lengths.pieces() {
-        let n = piece.get();
-        let mut data = pool.acquire(1 << 16).await;
-        data.copy_from_slice(&right(n));
-        if n % 5 == 3 {
-            data[77] ^= 1;
+const PIECE_BYTES: usize = 1 << 16;
+const BATCH: Batch = Batch { full: 8, worth: 6 };
+
+/// A content and buffers to fill with what comes of it.
+struct Bench {
+    content: Arc<Content>,
+    pool: BlockPool,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(pieces: u32) -> Self {
+        let piece_bytes = PIECE_BYTES as u64;
+        let lengths =
+            PieceLengths::new(u64::from(pieces) * piece_bytes, piece_bytes).expect("valid");
+        let hashes: Vec<_> = (0..pieces).map(|n| PieceHash::of(&right(n))).collect();
+        let hash_file = PiecesHashFile::new(lengths, hashes).expect("consistent");
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let store = Store::open(StoreConfig::new(dir.path())).expect("opened");
+        let info = AddInfo {
+            urls: Vec::new(),
+            content_id: None,
+            now: SystemTime::now(),
+        };
+        Self {
+            content: store.add(&hash_file, info).expect("added"),
+            pool: BlockPool::new(PIECE_BYTES, pieces as usize),
+            _dir: dir,
         }
-        let results = done.clone();
-        workers.accept(ArrivedPiece {
+    }
+
+    /// A piece that has come in with these bytes; `done` hears its number and what became of it.
+    async fn arrived(
+        &self,
+        piece: PieceIndex,
+        bytes: &[u8],
+        done: &mpsc::Sender<(u32, Accepted)>,
+    ) -> ArrivedPiece {
+        let mut data = self.pool.acquire(PIECE_BYTES).await;
+        data.copy_from_slice(bytes);
+        let done = done.clone();
+        ArrivedPiece {
             arrival: Arrival {
-                content: Arc::clone(&content),
+                content: Arc::clone(&self.content),
                 piece,
                 bytes: data,
             },
             done: Box::new(move |accepted| {
-                results
-                    .blocking_send((n, accepted.expect("the disk works")))
+                let accepted = accepted.expect("the disk works");
+                done.blocking_send((piece.get(), accepted))
                     .expect("somebody counts");
             }),
-        });
+        }
+    }
+}
+
+fn right(n: u32) -> Vec<u8> {
+    vec![n.to_le_bytes()[0]; PIECE_BYTES]
+}
+
+/// One of two threads is done while three pieces wait: it leaves them to the other, which takes them when it is done.
+#[tokio::test]
+async fn few_pieces_are_left_to_who_is_done_next() {
+    let bench = Bench::new(3);
+    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(2), BATCH));
+    let (done, mut results) = mpsc::channel(3);
+    let start_one = || {
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        workers.run(move || wait.recv().expect("told to end"));
+        end
+    };
+    let (first, second) = (start_one(), start_one());
+    for piece in bench.content.lengths().pieces() {
+        let bytes = right(piece.get());
+        workers.accept(bench.arrived(piece, &bytes, &done).await);
+    }
+    first.send(()).expect("it waits");
+    while lock(&workers.state).running == 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lock(&workers.state).waiting.len(), 3);
+    second.send(()).expect("it waits");
+    for _ in 0..3 {
+        let (_, accepted) = results.recv().await.expect("taken");
+        assert_eq!(accepted, Accepted::Stored);
+    }
+    assert!(bench.content.is_complete());
+}
+
+/// Pieces that wait behind other work are taken together: each gets its own verdict, and the work between them its turn.
+#[tokio::test]
+async fn pieces_that_wait_are_judged_one_by_one() {
+    const PIECES: u32 = 21;
+    let bench = Bench::new(PIECES);
+    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(1), BATCH));
+    let (done, mut results) = mpsc::channel(100);
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    workers.run(move || wait.recv().expect("told to go on"));
+    for piece in bench.content.lengths().pieces() {
+        let n = piece.get();
+        let mut bytes = right(n);
+        if n % 5 == 3 {
+            bytes[77] ^= 1;
+        }
+        workers.accept(bench.arrived(piece, &bytes, &done).await);
         if n == 10 {
             workers.run(|| panic!("work may panic"));
         }
@@ -95,14 +155,15 @@ async fn pieces_that_wait_are_judged_one_by_one() {
         assert_eq!(accepted, want, "piece {n}");
     }
     assert_eq!(seen, PIECES);
+    let lengths = bench.content.lengths();
     let bad = lengths.pieces().filter(|p| p.get() % 5 == 3);
     assert_eq!(
-        content.have().count(),
+        bench.content.have().count(),
         PIECES - u32::try_from(bad.count()).expect("few")
     );
     // Every buffer comes back, or this would wait for ever.
     let mut buffers = Vec::new();
     for _ in 0..PIECES {
-        buffers.push(pool.acquire(1).await);
+        buffers.push(bench.pool.acquire(1).await);
     }
 }
