@@ -225,6 +225,7 @@ mod tests {
         ("control_plane.networks", "/x", false),
         ("control_plane.registered_callers", "x", false),
         ("control_plane.cache_hosts", "x", false),
+        ("control_plane.trusted_proxies", "192.0.2.1", false),
         ("control_plane.join_interval", "60", false),
         ("control_plane.peers_per_answer", "3", false),
         ("control_plane.entries_max", "3", false),

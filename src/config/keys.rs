@@ -351,7 +351,7 @@ pub(crate) const KEYS: &[KeySpec] = &[
         default: Some("false"),
         example: "",
         allowed: "true, false",
-        doc: "Plain HTTP on other addresses than loopback: behind a proxy that does TLS, or in a network that is trusted.",
+        doc: "Plain HTTP on other addresses than loopback: in a network that is trusted, or behind a proxy of trusted_proxies that does TLS.",
         restart: true,
         set: |config, raw| {
             config.control_plane.allow_http = raw.flag()?;
@@ -459,6 +459,21 @@ pub(crate) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| list(&config.control_plane.cache_hosts),
+    },
+    KeySpec {
+        path: "control_plane.trusted_proxies",
+        default: Some("[]"),
+        example: "",
+        allowed: "up to 64 IP addresses",
+        doc: "Proxies in front: a request of theirs comes from whom X-Forwarded-For names last. Without it, a proxy's clients all look like one LAN.",
+        restart: true,
+        set: |config, raw| {
+            let proxies: Option<Vec<IpAddr>> =
+                raw.texts()?.iter().map(|t| t.parse().ok()).collect();
+            config.control_plane.trusted_proxies = proxies.filter(|proxies| proxies.len() <= 64)?;
+            Some(())
+        },
+        show: |config| list(&config.control_plane.trusted_proxies),
     },
     KeySpec {
         path: "control_plane.join_interval",

@@ -489,8 +489,8 @@ pub struct JoinAnswer {
     pub next_join_seconds: u32,
     /// The address that the array saw.
     pub external_ip: IpAddr,
-    /// To be shown with every further join of this content; `None`: the peer is not listed, because another has joined
-    /// under its id, or for lack of room.
+    /// To be shown with every further join of this content. `None`: the peer is not listed, because another has joined under
+    /// its id or for lack of room; or it was renewed without its token, from the addresses that it joined with.
     pub token: Option<JoinToken>,
 }
 

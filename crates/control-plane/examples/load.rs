@@ -108,7 +108,8 @@ impl Load {
     fn announce(&self, path: &str, number: u32, wanted: u16) -> Vec<u8> {
         let swarm = number % self.swarms;
         let left = u32::from(!number.is_multiple_of(4));
-        let port = 1024 + number % 60_000;
+        // A tracker tells peers apart by address and port.
+        let port = 1024 + number / self.swarms % 60_000;
         format!(
             "GET {path}?info_hash=swarm-{swarm:014}&peer_id=-XX0001-{number:012}&port={port}&uploaded=0&downloaded=0&left={left}&compact=1&numwant={wanted} HTTP/1.1\r\nHost: {}\r\n\r\n",
             self.address

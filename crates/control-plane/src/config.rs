@@ -4,7 +4,7 @@ use crate::array::ArrayLimits;
 use dosvc_cloud_protocol::{HttpUrl, Text, limits::TAG_BYTES_MAX};
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -98,6 +98,8 @@ pub struct ControlPlaneConfig {
     pub cache_hosts: Vec<String>,
     /// Bounds of the array.
     pub array: ArrayLimits,
+    /// Proxies in front of this process: a request of theirs comes from whom `X-Forwarded-For` names last.
+    pub trusted_proxies: Vec<IpAddr>,
     /// Requests of one address a second, on average over some seconds; 0: no limit.
     pub requests_per_second: u32,
     /// Connections at one time.
@@ -128,6 +130,7 @@ impl Default for ControlPlaneConfig {
             registered_callers: Vec::new(),
             cache_hosts: Vec::new(),
             array: ArrayLimits::default(),
+            trusted_proxies: Vec::new(),
             requests_per_second: 2000,
             connections_max: 20_000,
             connections_per_address_max: 2000,
@@ -159,6 +162,11 @@ impl ControlPlaneConfig {
     /// Certificate and key, if clients come by TLS.
     pub fn tls(&self) -> Option<(&Path, &Path)> {
         Some((self.certificate.as_deref()?, self.key.as_deref()?))
+    }
+
+    /// Whether this address is one of the proxies in front.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.contains(&address)
     }
 
     /// Whether a service runs here.

@@ -105,7 +105,12 @@ impl Door {
                     continue;
                 }
             };
-            let max = self.shared.config.connections_per_address_max;
+            let config = &self.shared.config;
+            let max = if config.is_proxy(address.ip().to_canonical()) {
+                u32::MAX
+            } else {
+                config.connections_per_address_max
+            };
             if !self.guests.enter(guest(address.ip()), max) {
                 self.shared
                     .metrics

@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who asks: the other end of the connection.
+/// Who asks: the other end of the connection, or whom a trusted proxy names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client(pub(crate) IpAddr);
 
@@ -42,7 +42,7 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// How long clients keep geo's, key-value's and content policy's answers, in seconds.
-const KEPT: &str = "max-age=3600";
+const KEPT: &str = "private, max-age=3600";
 
 /// An answer that is an error, as JSON.
 #[derive(Debug)]
@@ -118,10 +118,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 async fn bounds(
     State(shared): State<Arc<Shared>>,
     Extension(Client(client)): Extension<Client>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let began = Instant::now();
+    let client = behind_proxy(&shared, client, request.headers());
+    request.extensions_mut().insert(Client(client));
     let service = service_of(request.uri().path());
     let elapsed = u64::try_from(shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
     if !shared.pace.admits(client, elapsed) {
@@ -160,6 +162,19 @@ async fn bounds(
         tracing::debug!(target: "access", %client, %method, path = uri.path(), status, micros);
     }
     response
+}
+
+/// Whom a proxy speaks for: the last one that it names itself. What stands before may come from anybody.
+fn behind_proxy(shared: &Shared, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
+    if !shared.config.is_proxy(connected) {
+        return connected;
+    }
+    headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .next_back()
+        .and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
+        .map_or(connected, |named: IpAddr| named.to_canonical())
 }
 
 fn service_of(path: &str) -> Option<Service> {
@@ -308,7 +323,11 @@ async fn content_policy(
         return Err(unknown());
     }
     // A revocation should not wait for an hour.
-    Ok(answer(JSON_MEDIA_TYPE, "max-age=300", policy.to_json()))
+    Ok(answer(
+        JSON_MEDIA_TYPE,
+        "private, max-age=300",
+        policy.to_json(),
+    ))
 }
 
 async fn hash_file(
@@ -389,7 +408,12 @@ async fn join(
 ) -> Result<Response, Refusal> {
     let content = body(content, limits::JOIN_BYTES_MAX).await?;
     let request = JoinRequest::from_json(&content)?;
-    let draw = draw().ok_or(Refusal(StatusCode::SERVICE_UNAVAILABLE, String::new()))?;
+    let draw = draw().ok_or_else(|| {
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the system gives no random numbers",
+        )
+    })?;
     let seen = Seen {
         address: client,
         country: shared.place(client).country,

@@ -251,6 +251,37 @@ async fn publishing_needs_a_token_and_can_be_taken_back() {
     plane.stop().await;
 }
 
+/// Behind a proxy clients are told apart by what the proxy says of them, and by nothing that they say themselves.
+#[tokio::test]
+async fn a_trusted_proxy_names_the_client() {
+    let folder = tempfile::tempdir().unwrap();
+    for (trusted, header, seen) in [
+        (true, Some("198.51.100.9, 192.0.2.7"), "192.0.2.7"),
+        (true, Some("nonsense"), "127.0.0.1"),
+        (true, None, "127.0.0.1"),
+        (false, Some("192.0.2.7"), "127.0.0.1"),
+    ] {
+        let plane = ControlPlane::start(ControlPlaneConfig {
+            trusted_proxies: trusted
+                .then_some([127, 0, 0, 1].into())
+                .into_iter()
+                .collect(),
+            ..config(folder.path())
+        })
+        .await
+        .unwrap();
+        let url = format!("http://{}/geo", plane.listening()[0]);
+        let mut request = reqwest::Client::new().get(&url);
+        if let Some(header) = header {
+            request = request.header("X-Forwarded-For", header);
+        }
+        let body = request.send().await.unwrap().bytes().await.unwrap();
+        let geo = GeoAnswer::from_json(&body).unwrap();
+        assert_eq!(geo.external_ip_address.to_string(), seen);
+        plane.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn swarms_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
