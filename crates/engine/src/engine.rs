@@ -23,7 +23,7 @@ use crate::{
 use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
 use dosvc_discovery::DiscoveryError;
 use dosvc_host::{Connectivity, Directory, Host, Links, Root};
-use dosvc_origin::{OriginClient, OriginConfig, OriginError};
+use dosvc_origin::{OriginClient, OriginConfig};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
 use dosvc_policy::{Gate, MonthlyUploads, PeerClass};
 use dosvc_wire::net::BlockPool;
@@ -80,9 +80,6 @@ pub enum EngineError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The HTTP client can't be set up.
-    #[error("HTTP client: {0}")]
-    Origin(#[from] OriginError),
     /// An address can't be listened on.
     #[error("cannot listen for peers: {0}")]
     Listen(#[source] std::io::Error),
@@ -137,7 +134,7 @@ impl Engine {
             peer_id,
             store,
             host,
-            origins: OriginClient::new(OriginConfig::default())?,
+            origins: OriginClient::new(OriginConfig::default()),
             pool: BlockPool::new(BLOCK_LENGTH_MAX as usize, BLOCK_BUFFERS_MAX),
             links: Links::snapshot().map_err(EngineError::Interfaces)?,
         }));

@@ -168,10 +168,10 @@ async fn one_round(shared: &Arc<Shared>, request: &Request, tried: &Tried) -> Ro
     let origins = origins.into_iter().map(|urls| (&shared.origins, urls));
     // Where the origin cannot be reached a cache host may.
     let settings = shared.settings();
-    let hosts = settings.cache_hosts.iter().filter_map(|host| {
+    let hosts = settings.cache_hosts.iter().map(|host| {
         let urls = candidates(request).into_iter().flatten();
         let urls = urls.filter_map(|url| url_on(host, &url)).collect();
-        Some((shared.cache_hosts.client()?, urls))
+        (shared.cache_hosts.client(), urls)
     });
     let mut rounds: Vec<(&OriginClient, Vec<Url>)> = origins.collect();
     let origin_rounds = rounds.len();

@@ -17,7 +17,7 @@ use crate::{
     cache,
     counters::RateMeter,
     errors::storage_error,
-    limiter::{DownloadGate, SwarmPriority},
+    limiter::{DownloadGate, Inflow, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
     uploads::Standing,
@@ -223,6 +223,8 @@ pub(crate) struct Swarm {
     /// See [`Counted::wishes`].
     wishes: u64,
     rate: RateMeter,
+    /// The same, for the connections.
+    inflow: Inflow,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
     /// The sources when the content was complete, or the swarm failed; nothing before.
@@ -301,6 +303,7 @@ impl Swarm {
             wasted_bytes: 0,
             wishes: 0,
             rate: RateMeter::default(),
+            inflow: Inflow::default(),
             error: None,
             last_sources: None,
             stopping: Vec::new(),
@@ -709,6 +712,8 @@ impl Swarm {
         } else if self.last_sources.is_none() && !self.jobs.is_empty() {
             self.last_sources = Some(self.sources_to_keep(now));
         }
+        let rate_bps = self.rate.bps(now);
+        self.inflow.set(rate_bps);
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
             recovered_bytes: self.recovered_bytes,
@@ -717,7 +722,7 @@ impl Swarm {
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted_bytes: self.wasted_bytes,
-            rate_bps: self.rate.bps(now),
+            rate_bps,
             connections,
             num_peers: self.dials.known_count(),
             waiting: self.waiting(now),
