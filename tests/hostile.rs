@@ -4,6 +4,9 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod place;
+
+use place::{PATIENCE, Place, wait_until};
 use serde_json::Value;
 use std::{
     collections::HashMap,
@@ -12,13 +15,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
 /// An honest download beside an attack, the start of its process included.
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -26,14 +26,6 @@ const AT_ONCE: Duration = Duration::from_secs(20);
 const RESIDENT_MAX: u64 = 160 << 20;
 /// Where attackers come from: loopback, but not the address of honest peers.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "{what}: not in time");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed | 1;
@@ -48,43 +40,12 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A folder with a configuration of its own.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nhost_root = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n\
-             [cache]\nkeep_free_percent = 0\n[delivery_optimization]\nmin_file_size_to_cache = 1\nmin_ram_allowed_to_peer = 1\n\
-             min_disk_size_allowed_to_peer = 1\n",
-            folder.path().join("state"),
-            folder.path().join("api.sock"),
-            folder.path().join("no-host"),
-        );
-        fs::write(folder.path().join("dosvc.toml"), text).unwrap();
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dosvc"));
-        command
-            .current_dir(self.0.path())
-            .env_clear()
-            .args(arguments)
-            .arg("--config")
-            .arg(self.path("dosvc.toml"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
+/// A place where contents of any size are shared, whatever the machine has.
+fn place() -> Place {
+    Place::with(
+        "[delivery_optimization]\nmin_file_size_to_cache = 1\nmin_ram_allowed_to_peer = 1\n\
+         min_disk_size_allowed_to_peer = 1\n",
+    )
 }
 
 /// A daemon that shares one content.
@@ -98,7 +59,7 @@ struct Daemon {
 
 impl Daemon {
     fn sharing(len: usize) -> Self {
-        let place = Place::new();
+        let place = place();
         let log = File::create(place.path("log")).unwrap();
         let child = place.command(&["run"]).stderr(log).spawn().unwrap();
         let mut daemon = Self {
@@ -173,7 +134,7 @@ impl Daemon {
 
     /// Somebody else, on this machine, fetches the content from this daemon alone.
     fn gives_an_honest_download(&self) {
-        let place = Place::new();
+        let place = place();
         let started = Instant::now();
         let hash_file = self.place.path("f.phf");
         let output = place.run(&[
@@ -544,7 +505,7 @@ fn servers_that_lie_stall_or_send_us_to_ourselves_are_survived() {
             let (honest, hash_file) = (&honest, &hash_file);
             let content = &daemon.content;
             scope.spawn(move || {
-                let place = Place::new();
+                let place = place();
                 let hash_file = hash_file.to_str().unwrap();
                 let started = Instant::now();
                 let output = place.run(&[

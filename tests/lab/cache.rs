@@ -3,7 +3,7 @@
 use crate::{
     content::Content,
     daemon::Daemon,
-    namespace::Node,
+    machine,
     origin::Origin,
     process::{run, wait_for},
 };
@@ -21,19 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DISK_FULL: &str = "0x80070070";
 
 /// A machine on loopback with a file system in memory for its cache; unmounted when dropped.
-struct Machine {
-    node: Node,
-    folder: tempfile::TempDir,
-}
+struct Machine(machine::Machine);
 
 impl Machine {
     fn new(disk_mib: u64) -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .expect("the target folder can be written");
-        let machine = Self {
-            node: Node::here(folder.path()),
-            folder,
-        };
+        let machine = Self(machine::Machine::new());
         fs::create_dir(machine.disk()).expect("the folder can be written");
         let size = format!("size={disk_mib}m,mode=700");
         let mut mount = Command::new("mount");
@@ -44,7 +36,7 @@ impl Machine {
     }
 
     fn disk(&self) -> PathBuf {
-        self.folder.path().join("disk")
+        self.0.folder().join("disk")
     }
 
     fn daemon(&self, keep_free_percent: u8, policies: &str) -> Daemon {
@@ -53,7 +45,7 @@ impl Machine {
              [delivery_optimization]\nmodify_cache_drive = {:?}\n{policies}",
             self.disk()
         );
-        Daemon::start_with(&self.node, "listen = [\"127.0.0.1:0\"]", &tables)
+        Daemon::start_with(&self.0.node, "listen = [\"127.0.0.1:0\"]", &tables)
     }
 
     /// Bytes that are free, as the file system says.
@@ -197,7 +189,7 @@ fn import_takes_no_more_than_there_is_room_for() {
     let import = |content: &Content| {
         let path = crate::content::folder().join(&content.name);
         let path = path.to_str().expect("its name is plain");
-        let hash_file = machine.folder.path().join(format!("{}.phf", content.name));
+        let hash_file = machine.0.folder().join(format!("{}.phf", content.name));
         let hash_file = hash_file.to_str().expect("its name is plain");
         daemon.output(&["publish", path, "--seed", "--out", hash_file])
     };
@@ -279,7 +271,7 @@ fn cache_that_moves_takes_effect_at_the_next_start_and_leaves_what_it_had() {
     let (machine, origin) = (Machine::new(256), Origin::start());
     let [content, ..] = contents(40);
     let mut daemon = Daemon::start_with(
-        &machine.node,
+        &machine.0.node,
         "listen = [\"127.0.0.1:0\"]",
         "[discovery]\ndns_sd = false",
     );
@@ -299,7 +291,7 @@ fn cache_that_moves_takes_effect_at_the_next_start_and_leaves_what_it_had() {
         daemon.log()
     );
     assert_eq!(held(&daemon, &content), None);
-    let old = machine.node.dir().join("state/cache");
+    let old = machine.0.node.dir().join("state/cache");
     assert!(old.join(content.swarm_hash().to_hex()).exists());
 }
 

@@ -5,8 +5,9 @@ use crate::{
     daemon::Daemon,
     namespace::Lab,
     nginx::Nginx,
+    process::wait_for,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Three machines: the origin, the cache host (at the same port), and one that downloads.
 struct Branch {
@@ -120,6 +121,14 @@ fn cache_host_gives_content_without_hash_file_while_the_origin_is_not_there() {
     assert!(!status.verified_by_hash_file, "{status:?}");
 }
 
+/// Waits until a download says that this policy holds the origin back.
+fn wait_until_held(daemon: &Daemon, policy: &str) {
+    wait_for(policy, Duration::from_secs(5), || {
+        let waiting = daemon.jobs().into_iter().find_map(|job| job.waiting)?;
+        waiting.contains(policy).then_some(())
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn fallback_delay_keeps_the_origin_waiting_for_the_cache_host() {
@@ -130,17 +139,9 @@ fn fallback_delay_keeps_the_origin_waiting_for_the_cache_host() {
     let policies =
         "delay_cache_server_fallback_background = 6\ndelay_cache_server_fallback_foreground = 60";
     let daemon = branch.daemon(policies);
-    let started = Instant::now();
     let get = daemon.start_get(&origin.url(&content.name), &[]);
-    while started.elapsed() < DELAY / 2 {
-        assert_eq!(
-            origin.bytes_sent(&content.name, None),
-            0,
-            "after {:?}",
-            started.elapsed()
-        );
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_until_held(&daemon, "delay_cache_server_fallback_background");
+    assert_eq!(origin.bytes_sent(&content.name, None), 0);
     let result = get.finish();
     assert_eq!(
         result.status.downloaded.http, content.bytes,
@@ -156,7 +157,7 @@ fn fallback_delay_keeps_the_origin_waiting_for_the_cache_host() {
         branch.daemon(policies)
     };
     let get = fresh.start_get(&origin.url(&other.name), &["--foreground"]);
-    std::thread::sleep(Duration::from_secs(2));
+    wait_until_held(&fresh, "delay_cache_server_fallback_foreground");
     let _cache = branch.cache();
     let result = get.finish();
     assert_eq!(

@@ -3,6 +3,7 @@
 use crate::{
     content::Content,
     daemon::{Daemon, Get, GetResult, write_config},
+    machine,
     namespace::{Lab, Node},
     nginx::Nginx,
     origin::Origin,
@@ -24,23 +25,19 @@ const GUID: &str = "b3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5d";
 const HASH: &str = "f1wUYWDcIiHiqG8I3oGVvf5M2sifiOBuVBqt+Eo9Ako=";
 
 /// A machine on loopback whose own files are a tree that the test writes.
-struct Machine {
-    node: Node,
-    _folder: tempfile::TempDir,
-}
+struct Machine(machine::Machine);
 
 impl Machine {
     fn new() -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .expect("the target folder can be written");
-        Self {
-            node: Node::here(folder.path()),
-            _folder: folder,
-        }
+        Self(machine::Machine::new())
+    }
+
+    fn node(&self) -> &Node {
+        &self.0.node
     }
 
     fn root(&self) -> PathBuf {
-        self.node.dir().join("host")
+        self.node().dir().join("host")
     }
 
     fn write(&self, file: &str, text: &str) {
@@ -51,13 +48,13 @@ impl Machine {
         // What is watched must be there when watching begins.
         self.changed();
         let (daemon, tables) = self.configuration(policies);
-        Daemon::start_with(&self.node, &daemon, &tables)
+        Daemon::start_with(self.node(), &daemon, &tables)
     }
 
     /// Puts other policies in force in the machine's running daemon, which watches the file.
     fn configure(&self, policies: &str) {
         let (daemon, tables) = self.configuration(policies);
-        write_config(&self.node, &daemon, &tables);
+        write_config(self.node(), &daemon, &tables);
     }
 
     fn configuration(&self, policies: &str) -> (String, String) {

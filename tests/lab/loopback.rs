@@ -3,6 +3,7 @@
 use crate::{
     content::Content,
     daemon::{Daemon, dosvc, write_config},
+    machine,
     namespace::Node,
     origin::Origin,
     process::wait_for,
@@ -25,37 +26,33 @@ const TABLES: &str = "[delivery_optimization]\nmin_file_size_to_cache = 10\nmin_
     min_disk_size_allowed_to_peer = 1\n[discovery]\ndns_sd = false";
 
 /// A machine's folder, gone when the test is over.
-struct Machine {
-    node: Node,
-    _folder: tempfile::TempDir,
-}
+struct Machine(machine::Machine);
 
 impl Machine {
     fn new() -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .expect("the target folder can be written");
-        Self {
-            node: Node::here(folder.path()),
-            _folder: folder,
-        }
+        Self(machine::Machine::new())
+    }
+
+    fn node(&self) -> &Node {
+        &self.0.node
     }
 
     fn daemon(&self) -> Daemon {
-        Daemon::start_with(&self.node, PORT_OF_ITS_OWN, TABLES)
+        Daemon::start_with(self.node(), PORT_OF_ITS_OWN, TABLES)
     }
 
     /// The program with a configuration of the machine's own, no daemon running.
     fn alone(&self, arguments: &[&str]) -> Command {
         let mut command = dosvc(
-            &self.node,
-            &write_config(&self.node, PORT_OF_ITS_OWN, TABLES),
+            self.node(),
+            &write_config(self.node(), PORT_OF_ITS_OWN, TABLES),
         );
-        command.args(arguments).current_dir(self.node.dir());
+        command.args(arguments).current_dir(self.node().dir());
         command
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.node.dir().join(name)
+        self.node().dir().join(name)
     }
 }
 
@@ -142,7 +139,7 @@ fn interrupted_get_leaves_no_half_file_and_goes_on_where_it_stopped() {
     let (machine, content) = (Machine::new(), content(21));
     let origin = Origin::with_gate(content.bytes / 2);
     let url = origin.url(&content.name);
-    let before: Vec<_> = names_in(machine.node.dir());
+    let before: Vec<_> = names_in(machine.node().dir());
     let mut get = crate::process::Process::start(
         &mut machine.alone(&["get", &url, "-o", "file"]),
         &machine.file("get.log"),
@@ -157,7 +154,7 @@ fn interrupted_get_leaves_no_half_file_and_goes_on_where_it_stopped() {
         || (!get.is_running()).then_some(()),
     );
     assert_eq!(get.kill().code(), Some(130), "{}", get.printed());
-    let left: Vec<_> = names_in(machine.node.dir())
+    let left: Vec<_> = names_in(machine.node().dir())
         .into_iter()
         .filter(|name| !before.contains(name))
         .collect();
@@ -232,11 +229,11 @@ fn content_without_a_hash_file_comes_by_plain_http_and_is_not_shared() {
 fn bypass_mode_refuses_with_its_code() {
     let (machine, origin, content) = (Machine::new(), Origin::start(), content(20));
     let config = write_config(
-        &machine.node,
+        machine.node(),
         PORT_OF_ITS_OWN,
         "[delivery_optimization]\ndownload_mode = 100",
     );
-    let mut command = dosvc(&machine.node, &config);
+    let mut command = dosvc(machine.node(), &config);
     let output = command
         .args(["get", &origin.url(&content.name), "-o"])
         .arg(machine.file("file"))
@@ -251,7 +248,7 @@ fn bypass_mode_refuses_with_its_code() {
 fn state_folder_has_one_daemon() {
     let machine = Machine::new();
     let daemon = machine.daemon();
-    let output = dosvc(&machine.node, daemon.config())
+    let output = dosvc(machine.node(), daemon.config())
         .arg("run")
         .output()
         .expect("it runs");

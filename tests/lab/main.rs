@@ -20,6 +20,7 @@
 mod capture;
 mod content;
 mod daemon;
+mod machine;
 mod meter;
 mod namespace;
 mod nginx;

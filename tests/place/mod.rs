@@ -13,7 +13,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder with a configuration that touches nothing outside of it.
 pub(crate) struct Place {
@@ -22,9 +22,14 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With further tables of the configuration.
+    pub(crate) fn with(tables: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nhost_root = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n[cache]\nkeep_free_percent = 0\n",
+            "[daemon]\nstate_dir = {:?}\napi_socket = {:?}\nhost_root = {:?}\nlisten = [\"127.0.0.1:0\"]\n[discovery]\ndns_sd = false\n[cache]\nkeep_free_percent = 0\n{tables}",
             folder.path().join("state"),
             folder.path().join("api.sock"),
             // Whether this machine runs on battery or over a VPN does not matter.

@@ -9,12 +9,11 @@ use dosvc_engine::{
     api::{GetRequest, JobState},
 };
 use dosvc_wire::{Handshake, net};
-use std::{net::SocketAddr, time::Duration};
-use support::{Node, Origin, config, content, hash_file};
+use std::net::SocketAddr;
+use support::{Node, Origin, PATIENCE, config, content, eventually, hash_file};
 use tokio::net::TcpStream;
 
 const MIB: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether a handshake for this content is answered.
 async fn answers(address: SocketAddr, bytes: &[u8]) -> bool {
@@ -25,17 +24,6 @@ async fn answers(address: SocketAddr, bytes: &[u8]) -> bool {
     let ours = Handshake::new(swarm, PeerId::from_random([9; 16]));
     net::send_handshake(&mut stream, &ours).await.is_ok()
         && net::receive_handshake(&mut stream, PATIENCE).await.is_ok()
-}
-
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let reached = async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, reached)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }
 
 fn with_mode(url: &str, mode: Option<u8>) -> GetRequest {

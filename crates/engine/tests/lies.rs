@@ -15,23 +15,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
-use support::{Node, Origin, content, hash_file};
+use support::{Node, Origin, PATIENCE, content, eventually, hash_file};
 
 const MIB: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let reached = async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, reached)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
-}
 
 /// A peer that claims the largest content there is, and answers every question about its hashes.
 async fn lying_peer(asked: Arc<AtomicU64>) -> SocketAddr {

@@ -21,6 +21,21 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+/// How long something that must happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until something is so.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let reached = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+}
+
 /// Bytes that look random and are the same for the same seed.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed | 1;
