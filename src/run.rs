@@ -136,21 +136,29 @@ fn addresses(listening: &[SocketAddr]) -> String {
     addresses.join(", ")
 }
 
-/// The signals that the daemon lives by.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
+/// The signals that a server lives by.
+pub(crate) struct Signals {
+    pub(crate) hangup: Signal,
+    pub(crate) terminate: Signal,
+    pub(crate) interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let watch = |kind| signal(kind).context("watch for signals");
         Ok(Self {
             hangup: watch(SignalKind::hangup())?,
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits for one that ends a program, and names it.
+    pub(crate) async fn ended(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
@@ -183,7 +191,7 @@ async fn serve(
 }
 
 /// A pipe from the parent ends when the parent does, however it does.
-async fn stdin_ends() -> io::Result<()> {
+pub(crate) async fn stdin_ends() -> io::Result<()> {
     let mut stdin = tokio::net::unix::pipe::Receiver::from_owned_fd(rustix::io::dup(io::stdin())?)?;
     let mut sink = [0; 64];
     while stdin.read(&mut sink).await? > 0 {}

@@ -183,6 +183,26 @@ impl GroupHash {
     }
 }
 
+impl From<[u8; 32]> for GroupHash {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for GroupHash {
+    type Err = ParseIdError;
+
+    /// Reads standard base64 with padding.
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        // The same 32 bytes as base64 that a hash of hashes has.
+        let hash: Result<HashOfHashes, _> = text.parse();
+        hash.map(|hash| Self(*hash.as_bytes()))
+            .map_err(|_| ParseIdError {
+                what: "a group's hash has 32 bytes as base64",
+            })
+    }
+}
+
 impl fmt::Display for GroupHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&STANDARD.encode(self.0))
@@ -219,7 +239,9 @@ mod tests {
                 "ovuuFQQ0AnFfLBtBC7qrgSovWZSprTVKu0UxJVdIPA8=",
             ),
         ] {
-            assert_eq!(id.parse::<GroupId>().unwrap().hash().to_string(), hash);
+            let worked = id.parse::<GroupId>().unwrap().hash();
+            assert_eq!(worked.to_string(), hash);
+            assert_eq!(hash.parse(), Ok(worked));
         }
     }
 
