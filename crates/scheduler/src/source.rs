@@ -3,7 +3,7 @@
 use crate::{
     FetchId, meter::Meter, picker::Shortlist, rng::key_of, slots::Slot, sorted::SortedMap,
 };
-use dosvc_content::{Bitfield, Block, PeerId};
+use dosvc_content::{Bitfield, Block, PeerId, PieceIndex};
 use std::{
     collections::VecDeque,
     fmt,
@@ -113,6 +113,8 @@ pub(crate) struct Upload {
     pub(crate) queue: VecDeque<Block>,
     /// Bytes served, ever.
     pub(crate) served: u64,
+    /// The piece that was served last: it may still be under way.
+    pub(crate) last: Option<PieceIndex>,
     /// It was told to wait for our offers.
     pub(crate) steered: bool,
     /// Offered, without an answer so far.

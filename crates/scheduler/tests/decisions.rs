@@ -628,3 +628,67 @@ fn a_block_that_stops_coming_near_its_end_is_asked_of_another() {
     assert!(!again(small.wait(Duration::from_millis(200))), "too soon");
     assert!(again(small.wait(Duration::from_millis(600))));
 }
+
+/// One of several downloaders, each a swarm of its own, that know each other and an origin: how many have begun to fetch
+/// after this much time in which nothing came.
+fn fetching_after(time: Duration) -> usize {
+    const MACHINES: u8 = 6;
+    let fetches = |us: u8| {
+        let mut small = Small::new(false, |config| {
+            config.self_id = PeerId::from_random([us; 16]);
+        });
+        for peer in (1..=MACHINES).filter(|peer| *peer != us) {
+            let id = small.add(peer.into(), SourceKind::LanPeer, true);
+            small
+                .swarm
+                .handle_bitfield(id, Bitfield::new(PIECES), small.now);
+        }
+        small.swarm.handle_discovery_ended(small.now);
+        small.add(0, SourceKind::Origin, false);
+        let mut commands = small.commands();
+        commands.extend(small.wait(time));
+        commands.iter().any(|c| matches!(c, Command::Fetch { .. }))
+    };
+    (1..=MACHINES).filter(|us| fetches(*us)).count()
+}
+
+#[test]
+fn two_of_several_downloaders_ask_the_origin_and_more_when_nothing_comes() {
+    assert_eq!(fetching_after(Duration::from_millis(500)), 2);
+    assert_eq!(fetching_after(Duration::from_secs(6)), 6);
+}
+
+/// Before anybody else was connected, the first downloader got all that it had asked for at once, and nobody could pass
+/// on anything for as long as that took.
+#[test]
+fn what_a_lone_downloader_asked_for_goes_out_in_series() {
+    let mut small = Small::new(true, |_| {});
+    let peer = small.add(1, SourceKind::LanPeer, true);
+    small
+        .swarm
+        .handle_bitfield(peer, Bitfield::new(PIECES), small.now);
+    small.swarm.handle_interested(peer, true, small.now);
+    let asked: Vec<Block> = (0..4).map(|piece| small.block(piece)).collect();
+    let pieces: Vec<_> = asked.iter().map(|block| block.piece()).collect();
+    for block in &asked {
+        small
+            .swarm
+            .handle_request(peer, *block, small.now)
+            .expect("unchoked");
+    }
+    small.swarm.handle_fetching(peer, &pieces, &[], small.now);
+    let served = |commands: Vec<Command>| -> Vec<Block> {
+        let of = |c: Command| match c {
+            Command::Serve { block, .. } => Some(block),
+            _ => None,
+        };
+        commands.into_iter().filter_map(of).collect()
+    };
+    for _ in &asked {
+        let now = served(small.commands());
+        assert_eq!(now.len(), 1);
+        small.now += Duration::from_millis(40);
+        small.swarm.handle_served(peer, now[0], small.now);
+        small.swarm.handle_have(peer, now[0].piece(), small.now);
+    }
+}

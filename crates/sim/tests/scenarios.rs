@@ -58,8 +58,8 @@ fn sixteen_machines() {
     for seed in 1..=3 {
         let o = show(&load("w3-16", Some(seed)));
         // Targets: 1.15 and 1.10.
-        assert!(o.ratio() <= 1.25, "{o}");
-        assert!(o.seed_copies <= 1.17, "{o}");
+        assert!(o.ratio() <= 1.22, "{o}");
+        assert!(o.seed_copies <= 1.14, "{o}");
     }
 }
 
@@ -112,7 +112,7 @@ fn a_seed_that_leaves_after_1_2_copies_is_not_missed() {
 #[test]
 fn a_third_that_leaves_when_done_harms_nobody() {
     let o = show(&load("third-leaves", None));
-    assert!(o.ratio() <= 1.27, "{o}");
+    assert!(o.ratio() <= 1.25, "{o}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn courses_over_time_add_up_and_are_drawn() {
 const LARGE: [(&str, f64, f64); 5] = [
     ("w3-256", 1.45, 1.31),
     // Each knows a part of the others, and agrees about the origin with those only.
-    ("origin-256", 16.0, 15.3),
+    ("origin-256", 2.40, 2.20),
     ("seed-leaves-256", 1.45, 1.25),
     ("equal-1000", 1.44, 1.25),
     ("ten-thousand", 1.70, 1.49),

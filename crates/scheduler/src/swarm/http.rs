@@ -1,8 +1,15 @@
 //! When and what to fetch over HTTP.
 //!
-//! Nobody steers what downloaders ask of an HTTP server, so they agree: for each piece the machines that lack it are
-//! ranked by rendezvous hashing; each machine fetches first where it ranks first, then where it ranks second, and
-//! leaves alone what a neighbour has or is fetching. N machines that start at once so take about one copy in all.
+//! Nobody steers what downloaders ask of an HTTP server, so they agree. All of them at once would share its link: each
+//! piece would take as long as all pieces, and nobody could pass on anything. So of a machine and the downloaders that it
+//! knows the two whose ids rank first fetch, the others get it from them; when nothing comes, the next one tries after a
+//! moment. Nobody knows everybody in a large swarm: there, those fetch who rank first among their own neighbours, a few
+//! in all, and what they begin is known to the others' neighbours a moment later. Which piece: for each one those who may
+//! fetch are ranked by rendezvous hashing, so that they begin with different ones; what a neighbour has or is fetching
+//! is left alone. N machines that start at once so take about one copy in all.
+//!
+//! Who is far behind the best of its neighbours, or gets less from peers than HTTP has shown to give, fetches for
+//! itself.
 
 use super::{Swarm, steal::time_left};
 use crate::{
@@ -25,6 +32,14 @@ const LONG_PIECE: Duration = Duration::from_millis(250);
 const GRACE_PIECES: u32 = 1;
 /// How long after the first peer connected its and others' bitfields are awaited.
 const COMPANY_SETTLE: Duration = Duration::from_millis(150);
+/// Of a machine and the downloaders around it, so many ask the HTTP server for what nobody has.
+const LEADERS: u32 = 2;
+/// How long each of several downloaders leaves the HTTP server to those before it while nothing comes.
+const TURN: Duration = Duration::from_millis(500);
+/// Who is that far behind the best of its neighbours looks whether HTTP is faster than they are.
+const LAG_MAX: Duration = Duration::from_secs(3);
+/// Turns that nobody waits longer than.
+const TURNS_MAX: u32 = 8;
 /// Pieces of one fetch at most.
 const RUN_MAX: u32 = 64;
 /// Pieces of one fetch before a rate is known.
@@ -99,11 +114,22 @@ impl Swarm {
         } else {
             RUNS_ALONE
         };
+        let before = self.rank(&partners);
+        let turn = self.is_our_turn(before, now);
+        if !turn {
+            self.leave_to_others(id, now);
+        }
         while self.runs(id) < runs_max {
             if grace && self.http.grace_pieces >= GRACE_PIECES {
                 return;
             }
-            let run = self.choose_run(id, &partners, grace, now);
+            let run = if turn && !self.picker.nobodys().is_empty() {
+                self.choose_new(id, &partners, grace)
+            } else if !grace && self.peers_too_slow(id, before, now) {
+                self.choose_known(id, &partners, now)
+            } else {
+                None
+            };
             let Some((first, count)) = run else {
                 return;
             };
@@ -187,24 +213,61 @@ impl Swarm {
         usable(SourceKind::CacheHost).or_else(origin)
     }
 
-    /// What to fetch next: first and count.
-    fn choose_run(
+    /// How many of the other downloaders that we know come before us at the HTTP server.
+    fn rank(&self, partners: &[u64]) -> u32 {
+        let salt = self.pieces.lengths().piece_count();
+        let ours = rendezvous(self.self_key, salt);
+        let before = partners.iter().filter(|key| rendezvous(**key, salt) > ours);
+        u32::try_from(before.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether we fetch what nobody has: whoever of the downloaders around us ranks first does, and the others get it
+    /// from there. When nothing comes to us, the next in turn tries.
+    fn is_our_turn(&self, before: u32, now: Instant) -> bool {
+        let idle_since = self.offers.moved_at().max(self.grace_end());
+        before < LEADERS || now >= idle_since + TURN * before.min(TURNS_MAX)
+    }
+
+    /// Gives up what was hardly begun over HTTP while nobody else was known.
+    fn leave_to_others(&mut self, id: SourceId, now: Instant) {
+        let length = u64::from(self.pieces.lengths().piece_size());
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let alone = s.runs.len() == 1 && s.delivered == 0 && s.partial * 4 < length;
+        if !alone || self.http.grace_pieces == 0 {
+            return;
+        }
+        self.http.grace_pieces = 0;
+        self.give_up_all(id, true, now);
+        if let Some(s) = self.sources.get_mut(&id) {
+            s.partial = 0;
+            // So short a look says nothing of what it can give.
+            s.meter = Meter::new(now);
+        }
+    }
+
+    /// Of what nobody has, the pieces to fetch next: first and count.
+    fn choose_new(
         &mut self,
         id: SourceId,
         partners: &[u64],
         grace: bool,
+    ) -> Option<(PieceIndex, u32)> {
+        if grace || !partners.is_empty() {
+            return Some((self.ranked(partners)?, 1));
+        }
+        let longest = self.run_length(id);
+        self.contiguous(longest, |picker, p| picker.copies(p) == 0)
+    }
+
+    /// The pieces to fetch next although peers have them: first and count.
+    fn choose_known(
+        &mut self,
+        id: SourceId,
+        partners: &[u64],
         now: Instant,
     ) -> Option<(PieceIndex, u32)> {
-        if !self.picker.nobodys().is_empty() {
-            if grace || !partners.is_empty() {
-                return Some((self.ranked(partners)?, 1));
-            }
-            let longest = self.run_length(id);
-            return self.contiguous(longest, |picker, p| picker.copies(p) == 0);
-        }
-        if grace || !self.peers_too_slow(id, now) {
-            return None;
-        }
         // Until HTTP has shown what it can give, one piece at a time finds out.
         let known = self.sources.get(&id)?.meter.rate().is_some();
         let probing = !known
@@ -279,7 +342,7 @@ impl Swarm {
     }
 
     /// Whether HTTP may fetch what peers have: they give less than wanted, and less than HTTP would.
-    fn peers_too_slow(&self, id: SourceId, now: Instant) -> bool {
+    fn peers_too_slow(&self, id: SourceId, before: u32, now: Instant) -> bool {
         let begun = self
             .http
             .peers_since
@@ -302,7 +365,26 @@ impl Swarm {
             return false;
         }
         let shown = self.sources.get(&id).and_then(|s| s.meter.rate());
-        shown.is_none_or(|rate| peers < rate * GOOD_ENOUGH)
+        match shown {
+            Some(rate) => peers < rate * GOOD_ENOUGH,
+            // What came over HTTP went through others before: who keeps up with them misses nothing.
+            None => before < LEADERS || self.lags_behind(peers),
+        }
+    }
+
+    /// Whether at `rate` it would take long to have as much as the neighbour that has most.
+    fn lags_behind(&self, rate: f64) -> bool {
+        let most = self
+            .sources
+            .values()
+            .filter(|s| s.is_peer())
+            .map(|s| s.has.count());
+        let pieces = most
+            .max()
+            .unwrap_or(0)
+            .saturating_sub(self.pieces.have().count());
+        let bytes = f64::from(pieces) * f64::from(self.pieces.lengths().piece_size());
+        bytes > rate * LAG_MAX.as_secs_f64()
     }
 
     /// Nothing is left to ask for, but a slow peer holds a piece that HTTP would bring much sooner.
@@ -376,7 +458,7 @@ impl Swarm {
             // The last pieces are being checked.
             return;
         }
-        let alone = !self.picker.nobodys().is_empty() || self.peers_too_slow(id, now);
+        let alone = !self.picker.nobodys().is_empty() || self.peers_too_slow(id, 0, now);
         let (Some(first), false, true) = (self.pieces.lengths().piece(0), self.runs(id) > 0, alone)
         else {
             return;

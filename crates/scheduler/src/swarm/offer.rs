@@ -87,6 +87,11 @@ impl Offers {
         self.moved_at = now;
     }
 
+    /// When we last asked for something or got something.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
     /// How long we count on an answer.
     fn patience(&self) -> Duration {
         self.answer * 2 + ANSWER_MARGIN

@@ -183,18 +183,29 @@ impl Uploads {
     pub(super) fn room(&self, lead: Duration, spare: bool, now: Instant) -> usize {
         let slots = self.slots() as usize;
         let free = slots.saturating_sub(self.active.len());
+        let shared = spare && free == 0 && self.active.len() < self.shared_max();
+        if !self.looks_ahead() {
+            return free + usize::from(shared);
+        }
         let meanwhile = self
             .pace
             .map_or(0, |pace| lead.as_micros() / pace.as_micros().max(1));
         let meanwhile = usize::try_from(meanwhile).unwrap_or(usize::MAX / 2);
         let ending = self.ends_at().is_none_or(|at| at <= now + lead);
-        let shared = spare && free == 0 && self.active.len() < self.shared_max();
         free + meanwhile + usize::from(ending && free == 0) + usize::from(shared)
     }
 
-    /// When the first of the blocks that are being sent is out, by the usual pace.
+    /// Whether a receiver is chosen before the last block is out. It costs that receiver: until the block begins, others
+    /// take it for busy, and its downlink may idle. So it is done only where nothing else fills the pause: with blocks
+    /// that are out sooner than an answer comes, and with slow ones that go out alone.
+    fn looks_ahead(&self) -> bool {
+        self.slots() > 1 || self.shared_max() == 1
+    }
+
+    /// When the first of the blocks that are being sent is out, by the usual pace, if the next one is chosen before.
     pub(super) fn ends_at(&self) -> Option<Instant> {
-        let first = self.active.iter().map(|a| a.since).min()?;
+        let active = self.active.iter().filter(|_| self.looks_ahead());
+        let first = active.map(|a| a.since).min()?;
         Some(first + self.pace? * self.slots())
     }
 
@@ -285,6 +296,7 @@ impl Swarm {
             self.stats.uploaded += u64::from(block.len());
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
+                s.up.last = Some(block.piece());
             }
             self.note_slot(id);
         }
@@ -338,14 +350,33 @@ impl Swarm {
     }
 
     /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
-    /// send to takes one n-th of its rate from each.
+    /// send to takes one n-th of its rate from each. What we send it beside that ourselves takes nothing from us.
     pub(super) fn has_spare_uplink(&self) -> bool {
         let active = &self.uploads.active;
-        let share = |a: &Active| {
-            let s = self.sources.get(&a.to)?;
-            Some(1.0 / self.load(a.to, s).max(1) as f64)
+        let used = active.iter().enumerate().filter_map(|(at, a)| {
+            if active[..at].iter().any(|before| before.to == a.to) {
+                return None;
+            }
+            let ours = active[at..].iter().filter(|b| b.to == a.to).count();
+            let others = self.from_others(a.to, self.sources.get(&a.to)?);
+            Some(ours as f64 / (ours + others) as f64)
+        });
+        used.sum::<f64>() < 1.0
+    }
+
+    /// Pieces that others send to the peer.
+    fn from_others(&self, id: SourceId, s: &Source) -> usize {
+        let sent = |piece: u32| {
+            let is = |block: &Block| block.piece().get() == piece;
+            self.uploads
+                .active
+                .iter()
+                .any(|a| a.to == id && is(&a.block))
+                || s.up.queue.iter().any(is)
+                || s.up.offered.contains_key(&piece)
+                || s.up.last.is_some_and(|last| last.get() == piece)
         };
-        active.iter().filter_map(share).sum::<f64>() < 1.0
+        s.fetching.keys().filter(|piece| !sent(**piece)).count()
     }
 
     /// Pieces that are on their way to the peer, from us or from others.
