@@ -6,8 +6,8 @@ use super::{
 };
 use crate::teredo::{
     client::{
-        Client, ClientConfig, Event, LocalPort, Network, Offline, PeerStatus, Qualified, Refusal,
-        Sent, ServerAddresses, Stats,
+        Client, ClientConfig, Event, LocalPort, Network, Offline, Path, PeerStatus, Qualified,
+        Refusal, Sent, ServerAddresses, Stats,
     },
     limits::PEERS_MAX,
 };
@@ -16,6 +16,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddrV4},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Instant,
 };
 use tokio::{
@@ -102,6 +103,12 @@ pub struct Incoming {
     _running: Arc<DropGuard>,
 }
 
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tunnel({:?})", self.address())
+    }
+}
+
 impl Tunnel {
     /// Opens the socket and begins to qualify.
     ///
@@ -172,21 +179,39 @@ impl Tunnel {
     /// # Errors
     /// [`Refusal`]: it is not sent.
     pub fn send(&self, packet: &[u8]) -> Result<(), Refusal> {
-        let mut core = self.shared.core();
-        let sent = core.send(Instant::now(), packet);
-        self.shared.carry_out(&mut core);
-        drop(core);
-        match sent {
+        match self.route(packet) {
             Sent::Now(path) => {
-                // As on any network, what can't be sent is lost.
-                if let Err(error) = self.shared.sockets.send_to(path, packet) {
-                    tracing::trace!(%error, "a packet could not be sent");
-                }
+                self.send_on(path, packet);
                 Ok(())
             }
             Sent::Queued => Ok(()),
             Sent::Refused(why) => Err(why),
         }
+    }
+
+    /// Where a packet is to go, if the caller sends it by itself; else it is taken care of.
+    pub(crate) fn route(&self, packet: &[u8]) -> Sent {
+        self.with_core(|core| core.send(Instant::now(), packet))
+    }
+
+    /// Sends on a path that [`route`](Self::route) has given.
+    pub(crate) fn send_on(&self, path: Path, packet: &[u8]) {
+        if let Err(error) = self.shared.sockets.send_to(path, packet) {
+            tracing::trace!(%error, "a packet could not be sent");
+        }
+    }
+
+    /// Uses the core, and does what it wants done then.
+    pub(crate) fn with_core<T>(&self, work: impl FnOnce(&mut Client) -> T) -> T {
+        let mut core = self.shared.core();
+        let result = work(&mut core);
+        self.shared.carry_out(&mut core);
+        result
+    }
+
+    /// The socket of the client's own port.
+    pub(crate) fn service(&self) -> &UdpSocket {
+        self.shared.sockets.service()
     }
 
     /// Waits until the path to a peer is open.
@@ -196,13 +221,7 @@ impl Tunnel {
     pub async fn connect(&self, peer: Ipv6Addr) -> Result<(), ConnectError> {
         loop {
             let mut events = self.shared.events.subscribe();
-            let sent = {
-                let mut core = self.shared.core();
-                let sent = core.connect(Instant::now(), peer);
-                self.shared.carry_out(&mut core);
-                sent
-            };
-            match sent {
+            match self.with_core(|core| core.connect(Instant::now(), peer)) {
                 Sent::Now(_) => return Ok(()),
                 Sent::Refused(why) => return Err(why.into()),
                 Sent::Queued => {}
@@ -255,6 +274,19 @@ impl Incoming {
             }
         };
         &self.buffer[range]
+    }
+}
+
+impl Incoming {
+    /// The next datagram of an additional port.
+    pub(crate) fn poll_extra(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(LocalPort, SocketAddrV4, Vec<u8>)>> {
+        let came = self.extra.poll_recv(cx);
+        came.map(|came| {
+            came.map(|Came { port, from, bytes }| (LocalPort::Extra(port), from, bytes))
+        })
     }
 }
 
