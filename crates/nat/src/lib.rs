@@ -8,5 +8,6 @@
 //! Pieces, and what is said through the tunnel, are not known here.
 
 pub mod net;
+#[cfg(feature = "quic")]
 pub mod quic;
 pub mod teredo;

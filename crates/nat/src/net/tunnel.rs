@@ -16,7 +16,6 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddrV4},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Instant,
 };
 use tokio::{
@@ -210,6 +209,7 @@ impl Tunnel {
     }
 
     /// The socket of the client's own port.
+    #[cfg(feature = "quic")]
     pub(crate) fn service(&self) -> &UdpSocket {
         self.shared.sockets.service()
     }
@@ -277,12 +277,13 @@ impl Incoming {
     }
 }
 
+#[cfg(feature = "quic")]
 impl Incoming {
     /// The next datagram of an additional port.
     pub(crate) fn poll_extra(
         &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<(LocalPort, SocketAddrV4, Vec<u8>)>> {
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<(LocalPort, SocketAddrV4, Vec<u8>)>> {
         let came = self.extra.poll_recv(cx);
         came.map(|came| {
             came.map(|Came { port, from, bytes }| (LocalPort::Extra(port), from, bytes))
