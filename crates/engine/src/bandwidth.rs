@@ -92,7 +92,12 @@ impl Bandwidth {
         let [foreground, background] = state.limits.map_or_else(Default::default, |limits| {
             limits.map(|limit| LimitStatus {
                 bps: limit.rate.map(dosvc_content::ByteRate::bps),
-                source: limit.source.to_string(),
+                source: match (limit.rate, limit.source) {
+                    (None, source @ (LimitSource::Share(_) | LimitSource::Dynamic(_))) => {
+                        format!("{source}, which is measured while a download runs")
+                    }
+                    (_, source) => source.to_string(),
+                },
             })
         });
         BandwidthStatus {

@@ -14,6 +14,7 @@
 
 use dosvc_content::ByteRate;
 use dosvc_policy::Priority;
+use dosvc_polite::Manner;
 use dosvc_wire::net::Throttle;
 use std::{
     future::Future,
@@ -335,9 +336,26 @@ impl Throttle for UploadGate {
     }
 }
 
-/// LAN traffic: no limit, but it gives way like any other.
+/// What a swarm receives at the moment from all of its sources, in bytes a second; 0 before anything came.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Inflow(Arc<AtomicU64>);
+
+impl Inflow {
+    pub(crate) fn set(&self, bps: u64) {
+        self.0.store(bps, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|bps| *bps > 0)
+    }
+}
+
+/// LAN traffic: no limit, but it gives way like any other, and no more of it is under way than needed.
 #[derive(Debug)]
-pub(crate) struct LanGate(pub(crate) SwarmPriority);
+pub(crate) struct LanGate {
+    pub(crate) priority: SwarmPriority,
+    pub(crate) inflow: Inflow,
+}
 
 impl Throttle for LanGate {
     fn take(&self, _: u32) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -349,7 +367,15 @@ impl Throttle for LanGate {
     }
 
     fn is_background(&self) -> bool {
-        !self.0.is_foreground()
+        !self.priority.is_foreground()
+    }
+
+    fn manner(&self) -> Manner {
+        Manner {
+            background: self.is_background(),
+            rate: None,
+            inflow: self.inflow.get(),
+        }
     }
 }
 

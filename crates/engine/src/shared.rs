@@ -7,6 +7,7 @@ use crate::{
     cache_hosts::CacheHosts,
     config::EngineConfig,
     counters::Totals,
+    explain::Taken,
     limiter::{Budgets, Limiter},
     machine::Facts,
     month::Ledger,
@@ -207,6 +208,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
+    /// Where files that were taken came from.
+    pub(crate) taken: Taken,
     /// What downloads under way need of the disk.
     pub(crate) room: Room,
     pub(crate) upload_turns: UploadTurns,
@@ -288,6 +291,7 @@ impl Shared {
             pool,
             totals: Totals::default(),
             turns,
+            taken: Taken::default(),
             room: Room::default(),
             upload_turns,
             incoming: Arc::new(Semaphore::new(INCOMING_MAX)),

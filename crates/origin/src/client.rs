@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +14,7 @@ use reqwest::{Client, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::address;
@@ -93,13 +94,14 @@ pub struct OriginClient(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: OriginConfig,
-    tls: ClientConfig,
-    /// For URLs that the caller gave.
-    open: Client,
-    /// For redirects of public servers: connects to public addresses only. Made at the first such redirect.
-    guarded: OnceLock<Client>,
     /// Host names of the environment's proxies.
     proxies: Arc<HashSet<String>>,
+    // What follows is made when it is needed first: who never asks a server has neither its memory nor its start.
+    tls: OnceCell<ClientConfig>,
+    /// For URLs that the caller gave.
+    open: OnceCell<Client>,
+    /// For redirects of public servers: connects to public addresses only.
+    guarded: OnceCell<Client>,
 }
 
 /// A small file, whole.
@@ -137,25 +139,21 @@ impl Hop {
 }
 
 impl OriginClient {
-    /// Makes a client. Reads the environment's proxies and the system's root certificates once; without any root
-    /// certificate only http works, and https fails with [`OriginError::Tls`].
-    ///
-    /// # Errors
-    /// [`OriginError::Setup`] for an unusable user agent or extra root certificate.
-    pub fn new(config: OriginConfig) -> Result<Self, OriginError> {
-        let tls = tls_config(&config)?;
-        let open = http_client(&config, tls.clone(), None)?;
+    /// Makes a client. Reads the environment's proxies now, and the system's root certificates with the first request;
+    /// without any root certificate only http works, and https fails with [`OriginError::Tls`]. With an unusable user
+    /// agent or extra root certificate, every request fails with [`OriginError::Setup`].
+    pub fn new(config: OriginConfig) -> Self {
         let proxies = match config.env_proxies {
             true => environment_proxies(),
             false => HashSet::new(),
         };
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             config,
-            tls,
-            open,
-            guarded: OnceLock::new(),
             proxies: Arc::new(proxies),
-        })))
+            tls: OnceCell::new(),
+            open: OnceCell::new(),
+            guarded: OnceCell::new(),
+        }))
     }
 
     /// Whether requests may go through a proxy.
@@ -293,10 +291,7 @@ impl OriginClient {
     }
 
     async fn send_once(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
-        let client = match hop.guarded {
-            true => self.guarded()?,
-            false => &self.0.open,
-        };
+        let client = self.client(hop.guarded).await?;
         let after = self.config().connect_timeout + self.config().idle_timeout;
         let answer = client.get(hop.url.clone()).headers(headers).send();
         match tokio::time::timeout(after, answer).await {
@@ -308,13 +303,30 @@ impl OriginClient {
         }
     }
 
-    fn guarded(&self) -> Result<&Client, OriginError> {
-        if let Some(client) = self.0.guarded.get() {
-            return Ok(client);
-        }
-        let resolver = PublicOnly::new(Arc::clone(&self.0.proxies));
-        let client = http_client(&self.0.config, self.0.tls.clone(), Some(resolver))?;
-        Ok(self.0.guarded.get_or_init(|| client))
+    async fn client(&self, guarded: bool) -> Result<&Client, OriginError> {
+        let (cell, resolver) = match guarded {
+            true => (
+                &self.0.guarded,
+                Some(PublicOnly::new(Arc::clone(&self.0.proxies))),
+            ),
+            false => (&self.0.open, None),
+        };
+        let make = || async {
+            let tls = self.0.tls.get_or_try_init(|| self.read_roots()).await?;
+            http_client(self.config(), tls.clone(), resolver)
+        };
+        cell.get_or_try_init(make).await
+    }
+
+    /// Files are read for that, so it is not done on the runtime's threads.
+    async fn read_roots(&self) -> Result<ClientConfig, OriginError> {
+        let inner = Arc::clone(&self.0);
+        let read = tokio::task::spawn_blocking(move || tls_config(&inner.config));
+        read.await.unwrap_or_else(|error| {
+            Err(OriginError::Setup {
+                cause: error.to_string(),
+            })
+        })
     }
 
     /// Whether a host that the caller named is on no public address at all, so that its redirects may stay there.
@@ -491,7 +503,7 @@ mod tests {
             env_proxies: false,
             ..OriginConfig::default()
         };
-        OriginClient::new(config).unwrap()
+        OriginClient::new(config)
     }
 
     #[tokio::test]

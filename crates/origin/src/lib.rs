@@ -39,7 +39,7 @@ pub use error::{OriginError, RedirectRefusal};
 pub use limits::{
     ETAG_BYTES_MAX, RETRY_AFTER_MAX, SPEED_FLOOR_BYTES_PER_SECOND, URLS_MAX, VALIDATOR_BYTES_MAX,
 };
-pub use origin::{ContentFacts, Origin};
+pub use origin::{ContentFacts, Origin, UrlReport};
 pub use rustls::pki_types::CertificateDer;
 pub use shown::ShownUrl;
 pub use url::Url;

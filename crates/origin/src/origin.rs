@@ -18,6 +18,7 @@ use crate::shown::ShownUrl;
 use crate::validator::Validator;
 
 pub(crate) use state::Ticket;
+pub use state::UrlReport;
 use state::{Sources, Tried};
 
 /// One content on its origins: its URLs in order of preference with the state of each. Clones share the state, so
@@ -131,6 +132,11 @@ impl Origin {
     /// Why no URL will ever do, once every one has failed for good: the failure of the most preferred one.
     pub fn is_dead(&self) -> Option<OriginError> {
         self.0.lock().dead()
+    }
+
+    /// How each URL stands, in the caller's order.
+    pub fn report(&self) -> Vec<UrlReport> {
+        self.0.lock().report(Instant::now())
     }
 
     /// The version of the content, to keep with the download's resume state; `None` before anything is known.

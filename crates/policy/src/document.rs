@@ -1,6 +1,6 @@
 //! Documents that come from the table: the page of policies and the commented sample of the configuration.
 
-use crate::{Allowed, POLICIES, PolicySpec, Unit};
+use crate::{Allowed, Evidence, POLICIES, PolicySpec, Unit};
 
 /// What stands in `docs/policies.md` before the table.
 const INTRODUCTION: &str = "\
@@ -16,6 +16,8 @@ This page is generated from `crates/policy/src/table.rs`. To write it anew after
 - GB, MB and KB are powers of 1024. KB/s are 1024 bytes a second.
 - Numbers are whole; anything out of range is refused with the range. A choice is given by its number or its name.
 - Lists are TOML lists or one text with commas.
+- Tests in `tests/lab` see the effect from outside, with the real program: `cargo test --test lab NAME` runs one (those that need
+  root are run as the README says).
 - Who wins: default < file < `conf.d` < environment < managed < command; see below.
 - A running daemon takes changes of its files over by itself within two seconds, and on SIGHUP, in running downloads too.
   A new limit drops no connection; a mode drops those that it forbids. What is wrong changes nothing.
@@ -90,7 +92,7 @@ nothing, or too little, this is what dosvc does.
 | A mode for one content | nothing | must be within the device's; Lan is not within Group, since it would open to machines outside the group |
 | `absolute_max_cache_size` = 0 | Intune: unlimited, cleaned when the disk runs low | only the free part of the disk limits the cache |
 | \"Available\" space of `max_cache_size` | nothing on the cache's own bytes | free space plus what the cache takes, so that a cache that fills does not shrink its limit |
-| The last part of a disk | cleaned when the disk runs low | the last 10 % of a disk (`cache.keep_free_percent`) are never taken |
+| The last part of a disk | cleaned when the disk runs low | the last 10 % of a disk (`cache.keep_free_percent`) are never taken; when others fill the disk the cache gives way, at once during downloads, within a minute otherwise |
 | \"10 MB\" below which a content is Simple | unit not said | 10 × 2²⁰ bytes |
 | `min_file_size_to_cache` under 10 MB | recommended for large groups, but the 10 MB rule would undo it | the policy wins: contents from its value on are exchanged, smaller ones are Simple |
 | Contents between 10 MB and `min_file_size_to_cache` | \"take no part in peering\" | effective mode 0 (CdnOnly): hash checks, no peers |
@@ -105,6 +107,7 @@ nothing, or too little, this is what dosvc does.
 | What a metered connection closes | nothing for peering; a cost policy for downloads | peers beyond the LAN, and HTTP for background downloads |
 | What a VPN closes | no peering, or no uploads | peers both ways; with `restrict_peer_selection_by` = 2 nothing |
 | Letters of `vpn_keywords` | nothing | their case does not matter |
+| AD site and domain SID (`group_id_source` 1 and 2) | the domain controller says | sssd's or winbind's tools are asked (`realm`, `adcli`, `wbinfo`, sssd's cache). Tested with programs that answer as these do, not on a machine that is joined to a domain |
 | `group_id_source` 1, 2 or 5 that has nothing | only 3 and 4 fall back to the automatic order | as written: no group, and no peers |
 | Scheme and port in `cache_host` | nothing; the Linux agent takes a scheme | both may be given |
 | `cache_host_source` = 0 | not in the CSP's range; the troubleshooter knows it | allowed |
@@ -147,8 +150,8 @@ pub fn policies_page() -> String {
 }
 
 const HEADER: &str = "\
-| Key | Windows' name | Unit | Allowed | Default | What it does | Source |
-|---|---|---|---|---|---|---|
+| Key | Windows' name | Unit | Allowed | Default | What it does | How to see it; the test that shows it | Source |
+|---|---|---|---|---|---|---|---|
 ";
 
 fn row(spec: &PolicySpec) -> String {
@@ -156,8 +159,13 @@ fn row(spec: &PolicySpec) -> String {
         Allowed::Hours => format!("`{}`", Allowed::Hours),
         other => other.to_string(),
     };
+    let Evidence {
+        shown,
+        test_file,
+        test,
+    } = spec.policy.evidence();
     format!(
-        "| `{}` | {} | {} | {allowed} | {} | {} | {} |\n",
+        "| `{}` | {} | {} | {allowed} | {} | {} | {shown}; `{test}` ({test_file}) | {} |\n",
         spec.key,
         spec.name,
         spec.unit,

@@ -31,8 +31,18 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 const READ_AHEAD: Duration = Duration::from_millis(2);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
+/// So much of the inflow may be under way by one connection beyond what fills its path: about what an end takes to answer
+/// when it is busy …
+const QUEUE: Duration = Duration::from_millis(5);
+/// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
+const QUEUE_MIN: u64 = 128 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
+
+/// The kernel sends no longer bursts, in bytes …
+const BURST_MAX: u32 = 64 << 10;
+/// … and shorter ones than this would only cost.
+const BURST_MIN: u32 = 2 << 10;
 
 /// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
 const REORDERED_MAX: u32 = 3;
@@ -85,6 +95,10 @@ pub struct Manner {
     /// It is read at no more than so many bytes a second, so no more than this needs to be under way and to wait in the
     /// socket. (What it is limited to is up to its reader; this keeps the kernel from taking in more.)
     pub rate: Option<u64>,
+    /// So many bytes a second come by all connections together. No more of them than fill the path, and a short queue,
+    /// need be under way by this one: what several senders have under way at once is what overflows the queue before
+    /// us, and what everything else that is said to us waits behind.
+    pub inflow: Option<u64>,
 }
 
 impl Manner {
@@ -110,7 +124,7 @@ impl Sending {
     pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
         let manner = Manner {
             background,
-            rate: None,
+            ..Manner::default()
         };
         self.0.moved(socket, now, manner, look_sent, pace);
     }
@@ -120,6 +134,14 @@ impl Sending {
     pub fn interval(&self) -> Option<Duration> {
         let held_back = self.0.limit.is_some() && self.0.waiting;
         held_back.then(|| self.0.interval())
+    }
+
+    /// How many bytes to hand to the kernel at once, while that matters; a power of two. Where round trips are short it
+    /// sends up to 64 KiB in one burst, however slow the pace is, and what comes next waits for as long as all of that
+    /// takes at this pace: more than a second at the least one.
+    pub fn burst(&self) -> Option<u32> {
+        let half = u32::try_from(self.0.limit? / 2).unwrap_or(u32::MAX);
+        (half < BURST_MAX).then(|| half.next_power_of_two().max(BURST_MIN))
     }
 }
 
@@ -138,13 +160,19 @@ struct Look {
 }
 
 impl Look {
-    /// The window that a rate needs, and the round trip time that it is for.
+    /// The window that a limited rate needs, and the round trip time that it is for.
     fn window_at(&self, rate: u64) -> (u64, Duration) {
+        let least = READ_AHEAD_PACKETS * u64::from(self.packet);
+        self.window_for(rate, READ_AHEAD, least)
+    }
+
+    /// The window that lets so many bytes a second through, and the round trip time that it is for.
+    fn window_for(&self, rate: u64, ahead: Duration, least: u64) -> (u64, Duration) {
         // The least there was: what waits to be read counts in the others.
         let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
-        let bytes = u128::from(rate) * (rtt + READ_AHEAD).as_nanos() / 1_000_000_000;
+        let bytes = u128::from(rate) * (rtt + ahead).as_nanos() / 1_000_000_000;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        (bytes.max(READ_AHEAD_PACKETS * u64::from(self.packet)), rtt)
+        (bytes.max(least), rtt)
     }
 }
 
@@ -268,10 +296,11 @@ impl Flow {
             None
         };
         let needed = manner.rate.map(|rate| look.window_at(rate));
-        let limit = match (polite, needed) {
-            (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
-            (polite, needed) => polite.or(needed),
-        };
+        let enough = manner
+            .inflow
+            .map(|rate| look.window_for(rate, QUEUE, QUEUE_MIN));
+        let windows = [polite, needed, enough].into_iter().flatten();
+        let limit = windows.min_by_key(|(bytes, _)| *bytes);
         self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
@@ -380,5 +409,25 @@ impl Round {
             self.began = Some(now);
         }
         self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_pace_goes_out_in_bursts_that_fit_it() {
+        let burst = |limit| {
+            let flow = Flow {
+                limit,
+                ..Flow::default()
+            };
+            Sending(flow).burst()
+        };
+        assert_eq!(burst(None), None);
+        assert_eq!(burst(Some(1 << 20)), None, "the kernel's own are shorter");
+        assert_eq!(burst(Some(40_000)), Some(32 << 10));
+        assert_eq!(burst(Some(2 * 1448)), Some(2 << 10), "the least window");
     }
 }

@@ -20,7 +20,7 @@ async fn child() {
         env_proxies: true,
         ..config()
     };
-    let client = OriginClient::new(config).unwrap();
+    let client = OriginClient::new(config);
     let origin = client.open(vec![Url::parse(&url).unwrap()], None);
     let result = match origin.fetch(0..10).await {
         Ok(body) => read(body).await,

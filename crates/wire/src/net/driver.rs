@@ -280,11 +280,12 @@ impl State {
     }
 }
 
-/// Asks the kernel to read a block's bytes from the disk while others are still being sent: sending from a
-/// file stops the thread for what is not in memory.
+/// Asks the kernel to read a block's bytes from the disk, if they are not in memory, while others are still being sent.
 fn read_ahead(body: &Body, len: u32) {
     #[cfg(target_os = "linux")]
-    if let Body::File { file, offset } = body {
+    if let Body::File { file, offset } = body
+        && !super::transport::is_part_in_memory(file, *offset, len as usize)
+    {
         use rustix::fs::{Advice, fadvise};
         // Only advice.
         let _ = fadvise(

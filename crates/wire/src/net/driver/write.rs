@@ -25,9 +25,10 @@ impl Driver {
             messages: Vec::new(),
             credit: 0,
             pace: Pace::default(),
+            unsent_max: 0,
             polite: dosvc_polite::Sending::default(),
         };
-        writer.half.set_unsent_max(writer.pace.unsent_max());
+        writer.bound_unsent();
         loop {
             if let Err(reason) = writer.write_next().await {
                 return reason;
@@ -56,6 +57,8 @@ struct Writer<'a, W> {
     /// Bytes taken from the rate limit and not used yet.
     credit: u32,
     pace: Pace,
+    /// What the kernel was told that it may hold unsent, in bytes.
+    unsent_max: u32,
     polite: dosvc_polite::Sending,
 }
 
@@ -103,13 +106,12 @@ impl<W: WriteHalf> Writer<'_, W> {
                 .await?;
             let end = sent + part;
             while sent < end {
-                let max = self.draw(end - sent).await;
+                let max = self.draw(end - sent).await.min(self.burst());
                 sent += self.write_part(block, body, sent, max).await?;
             }
         }
-        if self.pace.note(block.len(), begun.elapsed()) {
-            self.half.set_unsent_max(self.pace.unsent_max());
-        }
+        self.pace.note(block.len(), begun.elapsed());
+        self.bound_unsent();
         self.driver.with(|state| {
             state.connection.end_answer(block);
             state.outbox.push_back(Event::Served { block });
@@ -193,6 +195,20 @@ impl<W: WriteHalf> Writer<'_, W> {
         if let Some(socket) = self.half.socket() {
             let background = self.driver.params.up.is_background();
             self.polite.moved(socket, now, background);
+        }
+        self.bound_unsent();
+    }
+
+    /// The most that may leave in one burst, in bytes.
+    fn burst(&self) -> u32 {
+        self.polite.burst().unwrap_or(u32::MAX)
+    }
+
+    /// Tells the kernel how much it may hold unsent, when that has changed.
+    fn bound_unsent(&mut self) {
+        let bytes = self.pace.unsent_max().min(self.burst());
+        if std::mem::replace(&mut self.unsent_max, bytes) != bytes {
+            self.half.set_unsent_max(bytes);
         }
     }
 
