@@ -9,20 +9,23 @@ use crate::teredo::{
         Client, ClientConfig, Event, LocalPort, Network, Offline, Path, PeerStatus, Qualified,
         Refusal, Sent, ServerAddresses, Stats,
     },
-    limits::PEERS_MAX,
+    limits::{BUBBLE_INTERVAL, BUBBLES_MAX, PEERS_MAX},
 };
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddrV4},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::UdpSocket,
     sync::{Notify, broadcast, mpsc, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A path that is not open after all tries of the core, and one interval more, will not open.
+const CONNECT_MAX: Duration = BUBBLE_INTERVAL.saturating_mul(BUBBLES_MAX as u32 + 1);
 
 /// IPv4 TTL of bubbles that only open our own NAT: one NAT, and not the peer's.
 const OPENING_TTL: u8 = 2;
@@ -214,11 +217,22 @@ impl Tunnel {
         self.shared.sockets.service()
     }
 
+    /// To be held while something is sent from there.
+    #[cfg(feature = "quic")]
+    pub(crate) fn usual_ttl(&self) -> std::sync::RwLockReadGuard<'_, ()> {
+        self.shared.sockets.usual_ttl()
+    }
+
     /// Waits until the path to a peer is open.
     ///
     /// # Errors
     /// [`ConnectError`], at the latest after about 8 s.
     pub async fn connect(&self, peer: Ipv6Addr) -> Result<(), ConnectError> {
+        let opened = tokio::time::timeout(CONNECT_MAX, self.opened(peer)).await;
+        opened.unwrap_or(Err(ConnectError::Unreachable))
+    }
+
+    async fn opened(&self, peer: Ipv6Addr) -> Result<(), ConnectError> {
         loop {
             let mut events = self.shared.events.subscribe();
             match self.with_core(|core| core.connect(Instant::now(), peer)) {
@@ -355,8 +369,23 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) {
-        let mut changes = dosvc_host::Changes::listen(&dosvc_host::Root::default()).await;
+    async fn run(self) {
+        // Listening may take its time, where other services have to be asked.
+        let moved = Notify::new();
+        let watch = async {
+            let mut changes = dosvc_host::Changes::listen(&dosvc_host::Root::default()).await;
+            loop {
+                changes.changed().await;
+                moved.notify_one();
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = self.drive(&moved) => {}
+        }
+    }
+
+    async fn drive(mut self, moved: &Notify) {
         let mut buffer = [0; DATAGRAM_MAX];
         loop {
             let deadline = {
@@ -385,7 +414,7 @@ impl Driver {
                         tracing::trace!(%from, %why, "a discovery bubble was dropped");
                     }
                 }
-                () = changes.changed() => self.follow_networks(),
+                () = moved.notified() => self.follow_networks(),
             }
         }
     }

@@ -75,6 +75,7 @@ impl TunnelSocket {
                     src_ip: None,
                 };
                 let io = self.tunnel.service();
+                let _usual_ttl = self.tunnel.usual_ttl();
                 // Any error but this one would end the connection: what can't be sent is lost.
                 match io.try_io(Interest::WRITABLE, || self.state.send(io.into(), &transmit)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),

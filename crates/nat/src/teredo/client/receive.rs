@@ -107,7 +107,7 @@ impl Client {
             LocalPort::Service => true,
             LocalPort::Extra(port) => peer.extra_port == Some(port),
         };
-        let known = peer.path(now) == Some(path);
+        let known = peer.is_known(path);
         let nearby = peer.local(now) == Some(path.to);
         let said = nonce.is_some() && nonce == peer.nonce_sent;
         if !own_port || !(known || named || nearby || said) {
