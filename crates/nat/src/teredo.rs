@@ -8,7 +8,7 @@ mod address;
 pub mod client;
 pub mod icmp;
 pub mod limits;
-mod packet;
+pub(crate) mod packet;
 mod random;
 mod rate;
 mod secure;

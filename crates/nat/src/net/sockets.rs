@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 use tokio::{net::UdpSocket, sync::mpsc, task::AbortHandle};
 
@@ -81,11 +81,16 @@ impl Sockets {
         }
     }
 
+    /// While this is held, what the service socket sends has the usual TTL.
+    pub(super) fn usual_ttl(&self) -> RwLockReadGuard<'_, ()> {
+        self.ttl.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn send_to(&self, path: Path, bytes: &[u8]) -> io::Result<()> {
         let to = SocketAddr::V4(path.to);
         match path.port {
             LocalPort::Service => {
-                let _usual_ttl = self.ttl.read().unwrap_or_else(PoisonError::into_inner);
+                let _usual_ttl = self.usual_ttl();
                 self.service.try_send_to(bytes, to)?;
             }
             LocalPort::Extra(port) => {

@@ -6,23 +6,26 @@ use super::{
 };
 use crate::teredo::{
     client::{
-        Client, ClientConfig, Event, LocalPort, Network, Offline, PeerStatus, Qualified, Refusal,
-        Sent, ServerAddresses, Stats,
+        Client, ClientConfig, Event, LocalPort, Network, Offline, Path, PeerStatus, Qualified,
+        Refusal, Sent, ServerAddresses, Stats,
     },
-    limits::PEERS_MAX,
+    limits::{BUBBLE_INTERVAL, BUBBLES_MAX, PEERS_MAX},
 };
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddrV4},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::UdpSocket,
     sync::{Notify, broadcast, mpsc, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A path that is not open after all tries of the core, and one interval more, will not open.
+const CONNECT_MAX: Duration = BUBBLE_INTERVAL.saturating_mul(BUBBLES_MAX as u32 + 1);
 
 /// IPv4 TTL of bubbles that only open our own NAT: one NAT, and not the peer's.
 const OPENING_TTL: u8 = 2;
@@ -102,6 +105,12 @@ pub struct Incoming {
     _running: Arc<DropGuard>,
 }
 
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tunnel({:?})", self.address())
+    }
+}
+
 impl Tunnel {
     /// Opens the socket and begins to qualify.
     ///
@@ -172,16 +181,9 @@ impl Tunnel {
     /// # Errors
     /// [`Refusal`]: it is not sent.
     pub fn send(&self, packet: &[u8]) -> Result<(), Refusal> {
-        let mut core = self.shared.core();
-        let sent = core.send(Instant::now(), packet);
-        self.shared.carry_out(&mut core);
-        drop(core);
-        match sent {
+        match self.route(packet) {
             Sent::Now(path) => {
-                // As on any network, what can't be sent is lost.
-                if let Err(error) = self.shared.sockets.send_to(path, packet) {
-                    tracing::trace!(%error, "a packet could not be sent");
-                }
+                self.send_on(path, packet);
                 Ok(())
             }
             Sent::Queued => Ok(()),
@@ -189,20 +191,51 @@ impl Tunnel {
         }
     }
 
+    /// Where a packet is to go, if the caller sends it by itself; else it is taken care of.
+    pub(crate) fn route(&self, packet: &[u8]) -> Sent {
+        self.with_core(|core| core.send(Instant::now(), packet))
+    }
+
+    /// Sends on a path that [`route`](Self::route) has given.
+    pub(crate) fn send_on(&self, path: Path, packet: &[u8]) {
+        if let Err(error) = self.shared.sockets.send_to(path, packet) {
+            tracing::trace!(%error, "a packet could not be sent");
+        }
+    }
+
+    /// Uses the core, and does what it wants done then.
+    pub(crate) fn with_core<T>(&self, work: impl FnOnce(&mut Client) -> T) -> T {
+        let mut core = self.shared.core();
+        let result = work(&mut core);
+        self.shared.carry_out(&mut core);
+        result
+    }
+
+    /// The socket of the client's own port.
+    #[cfg(feature = "quic")]
+    pub(crate) fn service(&self) -> &UdpSocket {
+        self.shared.sockets.service()
+    }
+
+    /// To be held while something is sent from there.
+    #[cfg(feature = "quic")]
+    pub(crate) fn usual_ttl(&self) -> std::sync::RwLockReadGuard<'_, ()> {
+        self.shared.sockets.usual_ttl()
+    }
+
     /// Waits until the path to a peer is open.
     ///
     /// # Errors
     /// [`ConnectError`], at the latest after about 8 s.
     pub async fn connect(&self, peer: Ipv6Addr) -> Result<(), ConnectError> {
+        let opened = tokio::time::timeout(CONNECT_MAX, self.opened(peer)).await;
+        opened.unwrap_or(Err(ConnectError::Unreachable))
+    }
+
+    async fn opened(&self, peer: Ipv6Addr) -> Result<(), ConnectError> {
         loop {
             let mut events = self.shared.events.subscribe();
-            let sent = {
-                let mut core = self.shared.core();
-                let sent = core.connect(Instant::now(), peer);
-                self.shared.carry_out(&mut core);
-                sent
-            };
-            match sent {
+            match self.with_core(|core| core.connect(Instant::now(), peer)) {
                 Sent::Now(_) => return Ok(()),
                 Sent::Refused(why) => return Err(why.into()),
                 Sent::Queued => {}
@@ -255,6 +288,20 @@ impl Incoming {
             }
         };
         &self.buffer[range]
+    }
+}
+
+#[cfg(feature = "quic")]
+impl Incoming {
+    /// The next datagram of an additional port.
+    pub(crate) fn poll_extra(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<(LocalPort, SocketAddrV4, Vec<u8>)>> {
+        let came = self.extra.poll_recv(cx);
+        came.map(|came| {
+            came.map(|Came { port, from, bytes }| (LocalPort::Extra(port), from, bytes))
+        })
     }
 }
 
@@ -322,8 +369,23 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) {
-        let mut changes = dosvc_host::Changes::listen(&dosvc_host::Root::default()).await;
+    async fn run(self) {
+        // Listening may take its time, where other services have to be asked.
+        let moved = Notify::new();
+        let watch = async {
+            let mut changes = dosvc_host::Changes::listen(&dosvc_host::Root::default()).await;
+            loop {
+                changes.changed().await;
+                moved.notify_one();
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = self.drive(&moved) => {}
+        }
+    }
+
+    async fn drive(mut self, moved: &Notify) {
         let mut buffer = [0; DATAGRAM_MAX];
         loop {
             let deadline = {
@@ -352,7 +414,7 @@ impl Driver {
                         tracing::trace!(%from, %why, "a discovery bubble was dropped");
                     }
                 }
-                () = changes.changed() => self.follow_networks(),
+                () = moved.notified() => self.follow_networks(),
             }
         }
     }

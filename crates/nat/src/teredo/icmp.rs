@@ -35,24 +35,31 @@ pub fn checksum(
     next_header: u8,
     payload: &[u8],
 ) -> u16 {
-    let mut sum = words(&source.octets()) + words(&destination.octets());
-    sum += words(payload) + payload.len() as u64 + u64::from(next_header);
+    let words = words(&source.octets()) + words(&destination.octets()) + words(payload);
+    let sum = u64::from(u16::from_be(fold(words)));
+    !fold(sum + payload.len() as u64 + u64::from(next_header))
+}
+
+/// The sum of the words, in this machine's byte order: the order matters only to what it is compared with (RFC 1071).
+fn words(bytes: &[u8]) -> u64 {
+    let (whole, rest) = bytes.as_chunks::<4>();
+    let sum: u64 = whole
+        .iter()
+        .map(|&word| u64::from(u32::from_ne_bytes(word)))
+        .sum();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    sum + u64::from(u32::from_ne_bytes(last))
+}
+
+/// The sum of the 16-bit words of a sum, with carries added back.
+fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {
         sum = (sum & 0xFFFF) + (sum >> 16);
     }
     #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
-    let sum = sum as u16;
-    !sum
-}
-
-/// The sum of the big-endian 16-bit words, the last one filled with a zero.
-fn words(bytes: &[u8]) -> u64 {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let whole: u64 = pairs
-        .iter()
-        .map(|&pair| u64::from(u16::from_be_bytes(pair)))
-        .sum();
-    whole + rest.first().map_or(0, |&byte| u64::from(byte) << 8)
+    let folded = sum as u16;
+    folded
 }
 
 /// An ICMPv6 packet; `body` begins behind the checksum. Empty when the body is longer than IPv6 allows.

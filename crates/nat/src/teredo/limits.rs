@@ -58,7 +58,7 @@ pub const TRANSMITS_MAX: usize = 4096;
 /// Events that wait to be read; more are dropped, oldest first.
 pub const EVENTS_MAX: usize = 2 * PEERS_MAX;
 
-/// What one IPv4 address may ask of a server or relay in a second, on average, and at once.
+/// What one IPv4 address may ask of a server in a second, on average, and at once.
 pub const REQUESTS_PER_SECOND_MAX: u32 = 200;
 
 /// The largest ICMPv6 packet that a server forwards: a ping's, not data (as miredo's and Microsoft's servers).

@@ -14,6 +14,7 @@ mod gateway;
 mod machine;
 mod own;
 mod peer;
+mod quic;
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    fn start<F: Future<Output = ()>>(
+    pub(crate) fn start<F: Future<Output = ()>>(
         machine: &Machine,
         work: impl FnOnce(oneshot::Receiver<()>) -> F + Send + 'static,
     ) -> Self {

@@ -132,6 +132,7 @@ impl Client {
             return;
         };
         peer.queue.clear();
+        peer.nonce_received = None;
         peer.random_port = None;
         let port = peer.extra_port.take();
         self.close(port);

@@ -67,6 +67,12 @@ impl Peer {
         }
     }
 
+    /// Whether the peer was last heard on this path. Whoever comes on it is the peer, however long ago that was; only
+    /// for sending a path grows old.
+    pub(super) fn is_known(&self, path: Path) -> bool {
+        self.path == Some(path)
+    }
+
     /// The path, while it is good.
     pub(super) fn path(&self, now: Instant) -> Option<Path> {
         let heard = self.heard_at?;

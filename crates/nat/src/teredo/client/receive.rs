@@ -31,6 +31,9 @@ impl Client {
         if packet.is_bubble() && packet.destination().is_unicast_link_local() {
             return self.accept_cookie(now, path, packet).map(|()| None);
         }
+        if self.came_as_ever(now, path, packet) {
+            return Ok(Some(packet));
+        }
         let ends = self.sender(packet)?;
         self.accept(now, path, ends, &datagram)?;
         if !packet.is_bubble() {
@@ -40,6 +43,17 @@ impl Client {
             self.advertise(path, ends);
         }
         Ok(None)
+    }
+
+    /// Data from a peer whose path is open, on that path: what nearly every datagram is.
+    fn came_as_ever(&mut self, now: Instant, path: Path, packet: Ipv6Packet<'_>) -> bool {
+        let own = self.qualified().map(|own| own.address.to_ipv6());
+        if packet.is_bubble() || own != Some(packet.destination()) {
+            return false;
+        }
+        let peer = self.peers.get(packet.source());
+        let peer = peer.filter(|peer| peer.open_path(now) == Some(path));
+        peer.map(|peer| peer.heard(now, path)).is_some()
     }
 
     fn is_server(&self, from: SocketAddrV4) -> bool {
@@ -93,7 +107,7 @@ impl Client {
             LocalPort::Service => true,
             LocalPort::Extra(port) => peer.extra_port == Some(port),
         };
-        let known = peer.path(now) == Some(path);
+        let known = peer.is_known(path);
         let nearby = peer.local(now) == Some(path.to);
         let said = nonce.is_some() && nonce == peer.nonce_sent;
         if !own_port || !(known || named || nearby || said) {
