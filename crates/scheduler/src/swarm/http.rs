@@ -102,12 +102,7 @@ impl Swarm {
             self.stream(id, now);
             return;
         }
-        let partners: Vec<u64> = self
-            .sources
-            .values()
-            .filter(|s| s.is_partner())
-            .map(|s| s.key)
-            .collect();
+        let partners = self.partner_keys();
         let grace = self.in_grace(now);
         let runs_max = if grace || !partners.is_empty() {
             self.runs_shared(id)
@@ -172,6 +167,8 @@ impl Swarm {
             "peers may still be found"
         } else if self.picker.nobodys().is_empty() {
             "peers have what is missing and are fast enough"
+        } else if !self.is_our_turn(self.rank(&self.partner_keys()), now) {
+            "other downloaders fetch what nobody has and pass it on"
         } else {
             "another HTTP source comes first"
         }
@@ -211,6 +208,12 @@ impl Swarm {
         };
         let origin = || usable(SourceKind::Origin).filter(|_| !self.waits_for_cache_host(now));
         usable(SourceKind::CacheHost).or_else(origin)
+    }
+
+    /// The rendezvous keys of the other downloaders.
+    fn partner_keys(&self) -> Vec<u64> {
+        let partners = self.sources.values().filter(|s| s.is_partner());
+        partners.map(|s| s.key).collect()
     }
 
     /// How many of the other downloaders that we know come before us at the HTTP server.

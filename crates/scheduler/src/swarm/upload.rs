@@ -358,14 +358,14 @@ impl Swarm {
                 return None;
             }
             let ours = active[at..].iter().filter(|b| b.to == a.to).count();
-            let others = self.given_by_others(a.to, self.sources.get(&a.to)?);
+            let others = self.sent_by_others(a.to, self.sources.get(&a.to)?);
             Some(ours as f64 / (ours + others) as f64)
         });
         used.sum::<f64>() < 1.0
     }
 
     /// Pieces that others send to the peer.
-    fn given_by_others(&self, id: SourceId, s: &Source) -> usize {
+    fn sent_by_others(&self, id: SourceId, s: &Source) -> usize {
         let sent = |piece: u32| {
             let is = |block: &Block| block.piece().get() == piece;
             self.uploads
