@@ -21,16 +21,14 @@ pub(crate) struct CacheHosts {
     bans: Mutex<HashMap<String, Instant>>,
 }
 
-impl Default for CacheHosts {
-    fn default() -> Self {
+impl CacheHosts {
+    pub(crate) fn new(config: OriginConfig) -> Self {
         Self {
-            client: OriginClient::new(OriginConfig::cache_host()),
+            client: OriginClient::new(config),
             bans: Mutex::default(),
         }
     }
-}
 
-impl CacheHosts {
     pub(crate) fn client(&self) -> &OriginClient {
         &self.client
     }
@@ -111,7 +109,7 @@ mod tests {
 
     #[test]
     fn ban_ends() {
-        let (hosts, now) = (CacheHosts::default(), Instant::now());
+        let (hosts, now) = (CacheHosts::new(OriginConfig::cache_host()), Instant::now());
         hosts.ban("a", now);
         assert!(hosts.is_banned("a", now) && !hosts.is_banned("b", now));
         assert!(!hosts.is_banned("a", now + BAN_TIME));

@@ -5,8 +5,9 @@ use crate::{
         CacheEntry, EngineStatus, Explanation, GateStatus, GetRequest, ImportRequest, JobError,
         JobId, JobState, JobStatus, MonthStatus, PeerInfo,
     },
-    bandwidth,
+    bandwidth::{self, HttpLimits},
     cache::{self, JobUse},
+    cache_hosts::CacheHosts,
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
@@ -129,15 +130,22 @@ impl Engine {
         })
         .await
         .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
+        let http_limits = Arc::new(HttpLimits::default());
+        let with_limits = |config: OriginConfig| OriginConfig {
+            limits: Arc::clone(&http_limits) as _,
+            ..config
+        };
         let shared = Arc::new(Shared::new(Parts {
             settings,
             peer_id,
             store,
             host,
-            origins: OriginClient::new(OriginConfig::default()),
+            origins: OriginClient::new(with_limits(OriginConfig::default())),
+            cache_hosts: CacheHosts::new(with_limits(OriginConfig::cache_host())),
             pool: BlockPool::new(BLOCK_LENGTH_MAX as usize, BLOCK_BUFFERS_MAX),
             links: Links::snapshot().map_err(EngineError::Interfaces)?,
         }));
+        http_limits.begin(&shared);
         let engine = Self {
             shared: Arc::clone(&shared),
             jobs: Arc::default(),

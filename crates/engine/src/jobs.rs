@@ -379,8 +379,8 @@ impl Job {
     }
 
     fn open_origin(&self, shared: &Shared, validator: Option<Validator>) -> Option<Origin> {
-        (!self.request.urls.is_empty())
-            .then(|| shared.origins.open(self.request.urls.clone(), validator))
+        let client = shared.origins.in_background(!self.request.foreground);
+        (!self.request.urls.is_empty()).then(|| client.open(self.request.urls.clone(), validator))
     }
 
     /// Content without a hash file: the server says how long it is and how to tell its versions apart.
@@ -440,6 +440,7 @@ impl Job {
             }
             let nothing = Validator::default();
             let found = shared.cache_hosts.open(host, &self.request.urls, nothing)?;
+            found.set_background(!self.request.foreground);
             match found.probe().await {
                 Ok(facts) => return Some(facts),
                 Err(error) => {

@@ -165,15 +165,17 @@ async fn one_round(shared: &Arc<Shared>, request: &Request, tried: &Tried) -> Ro
     let mut missing = "no hash file was found beside the content".to_owned();
     let mut unreachable = None;
     let origins = candidates(request);
-    let origins = origins.into_iter().map(|urls| (&shared.origins, urls));
+    let background = !request.foreground;
+    let of_origins = shared.origins.in_background(background);
+    let origins = origins.into_iter().map(|urls| (of_origins.clone(), urls));
     // Where the origin cannot be reached a cache host may.
     let settings = shared.settings();
     let hosts = settings.cache_hosts.iter().map(|host| {
         let urls = candidates(request).into_iter().flatten();
         let urls = urls.filter_map(|url| url_on(host, &url)).collect();
-        (shared.cache_hosts.client(), urls)
+        (shared.cache_hosts.client().in_background(background), urls)
     });
-    let mut rounds: Vec<(&OriginClient, Vec<Url>)> = origins.collect();
+    let mut rounds: Vec<(OriginClient, Vec<Url>)> = origins.collect();
     let origin_rounds = rounds.len();
     rounds.extend(hosts);
     for (at, (client, candidates)) in rounds.into_iter().enumerate() {

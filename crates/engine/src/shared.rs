@@ -200,10 +200,8 @@ pub(crate) struct Shared {
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
-    /// What is known of HTTP connections, to give way on them.
-    pub(crate) receivers: dosvc_polite::Receivers,
     /// What keeps the budgets at what they should be.
-    pub(crate) bandwidth: Bandwidth,
+    pub(crate) bandwidth: Arc<Bandwidth>,
     /// What was uploaded this month.
     pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
@@ -246,6 +244,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
     pub(crate) origins: OriginClient,
+    pub(crate) cache_hosts: CacheHosts,
     pub(crate) pool: BlockPool,
     pub(crate) links: Links,
 }
@@ -258,6 +257,7 @@ impl Shared {
             store,
             host,
             origins,
+            cache_hosts,
             pool,
             links,
         } = parts;
@@ -276,8 +276,7 @@ impl Shared {
         bandwidth.apply(&budgets, &settings.config.policies);
         Self {
             budgets: Arc::new(budgets),
-            receivers: dosvc_polite::Receivers::default(),
-            bandwidth,
+            bandwidth: Arc::new(bandwidth),
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
@@ -286,7 +285,7 @@ impl Shared {
             store,
             host,
             origins,
-            cache_hosts: CacheHosts::default(),
+            cache_hosts,
             hash_file_fetches: Semaphore::new(crate::metadata::HTTP_FETCHES_MAX),
             pool,
             totals: Totals::default(),

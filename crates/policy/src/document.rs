@@ -56,7 +56,7 @@ made, so whoever may write the file can put an older signed one back.
 
 Shares (percentages, hours, \"dynamic\") are of what is available toward the sources: HTTP servers, group and Internet
 peers, all downloads together. Nothing but a download itself can tell how much that is, so it is measured as it runs: for
-about four seconds limits that are shares are lifted, and the best rate that was kept up for three seconds is what is
+about four seconds limits that are shares are lifted, and the rate that was kept up for three seconds is what is
 available. The first half second is left out, for it brings what had piled up in buffers. A measurement begins with a
 download, unless the last one is less than half a minute old, and every three minutes; a link that changes is noticed
 then. What was measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while
@@ -64,15 +64,18 @@ measuring too, and a share of 100 is no limit.
 
 ## What is limited, and how exactly
 
-- Limits count bytes on the wire, as the interface's counters show them: for each 1448 bytes of content 66 of headers
-  (Ethernet, IPv4, TCP with timestamps). With IPv6 1.4 % more pass, with jumbo frames 3.8 % less; acknowledgements and
-  requests are not counted. On virtual links whose packets are up to 64 KiB long the counters see hardly any headers.
+- Limits count bytes on the wire, as the interface's counters show them: content and whatever carries it, TLS and headers
+  (Ethernet, IP, TCP), and acknowledgements in the same direction. The kernel counts bytes and segments of each connection;
+  nothing is guessed. What is sent twice counts with its headers alone. On virtual links whose packets are up to 64 KiB
+  long the interface's counters see hardly any headers, on others without Ethernet 14 bytes a segment fewer.
 - Downloads of one priority share one limit, over all contents and connections. Peers in the LAN are exempt from every
   limit, the machine's own uploads to them too; an HTTP server in the LAN is exempt from the dynamic share alone.
-- Over ten seconds an absolute limit is exact within 3 % as a rule, and was seen 5 % off; shares of what was measured come
-  to within 15 % (a small share, or one right after the measurement, is the least exact).
-- Once a download runs, no more passes at a time than 26 ms of the limit and about 18 KB for each connection. A new
-  connection to a server near by may bring up to some megabytes before anything is known of it; that is paid for later.
+- Over ten seconds limits are exact within 3 %, absolute ones from the first byte on, and shares of what was measured as
+  soon as that is (mostly they are within 1 %). How: no byte is asked for before it is paid for, in the kernel's buffers
+  no more waits than little above what the limit brings in a round trip, and what is charged is what the kernel counted.
+- No more passes at a time than 26 ms of the limit and about 18 KB for each connection (before Linux 5.14: 64 KiB more at the
+  beginning of each). When a limit comes into force while a download runs without one, what its servers had been told that
+  they may send still comes, and is paid for before anything else does.
 - A new limit is in force within two seconds, usually at once, and drops no connection.
 - `dosvc config --verbose` shows what is configured and by whom; `dosvc status` the limits in force, where each comes from
   and what is available (`bandwidth` in `--json`).

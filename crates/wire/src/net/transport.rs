@@ -32,6 +32,11 @@ pub trait ReadHalf: Send {
         second: &mut [u8],
     ) -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// Waits until something may be there to read; may be wrong about it.
+    fn ready(&mut self) -> impl Future<Output = io::Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The TCP socket below, if that is what it is: how background traffic is steered.
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
         None
@@ -147,6 +152,10 @@ impl ReadHalf for OwnedReadHalf {
                 (None, full) => return full,
             }
         }
+    }
+
+    async fn ready(&mut self) -> io::Result<()> {
+        self.readable().await
     }
 
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
