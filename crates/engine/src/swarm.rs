@@ -221,7 +221,7 @@ pub(crate) struct Swarm {
     /// See [`Counted::wishes`].
     wishes: u64,
     rate: RateMeter,
-    /// The same, for the connections.
+    /// The best of it, for the connections.
     inflow: Inflow,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
@@ -691,7 +691,7 @@ impl Swarm {
             *connections.of(source.map_or(SourceKind::Origin, |s| s.kind)) += 1;
         }
         let rate_bps = self.rate.bps(now);
-        self.inflow.set(rate_bps);
+        self.inflow.note(rate_bps, self.core.activity().arriving);
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
             recovered_bytes: self.recovered_bytes,
