@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod config;
 mod control;
+mod control_plane;
 mod demo;
 mod explain;
 mod fd;
@@ -149,6 +150,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => finish(engine_runtime()?, |runtime| {
             runtime.block_on(demo::run(&global, args))
         }),
+        Command::ControlPlane(args) if args.action.is_some() => {
+            small_runtime()?.block_on(control_plane::run(global, args))
+        }
+        Command::ControlPlane(args) => finish(server_runtime()?, |runtime| {
+            runtime.block_on(control_plane::run(global, args))
+        }),
         Command::Publish(args) => small_runtime()?.block_on(publish::run(&global, args)),
         Command::Verify(args) => verify::run(args),
         Command::Status(args) => small_runtime()?.block_on(status::run(&global, args)),
@@ -172,13 +179,24 @@ fn finish(
     done
 }
 
-/// A runtime for an engine: a few workers that never block, and threads for disk and hashing that go when idle.
+/// A runtime for an engine: one thread for what never blocks, and others for disk and hashing that go when idle. One
+/// moves 3 GiB a second from sockets and 10 to them; more would wake each other for every message (with four, a download
+/// took 4 % more processor time and 8 % longer).
 fn engine_runtime() -> io::Result<Runtime> {
     let cores = available_parallelism().map_or(2, usize::from);
     Builder::new_multi_thread()
-        .worker_threads(cores.clamp(2, 4))
+        .worker_threads(1)
         .max_blocking_threads((4 * cores).clamp(8, 32))
         .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("dosvc")
+        .enable_all()
+        .build()
+}
+
+/// A runtime for a server that many ask at once: every processor answers.
+fn server_runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .max_blocking_threads(32)
         .thread_name("dosvc")
         .enable_all()
         .build()

@@ -8,6 +8,7 @@ use crate::{
     cache_hosts::url_on,
     dial,
     errors::origin_error,
+    explain::Tried,
     request::{Request, parse_hash_file},
     shared::{Scope, Shared},
     swarm::{DialError, Established},
@@ -18,6 +19,7 @@ use dosvc_content::{
 };
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
+use dosvc_scheduler::SourceKind;
 use dosvc_wire::{
     Extension, Limits,
     net::{self, DriveParams, Event, Unlimited},
@@ -70,11 +72,13 @@ pub(crate) enum Metadata {
     None(String),
 }
 
-/// Looks for the hash file of what a job wants. `waiting` is told why it takes long, when it does.
+/// Looks for the hash file of what a job wants. `waiting` is told why it takes long, when it does; `tried` who was
+/// asked.
 pub(crate) async fn find(
     shared: &Arc<Shared>,
     request: &Request,
     scope: Scope,
+    tried: &Arc<Tried>,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     if let Some(file) = &request.hash_file {
@@ -85,10 +89,10 @@ pub(crate) async fn find(
     }
     match request.trusted.filter(|_| scope.peering) {
         Some(trusted) => tokio::select! {
-            found = from_http(shared, request, true, waiting) => found,
-            file = from_peers(shared, scope, request, trusted) => Ok(Metadata::HashFile(file)),
+            found = from_http(shared, request, true, tried, waiting) => found,
+            file = from_peers(shared, scope, request, trusted, tried) => Ok(Metadata::HashFile(file)),
         },
-        None => from_http(shared, request, false, waiting).await,
+        None => from_http(shared, request, false, tried, waiting).await,
     }
 }
 
@@ -112,11 +116,12 @@ async fn from_http(
     shared: &Arc<Shared>,
     request: &Request,
     peers_are_asked: bool,
+    tried: &Tried,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     let mut pause = RETRY_FIRST;
     loop {
-        let missing = match one_round(shared, request).await {
+        let missing = match one_round(shared, request, tried).await {
             Round::Found(file) => return Ok(Metadata::HashFile(file)),
             Round::Missing(why) => why,
             Round::Unreachable(error) => {
@@ -156,19 +161,21 @@ enum Round {
     Unreachable(JobError),
 }
 
-async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
+async fn one_round(shared: &Arc<Shared>, request: &Request, tried: &Tried) -> Round {
     let mut missing = "no hash file was found beside the content".to_owned();
     let mut unreachable = None;
     let origins = candidates(request);
-    let origins = origins.into_iter().map(|urls| (&shared.origins, urls));
+    let background = !request.foreground;
+    let of_origins = shared.origins.in_background(background);
+    let origins = origins.into_iter().map(|urls| (of_origins.clone(), urls));
     // Where the origin cannot be reached a cache host may.
     let settings = shared.settings();
-    let hosts = settings.cache_hosts.iter().filter_map(|host| {
+    let hosts = settings.cache_hosts.iter().map(|host| {
         let urls = candidates(request).into_iter().flatten();
         let urls = urls.filter_map(|url| url_on(host, &url)).collect();
-        Some((shared.cache_hosts.client()?, urls))
+        (shared.cache_hosts.client().in_background(background), urls)
     });
-    let mut rounds: Vec<(&OriginClient, Vec<Url>)> = origins.collect();
+    let mut rounds: Vec<(OriginClient, Vec<Url>)> = origins.collect();
     let origin_rounds = rounds.len();
     rounds.extend(hosts);
     for (at, (client, candidates)) in rounds.into_iter().enumerate() {
@@ -185,11 +192,16 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
                 (ShownUrl::from(&url), result)
             });
         }
+        let kind = match at < origin_rounds {
+            true => SourceKind::Origin,
+            false => SourceKind::CacheHost,
+        };
         while let Some(fetched) = fetches.join_next().await {
             let Ok((url, result)) = fetched else {
                 all_answered = false;
                 continue;
             };
+            tried.http(kind, &url, &result);
             match result {
                 Ok(Ok(file)) => return Round::Found(file),
                 Ok(Err(error)) => {
@@ -262,6 +274,7 @@ async fn from_peers(
     scope: Scope,
     request: &Request,
     trusted: HashOfHashes,
+    tried: &Arc<Tried>,
 ) -> PiecesHashFile {
     let mut search = shared
         .discovery()
@@ -271,6 +284,7 @@ async fn from_peers(
         shared: Arc::clone(shared),
         scope,
         trusted,
+        tried: Arc::clone(tried),
         places: Semaphore::new(ASKED_AT_ONCE),
     });
     let mut asked: HashSet<SocketAddr> = HashSet::new();
@@ -306,6 +320,7 @@ struct Asker {
     shared: Arc<Shared>,
     scope: Scope,
     trusted: HashOfHashes,
+    tried: Arc<Tried>,
     places: Semaphore,
 }
 
@@ -323,6 +338,9 @@ impl Asker {
             let answer = self.metainfo_of(address, discovered).await;
             drop(place);
             asked += 1;
+            if let Err(error) = &answer {
+                self.tried.peer(address, error, pause);
+            }
             match answer {
                 Ok(file) => return (address, Some(file)),
                 Err(DialError::Ourselves) => return (address, None),

@@ -26,9 +26,9 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
-/// So much of a limited rate may wait to be read (each connection has all of this, and a library that reads HTTP has as
-/// much again three times) …
-const READ_AHEAD: Duration = Duration::from_millis(2);
+/// So much of a limited rate, and a quarter of what a round trip brings, may wait to be read at each connection, for
+/// readers that wake late …
+const READ_AHEAD: Duration = Duration::from_millis(4);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
 /// So much of its share may be under way by one connection beyond what fills its path: shorter than the queues of switches
@@ -36,8 +36,16 @@ const READ_AHEAD_PACKETS: u64 = 4;
 const QUEUE: Duration = Duration::from_millis(30);
 /// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
 const QUEUE_MIN: u64 = 128 << 10;
+/// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
+const FIRST_ROOM_MIN: u32 = 8 << 10;
+const FIRST_ROOM_MAX: u32 = 64 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
+/// Memory that a byte takes while it waits to be read, with what the system needs around it: more than segments of any
+/// size come to but the smallest, which the system packs when it runs out of room.
+const MEMORY_PER_BYTE: u32 = 2;
+/// A bound is moved when it is off by more than one part in so many.
+const ROOM_SLACK: u32 = 8;
 
 /// The kernel sends no longer bursts, in bytes …
 const BURST_MAX: u32 = 64 << 10;
@@ -59,7 +67,7 @@ struct Flow {
     marked: bool,
     /// The knob's setting, if it is set.
     limit: Option<u64>,
-    /// What may wait to be read, while that is bounded.
+    /// There while what waits to be read is bounded.
     room: Option<Room>,
     /// Something waits in the socket, as far as is known.
     waiting: bool,
@@ -67,16 +75,20 @@ struct Flow {
     broken: bool,
 }
 
-/// How many bytes may wait to be read.
+/// The memory that what waits to be read may take.
 #[derive(Debug, Clone, Copy)]
-enum Room {
-    /// To be bounded when so many bytes have come, ever. What was offered before may still arrive, and without room it
-    /// would be dropped and sent again.
-    From(u64),
-    Bounded {
-        now: u32,
-        before: u32,
-    },
+struct Room {
+    /// As it was without a bound.
+    before: u32,
+    /// The most that the system lets us ask for.
+    most: u32,
+}
+
+impl Room {
+    /// Whether the system grants what is asked for.
+    fn is_bounded(self) -> bool {
+        self.most == u32::MAX
+    }
 }
 
 /// The receiving direction.
@@ -108,25 +120,49 @@ impl Manner {
 }
 
 impl Receiving {
-    /// Bytes have arrived.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, manner: Manner) {
-        self.0.moved(socket, now, manner, look_received, offer);
+    /// Bytes have arrived. Answers with what the socket said, if it was asked.
+    pub fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        manner: Manner,
+    ) -> Option<TcpFacts> {
+        self.0.moved(socket, now, manner, look_received, offer)
     }
 
-    /// Whether the socket was told anything, and not told otherwise since.
-    pub fn is_held(&self) -> bool {
-        self.0.is_held()
+    /// The window that is offered at most, in bytes, while it is bounded.
+    pub fn window(&self) -> Option<u64> {
+        self.0.limit
     }
+
+    /// Whether what may wait to be read is bounded.
+    pub fn is_bounded(&self) -> bool {
+        self.0.room.is_some_and(Room::is_bounded)
+    }
+}
+
+/// The memory that what waits at a new connection may take, so that a limited reader is not overrun before it has looked
+/// at the connection for the first time. Its round trip is not known then; as soon as it is the room follows.
+pub fn first_room(rate: u64) -> u32 {
+    let bytes = u128::from(rate) * READ_AHEAD.as_nanos() / 1_000_000_000;
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let bytes = bytes.clamp(FIRST_ROOM_MIN, FIRST_ROOM_MAX);
+    bytes * MEMORY_PER_BYTE
 }
 
 impl Sending {
     /// Bytes have been sent or wait for room. `background`: whether the connection is to give way at this moment.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
+    pub fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        background: bool,
+    ) -> Option<TcpFacts> {
         let manner = Manner {
             background,
             ..Manner::default()
         };
-        self.0.moved(socket, now, manner, look_sent, pace);
+        self.0.moved(socket, now, manner, look_sent, pace)
     }
 
     /// How often to call [`Self::moved`] at least, even if nothing moves, for what is held back may wait for long in the
@@ -163,16 +199,20 @@ impl Look {
     /// The window that a limited rate needs, and the round trip time that it is for.
     fn window_at(&self, rate: u64) -> (u64, Duration) {
         let least = READ_AHEAD_PACKETS * u64::from(self.packet);
-        self.window_for(rate, READ_AHEAD, least)
+        self.window_for(rate, self.path() / 4 + READ_AHEAD, least)
     }
 
     /// The window that lets so many bytes a second through, and the round trip time that it is for.
     fn window_for(&self, rate: u64, ahead: Duration, least: u64) -> (u64, Duration) {
-        // The least there was: what waits to be read counts in the others.
-        let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
+        let rtt = self.path();
         let bytes = u128::from(rate) * (rtt + ahead).as_nanos() / 1_000_000_000;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         (bytes.max(least), rtt)
+    }
+
+    /// The path's round trip time: the least there was, for what waits to be read counts in the others.
+    fn path(&self) -> Duration {
+        self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX)
     }
 }
 
@@ -216,13 +256,31 @@ fn known(time: Duration) -> Option<Duration> {
 }
 
 /// The window to offer, in bytes.
-fn offer(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+fn offer(
+    socket: BorrowedSocket<'_>,
+    window: Option<(u64, Duration)>,
+    room: Option<Room>,
+) -> io::Result<()> {
     let bytes = window.map(|(bytes, _)| u32::try_from(bytes).unwrap_or(u32::MAX));
-    socket::set_window_clamp(socket, bytes)
+    socket::set_window_clamp(socket, bytes)?;
+    let kept = match (room, bytes) {
+        (Some(room), _) if room.is_bounded() => true,
+        // The room is as large as it needs to be for that.
+        (_, Some(bytes)) => {
+            socket::receive_memory(socket)?.room >= bytes.saturating_mul(MEMORY_PER_BYTE)
+        }
+        (_, None) => false,
+    };
+    socket::set_room_kept(socket, kept);
+    Ok(())
 }
 
 /// The rate at which a window goes out in a round trip.
-fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+fn pace(
+    socket: BorrowedSocket<'_>,
+    window: Option<(u64, Duration)>,
+    _: Option<Room>,
+) -> io::Result<()> {
     let rate = window.map(|(bytes, rtt)| {
         let rate = u128::from(bytes) * 1_000_000_000 / rtt.as_nanos().max(1);
         u64::try_from(rate).unwrap_or(u64::MAX)
@@ -230,7 +288,7 @@ fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Resu
     socket::set_pacing_rate(socket, rate)
 }
 
-type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>) -> io::Result<()>;
+type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>, Option<Room>) -> io::Result<()>;
 
 impl Flow {
     fn interval(&self) -> Duration {
@@ -239,7 +297,7 @@ impl Flow {
     }
 
     fn is_held(&self) -> bool {
-        self.marked || self.limit.is_some()
+        self.marked || self.limit.is_some() || self.room.is_some()
     }
 
     fn moved(
@@ -249,9 +307,9 @@ impl Flow {
         manner: Manner,
         look: fn(&TcpFacts) -> Look,
         steer: Steer,
-    ) {
+    ) -> Option<TcpFacts> {
         if self.broken || (manner.is_plain() && !self.is_held()) {
-            return;
+            return None;
         }
         let turned = manner.background != self.marked || manner.is_plain();
         let due = self
@@ -261,11 +319,19 @@ impl Flow {
         if !turned && !due && manner.rate.is_none() {
             // Somebody who sends: what was sent now may wait.
             self.waiting = true;
-            return;
+            return None;
         }
-        if let Err(error) = self.apply(socket, now, manner, look, steer) {
-            tracing::debug!(%error, "connection can't be made to give way");
-            self.broken = true;
+        let applied = socket::facts(socket).and_then(|facts| {
+            self.apply(socket, now, manner, (&facts, look(&facts)), steer)?;
+            Ok(facts)
+        });
+        match applied {
+            Ok(facts) => Some(facts),
+            Err(error) => {
+                tracing::debug!(%error, "connection can't be made to give way");
+                self.broken = true;
+                None
+            }
         }
     }
 
@@ -274,10 +340,9 @@ impl Flow {
         socket: BorrowedSocket<'_>,
         now: Instant,
         manner: Manner,
-        look: fn(&TcpFacts) -> Look,
+        (facts, look): (&TcpFacts, Look),
         steer: Steer,
     ) -> io::Result<()> {
-        let look = look(&socket::facts(socket)?);
         if look.bytes < self.bytes {
             // Another connection between the same addresses.
             *self = Self::default();
@@ -301,45 +366,52 @@ impl Flow {
             .map(|rate| look.window_for(rate, QUEUE, QUEUE_MIN));
         let windows = [polite, needed, enough].into_iter().flatten();
         let limit = windows.min_by_key(|(bytes, _)| *bytes);
-        self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
+        self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
-            steer(socket, limit)?;
+            steer(socket, limit, self.room)?;
         }
         self.limit = limit.map(|(bytes, _)| bytes);
         Ok(())
     }
 
     /// Lets no more wait to be read than is needed, or as much as there was before.
-    fn make_room(
+    ///
+    /// What waits already, and what the other end was told that it may send, keeps its room until it is read: what finds
+    /// none is dropped, and sent again much later.
+    fn bound_room(
         &mut self,
         socket: BorrowedSocket<'_>,
         needed: Option<u64>,
-        received: u64,
+        offered: Option<u32>,
     ) -> io::Result<()> {
-        let needed = needed.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
-        match (needed, self.room) {
-            (Some(_), None) => {
-                let offered = u64::from(socket::receive_room(socket)?);
-                self.room = Some(Room::From(received.saturating_add(offered)));
+        let Some(needed) = needed else {
+            // The kernel would not make it larger by itself where it once was as large.
+            if let Some(room) = self.room.take() {
+                socket::set_receive_room(socket, room.before)?;
+                socket::set_room_kept(socket, false);
             }
-            (Some(now), Some(Room::From(bytes))) if received >= bytes => {
-                let before = socket::receive_room(socket)?;
-                socket::set_receive_room(socket, now)?;
-                self.room = Some(Room::Bounded { now, before });
-            }
-            (Some(now), Some(Room::Bounded { now: last, before })) if now != last => {
-                socket::set_receive_room(socket, now)?;
-                self.room = Some(Room::Bounded { now, before });
-            }
-            (None, Some(room)) => {
-                // The kernel would not make it larger by itself where it once was as large.
-                if let Room::Bounded { before, .. } = room {
-                    socket::set_receive_room(socket, before)?;
-                }
-                self.room = None;
-            }
-            _ => {}
+            return Ok(());
+        };
+        let memory = socket::receive_memory(socket)?;
+        let room = self.room.get_or_insert(Room {
+            before: memory.room,
+            most: u32::MAX,
+        });
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        let needed = needed.saturating_mul(MEMORY_PER_BYTE);
+        let offered = offered.map_or(memory.room, |bytes| bytes.saturating_mul(MEMORY_PER_BYTE));
+        let held = memory.used.saturating_add(offered).min(memory.room);
+        let wanted = needed.max(held);
+        if wanted > room.most || wanted.abs_diff(memory.room) <= memory.room / ROOM_SLACK {
+            // Where the system lets us ask for no more, it makes the room larger by itself as long as the window, which
+            // is bounded, does not fit.
+            return Ok(());
+        }
+        socket::set_receive_room(socket, wanted)?;
+        let got = socket::receive_memory(socket)?.room;
+        if got < wanted {
+            room.most = got;
         }
         Ok(())
     }
