@@ -387,17 +387,33 @@ impl Throttle for UploadGate {
     }
 }
 
-/// What a swarm receives at the moment from all of its sources, in bytes a second; 0 before anything came.
+/// So many connections at least share what comes: others may join in before the share is looked at again.
+const SHARERS_MIN: u64 = 4;
+
+/// What a swarm has received at best from all of its sources, and by how many connections it comes at the moment.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Inflow(Arc<AtomicU64>);
+pub(crate) struct Inflow(Arc<InflowState>);
+
+#[derive(Debug, Default)]
+struct InflowState {
+    /// Bytes a second; 0 before anything came. It never falls: windows that follow a rate which they bound themselves
+    /// would shrink with it on a machine that is slow to read.
+    best_bps: AtomicU64,
+    connections: AtomicU64,
+}
 
 impl Inflow {
-    pub(crate) fn set(&self, bps: u64) {
-        self.0.store(bps, Ordering::Relaxed);
+    pub(crate) fn note(&self, bps: u64, connections: usize) {
+        let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+        self.0.best_bps.fetch_max(bps, Ordering::Relaxed);
+        self.0.connections.store(connections, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|bps| *bps > 0)
+    /// One connection's share, in bytes a second.
+    fn share(&self) -> Option<u64> {
+        let best = self.0.best_bps.load(Ordering::Relaxed);
+        let connections = self.0.connections.load(Ordering::Relaxed);
+        (best > 0).then(|| best / connections.max(SHARERS_MIN))
     }
 }
 
@@ -427,7 +443,7 @@ impl Throttle for LanGate {
         Manner {
             background: self.is_background(),
             rate: None,
-            inflow: self.inflow.get(),
+            share: self.inflow.share(),
         }
     }
 }

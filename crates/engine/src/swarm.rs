@@ -223,7 +223,7 @@ pub(crate) struct Swarm {
     /// See [`Counted::wishes`].
     wishes: u64,
     rate: RateMeter,
-    /// The same, for the connections.
+    /// The best of it, for the connections.
     inflow: Inflow,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
@@ -713,7 +713,7 @@ impl Swarm {
             self.last_sources = Some(self.sources_to_keep(now));
         }
         let rate_bps = self.rate.bps(now);
-        self.inflow.set(rate_bps);
+        self.inflow.note(rate_bps, self.core.activity().arriving);
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
             recovered_bytes: self.recovered_bytes,

@@ -34,9 +34,9 @@ const READ_AHEAD_PACKETS: u64 = 4;
 /// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
 const FIRST_ROOM_MIN: u32 = 8 << 10;
 const FIRST_ROOM_MAX: u32 = 64 << 10;
-/// So much of the inflow may be under way by one connection beyond what fills its path: about what an end takes to answer
-/// when it is busy …
-const QUEUE: Duration = Duration::from_millis(5);
+/// So much of its share may be under way by one connection beyond what fills its path: shorter than the queues of switches
+/// and home routers, longer than a busy machine takes to read what is here …
+const QUEUE: Duration = Duration::from_millis(30);
 /// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
 const QUEUE_MIN: u64 = 128 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
@@ -107,10 +107,10 @@ pub struct Manner {
     /// It is read at no more than so many bytes a second, so no more than this needs to be under way and to wait in the
     /// socket. (What it is limited to is up to its reader; this keeps the kernel from taking in more.)
     pub rate: Option<u64>,
-    /// So many bytes a second come by all connections together. No more of them than fill the path, and a short queue,
-    /// need be under way by this one: what several senders have under way at once is what overflows the queue before
+    /// Its share of what can come by all connections together, in bytes a second. No more of it than fills the path, and
+    /// a short queue, need be under way: what several senders have under way at once is what overflows the queue before
     /// us, and what everything else that is said to us waits behind.
-    pub inflow: Option<u64>,
+    pub share: Option<u64>,
 }
 
 impl Manner {
@@ -362,7 +362,7 @@ impl Flow {
         };
         let needed = manner.rate.map(|rate| look.window_at(rate));
         let enough = manner
-            .inflow
+            .share
             .map(|rate| look.window_for(rate, QUEUE, QUEUE_MIN));
         let windows = [polite, needed, enough].into_iter().flatten();
         let limit = windows.min_by_key(|(bytes, _)| *bytes);

@@ -40,7 +40,7 @@ pub trait Throttle: Send + Sync {
         Manner {
             background: self.is_background(),
             rate: self.rate(),
-            inflow: None,
+            share: None,
         }
     }
 }

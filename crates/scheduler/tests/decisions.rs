@@ -625,8 +625,8 @@ fn a_block_that_stops_coming_near_its_end_is_asked_of_another() {
             |c| matches!(c, Command::Request { source, block } if holders.contains(&source) && source != stalling && block == stalled),
         )
     };
-    assert!(!again(small.wait(Duration::from_millis(200))), "too soon");
-    assert!(again(small.wait(Duration::from_millis(600))));
+    assert!(!again(small.wait(Duration::from_millis(100))), "too soon");
+    assert!(again(small.wait(Duration::from_millis(200))));
 }
 
 /// One of several downloaders, each a swarm of its own, that know each other and an origin: how many have begun to fetch

@@ -11,7 +11,10 @@ use dosvc_content::{Block, PieceIndex};
 use std::time::{Duration, Instant};
 
 /// A second copy of a block is asked for only when it is expected to save more than this.
-const DOUBLE_MARGIN: Duration = Duration::from_millis(250);
+const DOUBLE_MARGIN: Duration = Duration::from_millis(100);
+
+/// A block of which nothing came for this long stands still: it takes no part of our downlink.
+const STANDS_STILL: Duration = Duration::from_millis(150);
 
 /// While nothing arrives, a block that waited this long elsewhere is tried with anybody who is idle.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -199,7 +202,8 @@ impl Swarm {
         if !self.may_move(t, block) {
             return None;
         }
-        let mine = t.expected(1, block.len())?;
+        // It would come beside the others, and at their cost.
+        let mine = t.expected(1, block.len())? + self.others_take(block, now) * 2;
         let left = time_left(s, asked, now);
         (left > mine * 2 + DOUBLE_MARGIN).then(|| Loot {
             block,
@@ -208,6 +212,23 @@ impl Swarm {
             gain: left - mine,
             copies: self.picker.copies(block.piece()),
         })
+    }
+
+    /// How long the rest of the blocks that are arriving will take, but for this one, by our rate.
+    fn others_take(&self, but: Block, now: Instant) -> Duration {
+        let moves = |s: &&Source| {
+            let last = s.last_progress;
+            last.is_some_and(|at| now.saturating_duration_since(at) < STANDS_STILL)
+        };
+        let rest = |s: &Source| {
+            let others = s.asked.iter().filter(|a| a.begun.is_some());
+            let others = others.filter(|a| a.block != but);
+            let bytes: u64 = others.map(|a| u64::from(a.block.len())).sum();
+            bytes.saturating_sub(s.partial)
+        };
+        let bytes: u64 = self.sources.values().filter(moves).map(rest).sum();
+        let seconds = bytes as f64 / self.peer_meter.rate_at(now).max(1.0);
+        Duration::from_secs_f64(seconds.min(1e6))
     }
 
     /// The last piece of an HTTP run, when the run will take long to get there.
