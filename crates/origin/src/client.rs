@@ -239,6 +239,11 @@ impl OriginClient {
         &self.0.config
     }
 
+    /// The connections to addresses that the caller chose.
+    pub(crate) fn open_client(&self) -> &Client {
+        &self.0.open
+    }
+
     /// One GET with its redirects; `headers` says what is asked of each hop.
     pub(crate) async fn follow(
         &self,
@@ -340,7 +345,7 @@ impl OriginClient {
     }
 
     /// Says what a failed request is.
-    fn classify(&self, url: &Url, error: reqwest::Error) -> OriginError {
+    pub(crate) fn classify(&self, url: &Url, error: reqwest::Error) -> OriginError {
         let url = ShownUrl::from(url);
         let error = error.without_url();
         for cause in Causes::of(&error) {

@@ -12,7 +12,7 @@
 //! - Bodies are never coded: `identity` is asked for and anything else refused.
 //! - Redirects are followed here, hop by hop; a public server can't send us to a private address.
 //! - Nothing that a server sends makes memory grow: chunks are handed on as they come, small files are
-//!   bounded while they are read ([`OriginClient::fetch_small`]).
+//!   bounded while they are read ([`OriginClient::fetch_small`]), answers of services too ([`OriginClient::ask`]).
 //!
 //! What it does not do: decide which bytes to fetch, limit the rate, check hashes, keep anything on disk.
 
@@ -24,6 +24,7 @@ mod cache_host;
 mod client;
 mod content_range;
 mod error;
+mod exchange;
 mod limits;
 mod origin;
 mod redirect;
@@ -36,6 +37,7 @@ pub use body::Body;
 pub use cache_host::cache_host_url;
 pub use client::{OriginClient, OriginConfig, Small};
 pub use error::{OriginError, RedirectRefusal};
+pub use exchange::Reply;
 pub use limits::{
     ETAG_BYTES_MAX, RETRY_AFTER_MAX, SPEED_FLOOR_BYTES_PER_SECOND, URLS_MAX, VALIDATOR_BYTES_MAX,
 };
