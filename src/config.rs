@@ -25,6 +25,7 @@ pub(crate) use managed::{DEFAULT_FILE as MANAGED_FILE, PublicKey};
 pub(crate) use sample::sample_file;
 pub(crate) use watch::Watch;
 
+use dosvc_engine::HttpUrl;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
 use layer::{Layer, Numbered};
@@ -102,6 +103,12 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) peers: Vec<SocketAddr>,
     /// The Entra tenant's id, a source of the group's id.
     pub(crate) tenant_id: Option<String>,
+    /// Geo's address (`Geo_EndpointFullUri`); `None`: the fleet has no cloud.
+    pub(crate) geo_url: Option<HttpUrl>,
+    /// Where geo's version is asked (`GeoVersion_EndpointFullUri`).
+    pub(crate) geo_version_url: Option<HttpUrl>,
+    /// Certificates that the cloud's may be signed by.
+    pub(crate) cloud_ca_file: Option<PathBuf>,
 }
 
 /// The table `[cache]`.
@@ -286,6 +293,9 @@ impl Config {
                 dns_sd: true,
                 peers: Vec::new(),
                 tenant_id: None,
+                geo_url: None,
+                geo_version_url: None,
+                cloud_ca_file: None,
             },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,

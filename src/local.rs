@@ -5,7 +5,7 @@
 use crate::config::{CacheConfig, Config, DaemonConfig, DiscoveryConfig, TransferConfig};
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
-    EngineConfig,
+    CloudSettings, EngineConfig,
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
         JobStatus, PeerInfo,
@@ -86,6 +86,9 @@ fn engine_config(config: &Config) -> EngineConfig {
         dns_sd,
         peers,
         tenant_id,
+        geo_url,
+        geo_version_url,
+        cloud_ca_file,
     } = &config.discovery;
     let TransferConfig {
         max_active_foreground,
@@ -102,6 +105,11 @@ fn engine_config(config: &Config) -> EngineConfig {
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
+        cloud: geo_url.clone().map(|geo_url| CloudSettings {
+            geo_url,
+            geo_version_url: geo_version_url.clone(),
+            ca_file: cloud_ca_file.clone(),
+        }),
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Explanation, JobError, JobId, ModeExplanation},
-    cache,
+    cache, cloud,
     engine::gates_now,
     jobs::Job,
     shared::{Settings, Shared},
@@ -88,6 +88,7 @@ pub(crate) async fn explain(
             _ => None,
         },
         sources: view.map(|v| v.sources).unwrap_or_default(),
+        array: cloud::explain(shared, key),
         cache: entry,
         download,
         file_id,

@@ -6,16 +6,17 @@
 use crate::{
     api::JobError,
     cache_hosts::url_on,
-    dial,
+    cloud, dial,
     errors::origin_error,
     request::{Request, parse_hash_file},
     shared::{Scope, Shared},
-    swarm::{DialError, Established},
+    swarm::{DialError, Established, Finder},
 };
 use dosvc_content::{
     HResult, HashOfHashes, HashOfHashesHasher, PieceHash, PieceLengths, PiecesHashFile,
     hash_file_urls,
 };
+use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, HttpUrl};
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
 use dosvc_wire::{
@@ -57,6 +58,8 @@ const DISCOVERED_ASKED_MAX: u32 = 5;
 pub(crate) const HTTP_FETCHES_MAX: usize = 4;
 /// Without any source over HTTP, how long peers are waited for before that counts as an answer.
 const PEERS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the hash file that a content policy names is looked for before the content is downloaded without it.
+const POLICY_HASH_FILE_TIME: Duration = Duration::from_secs(60);
 /// Back-off between two rounds when servers can't be reached.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -83,6 +86,70 @@ pub(crate) async fn find(
     if let Some(file) = from_store(shared, request).await? {
         return Ok(Metadata::HashFile(file));
     }
+    let anchored = request.trusted.is_some() || !request.hash_file_urls.is_empty();
+    if let Some(cloud) = shared.cloud().filter(|_| !anchored) {
+        return by_content_policy(shared, &cloud, request, scope, waiting).await;
+    }
+    find_named(shared, request, scope, waiting).await
+}
+
+/// A download of which the caller gave nothing but URLs, or an id: the fleet's content policy says what it is. Without one
+/// it is downloaded in Simple mode.
+async fn by_content_policy(
+    shared: &Arc<Shared>,
+    cloud: &Cloud,
+    request: &Request,
+    scope: Scope,
+    waiting: &(dyn Fn(Option<String>) + Sync),
+) -> Result<Metadata, JobError> {
+    waiting(Some(
+        "asking the fleet's cloud for the content's policy".to_owned(),
+    ));
+    let id = request.content_id.as_ref();
+    let answer = cloud.content_policy(request.urls.first(), id).await;
+    waiting(None);
+    let policy = match answer {
+        Ok(Some(policy)) => policy,
+        Ok(None) => {
+            let why = "the fleet's content policy does not know this content";
+            return Ok(Metadata::None(why.to_owned()));
+        }
+        Err(failure) => {
+            let code = failure.hresult();
+            return Ok(Metadata::None(format!(
+                "the fleet's cloud gave no content policy: {failure} ({code})"
+            )));
+        }
+    };
+    let urls = policy.pieces_hash_file_cdn_urls.iter();
+    let named = Request {
+        trusted: Some(policy.hash_of_hashes),
+        hash_file_urls: urls.map(HttpUrl::to_url).collect(),
+        ..request.clone()
+    };
+    if let Some(file) = from_store(shared, &named).await? {
+        return Ok(Metadata::HashFile(file));
+    }
+    let found = find_named(shared, &named, scope, waiting);
+    let why = match tokio::time::timeout(POLICY_HASH_FILE_TIME, found).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => error.message,
+        Err(_) => format!("not had within {} s", POLICY_HASH_FILE_TIME.as_secs()),
+    };
+    waiting(None);
+    // Nobody has asked for checks: the content itself may be had all the same.
+    Ok(Metadata::None(format!(
+        "the hash file that the content policy names cannot be used: {why}"
+    )))
+}
+
+/// Looks for a hash file where the caller or the policy says, beside the content, and at peers.
+async fn find_named(
+    shared: &Arc<Shared>,
+    request: &Request,
+    scope: Scope,
+    waiting: &(dyn Fn(Option<String>) + Sync),
+) -> Result<Metadata, JobError> {
     match request.trusted.filter(|_| scope.peering) {
         Some(trusted) => tokio::select! {
             found = from_http(shared, request, true, waiting) => found,
@@ -241,8 +308,8 @@ fn looks_like_json(bytes: &[u8]) -> bool {
 
 /// URLs to ask, in rounds that go out at once.
 fn candidates(request: &Request) -> Vec<Vec<Url>> {
-    if let Some(url) = &request.hash_file_url {
-        return vec![vec![url.clone()]];
+    if !request.hash_file_urls.is_empty() {
+        return vec![request.hash_file_urls.clone()];
     }
     request
         .urls
@@ -267,6 +334,7 @@ async fn from_peers(
         .discovery()
         .filter(|_| scope.offered)
         .map(|d| d.find(trusted));
+    let mut array = cloud::search(shared, &scope, trusted);
     let asker = Arc::new(Asker {
         shared: Arc::clone(shared),
         scope,
@@ -278,7 +346,7 @@ async fn from_peers(
     let settings = shared.settings();
     for address in request.peers.iter().chain(&settings.config.static_peers) {
         if asked.insert(*address) {
-            asking.spawn(Arc::clone(&asker).ask(*address, false));
+            asking.spawn(Arc::clone(&asker).ask(*address, Finder::Configured));
         }
     }
     loop {
@@ -290,10 +358,20 @@ async fn from_peers(
             found = next_found(&mut search) => match found {
                 Some(found) => for address in found.addrs {
                     if asked.len() < ADDRESSES_MAX && asked.insert(address) {
-                        asking.spawn(Arc::clone(&asker).ask(address, true));
+                        asking.spawn(Arc::clone(&asker).ask(address, Finder::LinkLocal));
                     }
                 },
                 None => search = None,
+            },
+            named = next_named(&mut array) => match named {
+                Some(peers) => for peer in peers {
+                    for address in cloud::addresses(shared, &peer) {
+                        if asked.len() < ADDRESSES_MAX && asked.insert(address) {
+                            asking.spawn(Arc::clone(&asker).ask(address, Finder::Array));
+                        }
+                    }
+                },
+                None => array = None,
             },
             // Nobody to ask and nothing to search with: the caller waits for other sources.
             else => std::future::pending().await,
@@ -314,19 +392,21 @@ impl Asker {
     async fn ask(
         self: Arc<Self>,
         address: SocketAddr,
-        discovered: bool,
+        finder: Finder,
     ) -> (SocketAddr, Option<PiecesHashFile>) {
         let mut pause = PEER_RETRY;
         let mut asked = 0;
         loop {
             let place = self.places.acquire().await;
-            let answer = self.metainfo_of(address, discovered).await;
+            let answer = self.metainfo_of(address, finder == Finder::LinkLocal).await;
             drop(place);
             asked += 1;
             match answer {
                 Ok(file) => return (address, Some(file)),
                 Err(DialError::Ourselves) => return (address, None),
-                Err(_) if discovered && asked >= DISCOVERED_ASKED_MAX => return (address, None),
+                Err(_) if finder != Finder::Configured && asked >= DISCOVERED_ASKED_MAX => {
+                    return (address, None);
+                }
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;
@@ -461,6 +541,13 @@ async fn next_found(
 ) -> Option<dosvc_discovery::Found> {
     match search {
         Some(search) => search.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_named(array: &mut Option<ArraySearch>) -> Option<Vec<ArrayPeer>> {
+    match array {
+        Some(array) => array.next().await,
         None => std::future::pending().await,
     }
 }
