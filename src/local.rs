@@ -211,6 +211,14 @@ mod tests {
             "00000000-0000-0000-0000-000000000009",
             true,
         ),
+        ("discovery.geo_endpoint_full_uri", "https://c.test/", true),
+        // These two say more about a cloud, and alone there is none.
+        (
+            "discovery.geo_version_endpoint_full_uri",
+            "https://c.test/v",
+            false,
+        ),
+        ("discovery.cloud_ca_file", "/etc/ca.pem", false),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),

@@ -26,9 +26,11 @@ mod nginx;
 mod origin;
 mod peer;
 mod process;
+mod tracker;
 
 mod cache;
 mod cache_host;
+mod cloud;
 mod crash;
 mod gates;
 mod harness;

@@ -3,7 +3,7 @@
 use crate::{
     api::{CloudFailure, CloudService, CloudStatus},
     config::CloudSettings,
-    shared::{Scope, Settings, Shared, lock},
+    shared::{Scope, Settings, Shared},
 };
 use dosvc_content::{DownloadMode, HashOfHashes};
 use dosvc_discovery::cloud::{
@@ -14,19 +14,14 @@ use dosvc_host::{Interface, Links};
 use dosvc_piece_store::{ContentInfo, ContentKey};
 use dosvc_policy::{PeerClass, PeerRestriction};
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 use url::Url;
 
 /// The file in the state folder that holds what the services answered.
 const STATE_FILE: &str = "cloud.json";
-/// Addresses behind our NAT that are remembered.
-const NEIGHBOURS_MAX: usize = 4096;
-/// How long one is believed after an array has named it.
-const NEIGHBOUR_TIME: Duration = Duration::from_secs(2 * 3600);
 /// Nobody's swarm port is a system's: an array can't send us to mail servers.
 const PORT_MIN: u16 = 1024;
 
@@ -35,33 +30,6 @@ const PORT_MIN: u16 = 1024;
 pub(crate) struct OpenCloud {
     settings: CloudSettings,
     pub(crate) cloud: Arc<Cloud>,
-}
-
-/// Addresses that arrays have named as behind our NAT: peers there are of the LAN, whoever dials.
-#[derive(Debug, Default)]
-pub(crate) struct Neighbours(Mutex<HashMap<IpAddr, Instant>>);
-
-impl Neighbours {
-    fn add(&self, address: IpAddr, now: Instant) {
-        let mut known = lock(&self.0);
-        if known.len() >= NEIGHBOURS_MAX && !known.contains_key(&address) {
-            known.retain(|_, until| *until > now);
-        }
-        if known.len() < NEIGHBOURS_MAX || known.contains_key(&address) {
-            known.insert(address, now + NEIGHBOUR_TIME);
-        }
-    }
-
-    /// Whether an array has named the address lately.
-    pub(crate) fn contains(&self, address: IpAddr, now: Instant) -> bool {
-        lock(&self.0)
-            .get(&address)
-            .is_some_and(|until| *until > now)
-    }
-
-    fn clear(&self) {
-        lock(&self.0).clear();
-    }
 }
 
 /// Opens and closes what settings permit, and says what is true of the machine. Without peers nothing is joined.
@@ -94,7 +62,6 @@ pub(crate) async fn review(shared: &Arc<Shared>) -> Result<(), CloudError> {
     device_changed(shared);
     if let Some(cloud) = shared.cloud().filter(|_| !joins(&settings)) {
         cloud.withdraw_all();
-        shared.neighbours.clear();
     }
     Ok(())
 }
@@ -104,7 +71,6 @@ pub(crate) async fn close(shared: &Shared) {
     if let Some(open) = shared.cloud.swap(None) {
         open.cloud.stop().await;
     }
-    shared.neighbours.clear();
 }
 
 /// The machine may have other addresses, or its network back.
@@ -223,7 +189,7 @@ pub(crate) fn search(
     }))
 }
 
-/// Where a peer that an array has named can be dialled, the nearest address first. Who is behind our NAT is remembered.
+/// Where a peer that an array has named can be dialled, the nearest address first.
 /// Addresses that no peer can have for us (this machine, a link's own) are left out, and so are system ports: whoever
 /// joins can say anything.
 pub(crate) fn addresses(shared: &Shared, peer: &ArrayPeer) -> Vec<SocketAddr> {
@@ -238,9 +204,6 @@ pub(crate) fn addresses(shared: &Shared, peer: &ArrayPeer) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in candidates.into_iter().filter(is_dialled) {
         let address = address.to_canonical();
-        if peer.scope == cloud::Scope::Lan {
-            shared.neighbours.add(address, Instant::now());
-        }
         let socket = SocketAddr::new(address, peer.port);
         if peer.port >= PORT_MIN && !addresses.contains(&socket) {
             addresses.push(socket);

@@ -5,7 +5,7 @@ use crate::{
     bandwidth::Bandwidth,
     bans::Bans,
     cache_hosts::CacheHosts,
-    cloud::{Neighbours, OpenCloud},
+    cloud::OpenCloud,
     config::EngineConfig,
     counters::Totals,
     limiter::{Budgets, Limiter},
@@ -218,8 +218,6 @@ pub(crate) struct Shared {
     pub(crate) discovery: ArcSwapOption<Discovery>,
     /// The fleet's cloud, while one is configured and the mode permits it.
     pub(crate) cloud: ArcSwapOption<OpenCloud>,
-    /// Who is behind the same NAT, as arrays say.
-    pub(crate) neighbours: Neighbours,
     pub(crate) listening: ArcSwap<Vec<SocketAddr>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
@@ -300,7 +298,6 @@ impl Shared {
             places: Arc::default(),
             discovery: ArcSwapOption::empty(),
             cloud: ArcSwapOption::empty(),
-            neighbours: Neighbours::default(),
             listening: ArcSwap::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
@@ -437,7 +434,9 @@ impl Shared {
             link_local_discovered: discovered && on_link,
             group_proven,
             loopback: address.is_loopback(),
-            behind_same_nat: self.neighbours.contains(address, Instant::now()),
+            behind_same_nat: self
+                .cloud()
+                .is_some_and(|cloud| cloud.is_neighbour(address)),
         };
         let restrict = settings.config.policies.restrict_peer_selection_by();
         let class = dosvc_policy::peer_class(scope.mode, facts, restrict)

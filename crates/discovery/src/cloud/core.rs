@@ -4,13 +4,13 @@
 use super::{
     chain::{Chain, Link, read},
     failure::Failure,
-    limits::{ARRAYS_FRESH, IDLE_JOIN_GAP, MEMBERS_MAX, QUESTIONS_MAX},
+    limits::{ARRAYS_FRESH, IDLE_JOIN_GAP, MEMBERS_MAX, NEIGHBOURS_MAX, QUESTIONS_MAX},
     member::{Announcement, Arrays, Context, Device, Member, Remembered, arrays_of},
     policies::{Policies, PolicyState},
     question::{Ask, Outcome, PolicyKey, Question},
 };
 use crate::random::Random;
-use dosvc_cloud_protocol::{ArrayPeer, DiscoveryAnswer, HttpUrl, JoinAnswer, JoinEvent};
+use dosvc_cloud_protocol::{ArrayPeer, DiscoveryAnswer, HttpUrl, JoinAnswer, JoinEvent, Scope};
 use dosvc_content::{HashOfHashes, PeerId};
 use std::{
     collections::BTreeMap,
@@ -34,6 +34,8 @@ pub(crate) struct Core {
     idle_due: Instant,
     /// Counts joins.
     seq: u32,
+    /// Addresses of our LAN that arrays have named, and until when that counts.
+    neighbours: BTreeMap<IpAddr, Instant>,
     /// The address that an array saw last.
     pub(super) external: Option<IpAddr>,
     /// Something is known now that the file does not have.
@@ -59,6 +61,7 @@ impl Core {
             asking: 0,
             idle_due: now,
             seq: 0,
+            neighbours: BTreeMap::new(),
             external: None,
             unsaved: false,
         }
@@ -108,6 +111,7 @@ impl Core {
 
     /// Leaves everything.
     pub(crate) fn withdraw_all(&mut self, now: Instant) {
+        self.neighbours.clear();
         let contents: Vec<HashOfHashes> = self.members.keys().copied().collect();
         for content in contents {
             if let Some(member) = self.members.get_mut(&content) {
@@ -392,6 +396,7 @@ impl Core {
                     self.forget_if_over(now, &content);
                     return None;
                 }
+                self.note_neighbours(now, &answer);
                 let own = self.peer;
                 let others = answer.peers.into_iter().filter(|peer| peer.peer_id != own);
                 Some((content, others.collect()))
@@ -402,6 +407,31 @@ impl Core {
                 None
             }
         }
+    }
+
+    /// Who is of our LAN counts until the second join from here on: then it has been named again, or has gone.
+    fn note_neighbours(&mut self, now: Instant, answer: &JoinAnswer) {
+        let until = now + 2 * Duration::from_secs(answer.next_join_seconds.into());
+        let of_lan = answer.peers.iter().filter(|peer| peer.scope == Scope::Lan);
+        let addresses = of_lan.flat_map(|peer| {
+            let (v4, v6) = (peer.lan_ip.map(IpAddr::V4), peer.lan_ipv6.map(IpAddr::V6));
+            v4.into_iter().chain(v6)
+        });
+        for address in addresses {
+            if self.neighbours.len() >= NEIGHBOURS_MAX && !self.neighbours.contains_key(&address) {
+                self.neighbours.retain(|_, until| *until > now);
+            }
+            if self.neighbours.len() < NEIGHBOURS_MAX || self.neighbours.contains_key(&address) {
+                let known = self.neighbours.entry(address).or_insert(until);
+                *known = until.max(*known);
+            }
+        }
+    }
+
+    /// Whether an array has named a peer of our LAN at this address.
+    pub(crate) fn is_neighbour(&self, now: Instant, address: IpAddr) -> bool {
+        let known = self.neighbours.get(&address.to_canonical());
+        known.is_some_and(|until| *until > now)
     }
 
     /// The network may be back: what failed is tried again.

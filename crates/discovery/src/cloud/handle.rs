@@ -250,6 +250,11 @@ impl Cloud {
         self.shared.core().external_ip()
     }
 
+    /// Whether an array has named a peer at this address as one of our LAN, lately: it is behind the same NAT.
+    pub fn is_neighbour(&self, address: IpAddr) -> bool {
+        self.shared.core().is_neighbour(Instant::now(), address)
+    }
+
     /// Where everything stands.
     pub fn status(&self) -> CloudStatus {
         self.shared.core().status(Instant::now())

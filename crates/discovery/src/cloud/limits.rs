@@ -10,6 +10,8 @@ pub const QUESTION_TIME: Duration = Duration::from_secs(15);
 pub const MEMBERS_MAX: usize = 16_384;
 /// Array services of one content that are kept, of those that discovery names.
 pub(crate) const ARRAYS_KEPT_MAX: usize = 4;
+/// Addresses of the LAN that are remembered.
+pub const NEIGHBOURS_MAX: usize = 4096;
 /// Content policies that are kept; of those that nobody waits for the oldest goes.
 pub const POLICIES_MAX: usize = 256;
 /// Bytes of the file that answers are kept in.

@@ -4,7 +4,7 @@ use crate::cloud::{
     member::Part,
     question::Reply,
 };
-use dosvc_cloud_protocol::{JoinRequest, Scope, Text};
+use dosvc_cloud_protocol::{JoinRequest, Text};
 use dosvc_content::{ContentId, GroupHash};
 use proptest::prelude::*;
 use std::time::SystemTime;
@@ -446,6 +446,35 @@ fn peers_are_named_but_never_ourselves() {
     assert_eq!(of, content(1));
     let ids: Vec<PeerId> = peers.iter().map(|p| p.peer_id).collect();
     assert_eq!(ids, [peer(2)]);
+}
+
+#[test]
+fn peers_of_the_lan_are_neighbours_for_two_joins() {
+    let mut world = World::new();
+    world.announce(wanted(1));
+    world.settle();
+    let address: IpAddr = [10, 0, 0, 2].into();
+    assert!(!world.core.is_neighbour(world.now, address));
+    let again = world.next();
+    let Ok(mut lan) = joined(Some("00000000000000aa"), &[2], 600) else {
+        unreachable!("it is an answer");
+    };
+    let text = String::from_utf8(lan.body).unwrap();
+    lan.body = text
+        .replace("\"Scope\":\"2\"", "\"Scope\":\"1\"")
+        .into_bytes();
+    world.core.handle(world.now, again.question, Ok(lan));
+    assert!(world.core.is_neighbour(world.now, address));
+    assert!(
+        world
+            .core
+            .is_neighbour(world.now, "::ffff:10.0.0.2".parse().unwrap())
+    );
+    assert!(!world.core.is_neighbour(world.now, [10, 0, 0, 3].into()));
+    let end = Duration::from_secs(1200);
+    assert!(!world.core.is_neighbour(world.now + end, address));
+    world.core.withdraw_all(world.now);
+    assert!(!world.core.is_neighbour(world.now, address));
 }
 
 #[test]
