@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and the help that teaches it.
 
+use crate::teredo::args::TeredoArgs;
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use dosvc_content::{ContentId, DownloadMode, HashOfHashes};
 use std::{net::SocketAddr, path::PathBuf};
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     /// End a download; what was fetched stays in the cache.
     Cancel(JobArgs),
     Demo(DemoArgs),
+    Teredo(TeredoArgs),
 }
 
 impl Command {
@@ -79,6 +81,7 @@ impl Command {
             Self::Mode(args) => args.json,
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
+            Self::Teredo(args) => args.wants_json(),
             Self::Run(_) | Self::Pause(_) | Self::Resume(_) | Self::Cancel(_) => false,
         }
     }

@@ -196,12 +196,14 @@ impl Client {
         }
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// What a path answers.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let response = self.request(Method::GET, path, None, false).await?;
         self.parse(response).await
     }
 
-    async fn send<T: DeserializeOwned>(
+    /// What a path answers when something is sent there.
+    pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

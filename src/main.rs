@@ -16,6 +16,7 @@ mod settings;
 mod show;
 mod status;
 mod steer;
+mod teredo;
 mod verify;
 
 use clap::Parser as _;
@@ -144,6 +145,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Get(args) => finish(engine_runtime()?, |runtime| {
             runtime.block_on(get::run(&global, args))
         }),
+        Command::Teredo(args) => small_runtime()?.block_on(teredo::run(&global, args)),
         Command::Demo(args) => finish(engine_runtime()?, |runtime| {
             runtime.block_on(demo::run(&global, args))
         }),

@@ -137,20 +137,28 @@ fn addresses(listening: &[SocketAddr]) -> String {
 }
 
 /// The signals that the daemon lives by.
-struct Signals {
+pub(crate) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let watch = |kind| signal(kind).context("watch for signals");
         Ok(Self {
             hangup: watch(SignalKind::hangup())?,
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits for one that ends a program, and names it.
+    pub(crate) async fn ended(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

@@ -23,6 +23,10 @@ fn bad_usage_exits_with_64_and_help_with_0() {
         &["get", "http://h/"],
         &["mode", "7"],
         &["publish", "x", "--piece-size", "3MB"],
+        &["teredo"],
+        &["teredo", "server", "--primary", "2001::1"],
+        &["teredo", "client"],
+        &["teredo", "ping", "198.51.100.10"],
     ] {
         let output = place.run(arguments);
         assert_eq!(code(&output), 64, "{arguments:?}: {}", stderr(&output));

@@ -619,21 +619,58 @@ impl ArrayPeer {
             out.push(HEX[usize::from(byte & 15)]);
         }
         out.push(b'"');
-        put(out, "Scope", self.scope.number());
+        put_number(out, "Scope", self.scope.number().into());
         if let Some(address) = self.lan_ip {
-            put(out, "LanIp", address);
+            put_v4(out, "LanIp", address);
         }
         if let Some(address) = self.lan_ipv6 {
             put(out, "LanIpv6", address);
         }
-        if let Some(address) = self.external_ip {
-            put(out, "ExternalIp", address);
+        match self.external_ip {
+            Some(IpAddr::V4(address)) => put_v4(out, "ExternalIp", address),
+            Some(IpAddr::V6(address)) => put(out, "ExternalIp", address),
+            None => {}
         }
         if let Some(address) = self.teredo_ipv6 {
             put(out, "TeredoIpv6", address);
         }
-        put(out, "Port", self.port);
+        put_number(out, "Port", self.port);
         out.push(b'}');
+    }
+}
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":\"");
+}
+
+fn put_number(out: &mut Vec<u8>, name: &str, number: u16) {
+    put_name(out, name);
+    put_digits(out, number);
+    out.push(b'"');
+}
+
+fn put_v4(out: &mut Vec<u8>, name: &str, address: Ipv4Addr) {
+    put_name(out, name);
+    for (at, byte) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        put_digits(out, byte.into());
+    }
+    out.push(b'"');
+}
+
+fn put_digits(out: &mut Vec<u8>, number: u16) {
+    let mut power = 10_000;
+    while power > 1 && number < power {
+        power /= 10;
+    }
+    while power > 0 {
+        let digit = u8::try_from(number / power % 10).unwrap_or(0);
+        out.push(b'0' + digit);
+        power /= 10;
     }
 }
 

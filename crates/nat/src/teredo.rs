@@ -5,9 +5,14 @@
 //! of `2001::/32` says; [`icmp`] has the two messages that a client and its server exchange.
 
 mod address;
+pub mod client;
 pub mod icmp;
+pub mod limits;
 mod packet;
+mod random;
+mod rate;
 mod secure;
+pub mod server;
 mod trailer;
 
 pub use address::{TeredoAddress, is_global};

@@ -26,6 +26,7 @@ const PREFIX_INFORMATION: u8 = 3;
 const MTU_OPTION: u8 = 5;
 /// What RFC 4861 wants of router messages: nobody has forwarded them.
 const HOP_LIMIT: u8 = 255;
+const ECHO_HOP_LIMIT: u8 = 64;
 const RETRANSMIT_MS: u32 = 2000;
 
 /// The Internet checksum of an upper-layer packet in IPv6 (RFC 8200 §8.1); 0 when the packet's own checksum is right.
@@ -82,6 +83,18 @@ pub fn parse(packet: Ipv6Packet<'_>) -> Option<(u8, &[u8])> {
     let between = (packet.source(), packet.destination());
     let right = packet.next_header() == ICMPV6 && checksum(between, ICMPV6, packet.payload()) == 0;
     right.then_some((kind, body))
+}
+
+/// The answer to an echo request; nothing when it is none.
+pub fn echo_reply(packet: Ipv6Packet<'_>) -> Option<Vec<u8>> {
+    let (kind, body) = parse(packet)?;
+    let between = (packet.destination(), packet.source());
+    (kind == ECHO_REQUEST).then(|| encode(between, ECHO_HOP_LIMIT, (ECHO_REPLY, 0), body))
+}
+
+/// An echo request; the answer has the same body.
+pub fn echo_request(between: (Ipv6Addr, Ipv6Addr), body: &[u8]) -> Vec<u8> {
+    encode(between, ECHO_HOP_LIMIT, (ECHO_REQUEST, 0), body)
 }
 
 /// A client's question to its server.
@@ -285,6 +298,17 @@ mod tests {
         let bytes =
             RouterSolicitation { source: SOLICITING }.encode([1, 2, 3, 4, 5, 6, 7, 8], None);
         assert_eq!(bytes.len(), 61);
+    }
+
+    #[test]
+    fn an_echo_request_is_answered_with_its_body_and_an_answer_is_not() {
+        let between = ("2001::1".parse().unwrap(), "2001::2".parse().unwrap());
+        let request = echo_request(between, b"12 bytes or so");
+        let reply = echo_reply(Ipv6Packet::new(&request).unwrap()).unwrap();
+        let packet = Ipv6Packet::new(&reply).unwrap();
+        assert_eq!((packet.destination(), packet.source()), between);
+        assert_eq!(parse(packet), Some((ECHO_REPLY, &b"12 bytes or so"[..])));
+        assert_eq!(echo_reply(packet), None);
     }
 
     #[test]

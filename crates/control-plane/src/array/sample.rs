@@ -1,0 +1,141 @@
+//! Drawing without putting back.
+
+use super::record::Record;
+use dosvc_cloud_protocol::Scope;
+use std::ops::Range;
+
+/// A peer that was drawn, and how it was met.
+pub(super) type Drawn = (Scope, Record);
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): spreads an unpredictable seed over one join's draws.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not zero.
+    pub(super) fn below(&mut self, bound: u32) -> u32 {
+        // The upper half of the product is as even as 2³² allows.
+        let product = (self.next() >> 32) * u64::from(bound);
+        (product >> 32) as u32
+    }
+}
+
+/// So many ranks are shuffled as a whole; among more, one that was drawn before is drawn again so seldom that trying
+/// once more is cheaper.
+const SHUFFLED_MAX: u32 = 4096;
+
+/// Ranks drawn one after the other from several ranges as if they were one, each once, until none is left. From ranges
+/// with more than 4096 ranks, at most a quarter of that may be asked for.
+#[derive(Debug)]
+pub(super) struct Draws<'a> {
+    ranges: &'a [Range<usize>],
+    total: u32,
+    /// The ranks that are left, if they are few.
+    left: Vec<u32>,
+    /// The ranks that were drawn, if they are many.
+    drawn: Vec<u32>,
+}
+
+impl<'a> Draws<'a> {
+    pub(super) fn from(ranges: &'a [Range<usize>]) -> Self {
+        let total: usize = ranges.iter().map(Range::len).sum();
+        let total = u32::try_from(total).unwrap_or(u32::MAX);
+        let few = if total <= SHUFFLED_MAX { total } else { 0 };
+        Self {
+            ranges,
+            total,
+            left: (0..few).collect(),
+            drawn: Vec::new(),
+        }
+    }
+
+    pub(super) fn next(&mut self, random: &mut Random) -> Option<usize> {
+        let nth = if self.total > SHUFFLED_MAX {
+            debug_assert!(self.drawn.len() < SHUFFLED_MAX as usize / 2, "few of many");
+            loop {
+                let nth = random.below(self.total);
+                if !self.drawn.contains(&nth) {
+                    self.drawn.push(nth);
+                    break nth;
+                }
+            }
+        } else {
+            let bound = u32::try_from(self.left.len())
+                .ok()
+                .filter(|left| *left > 0)?;
+            self.left.swap_remove(random.below(bound) as usize)
+        };
+        self.rank(nth as usize)
+    }
+
+    fn rank(&self, mut nth: usize) -> Option<usize> {
+        for range in self.ranges {
+            if nth < range.len() {
+                return Some(range.start + nth);
+            }
+            nth -= range.len();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_drawn_once_and_evenly() {
+        let mut random = Random::new(7);
+        let ranges = [3..5, 10..18, 30..30];
+        let mut hits = [0; 40];
+        for _ in 0..10_000 {
+            let mut draws = Draws::from(&ranges);
+            let mut drawn: Vec<_> = (0..4).filter_map(|_| draws.next(&mut random)).collect();
+            drawn.sort_unstable();
+            drawn.dedup();
+            assert_eq!(drawn.len(), 4);
+            for rank in drawn {
+                hits[rank] += 1;
+            }
+        }
+        for (rank, hits) in hits.iter().enumerate() {
+            let inside = ranges.iter().any(|r| r.contains(&rank));
+            // 4 of 10 in 10 000 draws, five standard deviations to both sides.
+            assert!(
+                if inside {
+                    (3755..=4245).contains(hits)
+                } else {
+                    *hits == 0
+                },
+                "{rank}: {hits}"
+            );
+        }
+        let mut all = Draws::from(&ranges);
+        let mut drawn: Vec<_> = std::iter::from_fn(|| all.next(&mut random)).collect();
+        drawn.sort_unstable();
+        assert!(drawn.into_iter().eq((3..5).chain(10..18)));
+        assert_eq!(Draws::from(&[]).next(&mut random), None);
+        let many = [5..5000, 6000..9000];
+        let mut draws = Draws::from(&many);
+        let drawn: std::collections::BTreeSet<_> =
+            (0..1000).filter_map(|_| draws.next(&mut random)).collect();
+        assert_eq!(drawn.len(), 1000);
+        assert!(
+            drawn
+                .iter()
+                .all(|rank| many.iter().any(|r| r.contains(rank)))
+        );
+    }
+}

@@ -1,0 +1,419 @@
+//! One swarm: its peers, and who of them is drawn for whom.
+
+use super::{
+    Seconds, SwarmView,
+    gate::Gate,
+    ordered::Ordered,
+    record::{Key, List, Record, Site},
+    sample::{Drawn, Draws, Random},
+};
+use dosvc_cloud_protocol::{JoinToken, Scope, limits::PEERS_MAX};
+use dosvc_content::{ContentId, PeerId};
+use hashbrown::HashTable;
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
+    ops::Range,
+    sync::LazyLock,
+};
+
+/// Peers of one site in one swarm that strangers are told of; its own LAN and group are told of all.
+pub(super) const OPEN_PER_SITE_MAX: usize = 64;
+
+/// Records are addressed by 31 bits: the last one of a number says which list an entry stands in.
+const GROUP_BIT: u32 = 1 << 31;
+
+/// Peer ids are chosen by peers; where they lie in tables is not.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// How a join ended for the peer's entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Listed, with this token.
+    Listed(u64),
+    /// Without its token: still listed as it was.
+    Renewed,
+    /// Another has this id.
+    Foreign,
+    /// A limit is reached.
+    Full,
+}
+
+#[derive(Debug)]
+pub(super) struct Swarm {
+    content_id: ContentId,
+    /// Dense; the last one takes the place of one that goes.
+    records: Vec<Record>,
+    by_id: HashTable<u32>,
+    order: Ordered,
+}
+
+impl Swarm {
+    pub(super) fn new(content_id: ContentId) -> Self {
+        Self {
+            content_id,
+            records: Vec::new(),
+            by_id: HashTable::new(),
+            order: Ordered::default(),
+        }
+    }
+
+    pub(super) fn content_id(&self) -> &ContentId {
+        &self.content_id
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Takes a peer in, or what is new of it.
+    pub(super) fn admit(
+        &mut self,
+        now: Seconds,
+        record: &Record,
+        token: Option<JoinToken>,
+        gate: &Gate,
+    ) -> Admission {
+        let Some(number) = self.find(&record.id()) else {
+            return self.add(record, gate);
+        };
+        let known = self.records[number as usize];
+        if known.expires <= now {
+            gate.release(&self.take(number));
+            return self.add(record, gate);
+        }
+        match token {
+            Some(token) if token.0 == known.token() => {
+                let mut record = *record;
+                record.set_token(token.0);
+                self.replace(number, record, gate)
+            }
+            None if known.same_addresses(record) => {
+                self.records[number as usize].renew(record);
+                Admission::Renewed
+            }
+            _ => Admission::Foreign,
+        }
+    }
+
+    fn add(&mut self, record: &Record, gate: &Gate) -> Admission {
+        if self.records.len() >= GROUP_BIT as usize || !gate.admit(record) {
+            return Admission::Full;
+        }
+        self.put(*record);
+        Admission::Listed(record.token())
+    }
+
+    /// The peer says something new of itself. Most say nothing new, and then nothing moves.
+    fn replace(&mut self, number: u32, mut record: Record, gate: &Gate) -> Admission {
+        let known = self.records[number as usize];
+        let may_be_open = record.may_be_open();
+        record.set_open(may_be_open && (known.is_open() || self.has_open_place(&record)));
+        let lists = |r: &Record| r.lists().map(|list| r.key(list)).collect::<Vec<_>>();
+        if known.external() == record.external() && lists(&known) == lists(&record) {
+            self.records[number as usize] = record;
+            return Admission::Listed(record.token());
+        }
+        gate.release(&self.take(number));
+        self.add(&record, gate)
+    }
+
+    /// Removes a peer that says so itself.
+    pub(super) fn leave(&mut self, id: &PeerId, token: Option<JoinToken>) -> Option<Record> {
+        let number = self.find(id)?;
+        let its_own = token.is_some_and(|t| t.0 == self.records[number as usize].token());
+        its_own.then(|| self.take(number))
+    }
+
+    /// Removes what nobody has renewed; answers how many.
+    pub(super) fn expire(&mut self, now: Seconds, gate: &Gate) -> u64 {
+        let mut gone = 0;
+        // Backwards: what takes the place of one that goes has been looked at.
+        for at in (0..self.records.len()).rev() {
+            if self.records[at].expires <= now {
+                let number = u32::try_from(at).expect("records have numbers of 31 bits");
+                gate.release(&self.take(number));
+                gone += 1;
+            }
+        }
+        if self.records.len() < self.records.capacity() / 2 {
+            self.records.shrink_to_fit();
+            self.by_id
+                .shrink_to_fit(|number| hash(&self.records[*number as usize].id()));
+        }
+        gone
+    }
+
+    fn find(&self, id: &PeerId) -> Option<u32> {
+        let same = |number: &u32| self.records[*number as usize].id() == *id;
+        self.by_id.find(hash(id), same).copied()
+    }
+
+    fn put(&mut self, mut record: Record) {
+        let number = u32::try_from(self.records.len()).expect("counted before");
+        record.set_open(record.may_be_open() && self.has_open_place(&record));
+        if self.records.len() == self.records.capacity() {
+            self.records.reserve_exact((self.records.len() / 8).max(4));
+        }
+        self.records.push(record);
+        let records = &self.records;
+        self.by_id
+            .insert_unique(hash(&record.id()), number, |number| {
+                hash(&records[*number as usize].id())
+            });
+        for list in record.lists() {
+            let key = record.key(list);
+            self.order
+                .insert(entry(number, list), |e| key_of(&self.records, e) < key);
+        }
+    }
+
+    fn take(&mut self, number: u32) -> Record {
+        let gone = self.records[number as usize];
+        self.unlist(number, &gone);
+        let last = u32::try_from(self.records.len() - 1).expect("records have numbers of 31 bits");
+        if last != number {
+            // It stands under both numbers while the lists change from one to the other.
+            let moved = self.records[last as usize];
+            self.records[number as usize] = moved;
+            for list in moved.lists() {
+                let key = moved.key(list);
+                self.order
+                    .renumber(entry(last, list), entry(number, list), |e| {
+                        key_of(&self.records, e) < key
+                    });
+            }
+            if let Some(slot) = self.by_id.find_mut(hash(&moved.id()), |n| *n == last) {
+                *slot = number;
+            }
+        }
+        self.records.pop();
+        gone
+    }
+
+    fn unlist(&mut self, number: u32, record: &Record) {
+        for list in record.lists() {
+            let key = record.key(list);
+            let records = &self.records;
+            let was_there = self
+                .order
+                .remove(entry(number, list), |e| key_of(records, e) < key);
+            debug_assert!(was_there, "a listed peer stands in its lists");
+        }
+        if let Ok(found) = self.by_id.find_entry(hash(&record.id()), |n| *n == number) {
+            found.remove();
+        }
+    }
+
+    /// Whether strangers may be told of another peer of the record's site.
+    fn has_open_place(&self, record: &Record) -> bool {
+        let open = self.range(List::Open, record.country().into(), record.site());
+        open.len() < OPEN_PER_SITE_MAX
+    }
+
+    /// The ranks of one site in a list.
+    fn range(&self, list: List, major: u128, site: Site) -> Range<usize> {
+        self.between(list, (major, site.0), (major, site.0))
+    }
+
+    /// The ranks from the first to the last of a list's majors and sites, both included.
+    fn between(&self, list: List, first: (u128, u128), last: (u128, u128)) -> Range<usize> {
+        let key = |(major, site), id| Key {
+            list,
+            major,
+            site,
+            id,
+        };
+        let (low, high) = (key(first, [0; 20]), key(last, [0xff; 20]));
+        let start = self.order.rank(|e| key_of(&self.records, e) < low);
+        let end = self.order.rank(|e| key_of(&self.records, e) <= high);
+        start..end
+    }
+
+    /// Draws peers for one that asks, the best first.
+    pub(super) fn draw(
+        &self,
+        now: Seconds,
+        asks: &Record,
+        wanted: usize,
+        random: &mut Random,
+    ) -> Vec<Drawn> {
+        let mut hand = Hand {
+            swarm: self,
+            now,
+            asks,
+            wanted,
+            random,
+            drawn: Vec::with_capacity(wanted.min(self.records.len())),
+        };
+        match asks.scope() {
+            Scope::Lan => hand.lan(None),
+            Scope::Group => {
+                if let Some(group) = asks.group() {
+                    hand.group_at_site(group);
+                    hand.group_elsewhere(group);
+                }
+            }
+            Scope::Internet => {
+                hand.lan(asks.group());
+                if let Some(group) = asks.group() {
+                    hand.group_elsewhere(group);
+                }
+                hand.strangers();
+            }
+        }
+        hand.drawn
+    }
+
+    pub(super) fn view(&self) -> SwarmView {
+        let groups: HashSet<u128> = self.records.iter().filter_map(Record::group).collect();
+        let sites: HashSet<Site> = self.records.iter().map(Record::site).collect();
+        SwarmView {
+            content_id: self.content_id.clone(),
+            peers: self.records.len(),
+            seeds: self.records.iter().filter(|r| r.is_seed()).count(),
+            groups: groups.len(),
+            sites: sites.len(),
+        }
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.records.capacity() * size_of::<Record>()
+            + self.by_id.allocation_size()
+            + self.order.memory_bytes()
+            + self.content_id.as_str().len()
+    }
+}
+
+/// One answer in the making.
+struct Hand<'a> {
+    swarm: &'a Swarm,
+    now: Seconds,
+    asks: &'a Record,
+    wanted: usize,
+    random: &'a mut Random,
+    drawn: Vec<Drawn>,
+}
+
+impl Hand<'_> {
+    /// The same site; those in group mode too, if the group is the same.
+    fn lan(&mut self, group: Option<u128>) {
+        let site = self.asks.site();
+        let country = self.asks.country().into();
+        let mut ranges = vec![
+            self.swarm.range(List::Lan, 0, site),
+            self.swarm.range(List::Open, country, site),
+        ];
+        ranges.extend(group.map(|group| self.swarm.range(List::Group, group, site)));
+        self.deal(&ranges, Scope::Lan, |_| true);
+    }
+
+    fn group_at_site(&mut self, group: u128) {
+        let site = self.asks.site();
+        let ranges = GROUP_LISTS.map(|list| self.swarm.range(list, group, site));
+        self.deal(&ranges, Scope::Lan, |_| true);
+    }
+
+    fn group_elsewhere(&mut self, group: u128) {
+        let site = self.asks.site();
+        let ranges = GROUP_LISTS.map(|list| {
+            let all = self.swarm.between(list, (group, 0), (group, u128::MAX));
+            around(&all, &self.swarm.range(list, group, site))
+        });
+        self.deal(ranges.as_flattened(), Scope::Group, |_| true);
+    }
+
+    /// Those in Internet mode, the nearest first.
+    fn strangers(&mut self) {
+        let swarm = self.swarm;
+        let country = u128::from(self.asks.country());
+        let site = self.asks.site();
+        let (first, last) = site.near();
+        let rings = [
+            swarm.range(List::Open, country, site),
+            swarm.between(List::Open, (country, first), (country, last)),
+            swarm.between(List::Open, (country, 0), (country, u128::MAX)),
+            swarm.between(List::Open, (0, 0), (u128::MAX, u128::MAX)),
+        ];
+        let group = self.asks.group();
+        // The group and the site have been dealt; the site may be known by another country, too.
+        let stranger =
+            |record: &Record| (group.is_none() || record.group() != group) && record.site() != site;
+        for ring in rings.windows(2) {
+            self.deal(&around(&ring[1], &ring[0]), Scope::Internet, stranger);
+        }
+    }
+
+    /// Draws from ranges until the hand is full, or too many were drawn in vain: who asks, what has just expired, seeds
+    /// for a seed, and who was dealt before.
+    fn deal(&mut self, ranges: &[Range<usize>], scope: Scope, fits: impl Fn(&Record) -> bool) {
+        let swarm = self.swarm;
+        let mut draws = Draws::from(ranges);
+        let mut in_vain = 0;
+        let mut entries = Vec::with_capacity(self.wanted);
+        while self.drawn.len() < self.wanted && in_vain < IN_VAIN_MAX {
+            // As many at once as are missing: what is looked up far apart in memory is then looked up together.
+            entries.clear();
+            for _ in self.drawn.len()..self.wanted {
+                let rank = draws.next(self.random);
+                entries.extend(rank.and_then(|rank| swarm.order.at(rank)));
+            }
+            if entries.is_empty() {
+                return;
+            }
+            for entry in &entries {
+                let record = &swarm.records[(entry & !GROUP_BIT) as usize];
+                let useful = !(self.asks.is_seed() && record.is_seed());
+                if record.expires > self.now
+                    && record.id() != self.asks.id()
+                    && useful
+                    && fits(record)
+                {
+                    self.drawn.push((scope, *record));
+                } else {
+                    in_vain += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Peers that may be drawn in vain for one class of an answer.
+const IN_VAIN_MAX: usize = 3 * PEERS_MAX;
+
+const GROUP_LISTS: [List; 2] = [List::Group, List::GroupToo];
+
+/// What of a range lies outside another range inside it.
+fn around(all: &Range<usize>, inner: &Range<usize>) -> [Range<usize>; 2] {
+    if inner.is_empty() {
+        return [all.clone(), all.end..all.end];
+    }
+    [all.start..inner.start, inner.end..all.end]
+}
+
+fn entry(number: u32, list: List) -> u32 {
+    match list {
+        List::Group | List::GroupToo => number | GROUP_BIT,
+        List::Lan | List::Open => number,
+    }
+}
+
+fn key_of(records: &[Record], entry: u32) -> Key {
+    let record = &records[(entry & !GROUP_BIT) as usize];
+    let list = match (entry & GROUP_BIT != 0, record.scope()) {
+        (true, Scope::Internet) => List::GroupToo,
+        (true, _) => List::Group,
+        (false, _) if record.is_open() => List::Open,
+        (false, _) => List::Lan,
+    };
+    record.key(list)
+}
+
+fn hash(id: &PeerId) -> u64 {
+    HASHER.hash_one(id)
+}

@@ -1,0 +1,186 @@
+//! The UDP sockets of a client: its own, and those that it opens for single peers.
+
+use super::DATAGRAM_MAX;
+use crate::teredo::{
+    PORT,
+    client::{DISCOVERY_GROUP, LocalPort, Network, Path, Transmit},
+    limits::EXTRA_PORTS_MAX,
+};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+use tokio::{net::UdpSocket, sync::mpsc, task::AbortHandle};
+
+/// Datagrams of additional ports that wait to be read; more are dropped.
+const WAITING_MAX: usize = 256;
+
+/// IPv4 TTL of everything but bubbles that are not to arrive.
+const USUAL_TTL: u32 = 64;
+
+/// A datagram that came to an additional port.
+pub(super) struct Came {
+    pub(super) port: u16,
+    pub(super) from: SocketAddrV4,
+    pub(super) bytes: Vec<u8>,
+}
+
+struct Extra {
+    socket: Arc<UdpSocket>,
+    reader: AbortHandle,
+}
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+pub(super) struct Sockets {
+    service: UdpSocket,
+    local_ip: Ipv4Addr,
+    /// Writers change the TTL of the service socket for one datagram.
+    ttl: RwLock<()>,
+    extra: Mutex<BTreeMap<u16, Extra>>,
+    came: mpsc::Sender<Came>,
+}
+
+impl Sockets {
+    /// Binds the service port; 0 takes a free one.
+    pub(super) fn bind(address: SocketAddrV4) -> io::Result<(Self, mpsc::Receiver<Came>)> {
+        let (came, receiver) = mpsc::channel(WAITING_MAX);
+        let sockets = Self {
+            service: bind(address)?,
+            local_ip: *address.ip(),
+            ttl: RwLock::new(()),
+            extra: Mutex::default(),
+            came,
+        };
+        Ok((sockets, receiver))
+    }
+
+    pub(super) fn service(&self) -> &UdpSocket {
+        &self.service
+    }
+
+    pub(super) fn local_port(&self) -> io::Result<u16> {
+        Ok(self.service.local_addr()?.port())
+    }
+
+    /// Sends as the network does: whether it arrives, nobody knows, and what can't be sent is lost.
+    pub(super) fn send(&self, transmit: &Transmit) {
+        let sent = match (transmit.path.port, transmit.ttl) {
+            (LocalPort::Service, Some(ttl)) => self.send_dying(ttl, transmit),
+            _ => self.send_to(transmit.path, &transmit.bytes),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(to = %transmit.path.to, %error, "a datagram could not be sent");
+        }
+    }
+
+    pub(super) fn send_to(&self, path: Path, bytes: &[u8]) -> io::Result<()> {
+        let to = SocketAddr::V4(path.to);
+        match path.port {
+            LocalPort::Service => {
+                let _usual_ttl = self.ttl.read().unwrap_or_else(PoisonError::into_inner);
+                self.service.try_send_to(bytes, to)?;
+            }
+            LocalPort::Extra(port) => {
+                self.extra(port)?.try_send_to(bytes, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_dying(&self, ttl: u8, transmit: &Transmit) -> io::Result<()> {
+        let _nobody_else = self.ttl.write().unwrap_or_else(PoisonError::into_inner);
+        let socket = SockRef::from(&self.service);
+        socket.set_ttl_v4(ttl.into())?;
+        let sent = self
+            .service
+            .try_send_to(&transmit.bytes, transmit.path.to.into());
+        socket.set_ttl_v4(USUAL_TTL)?;
+        sent.map(|_| ())
+    }
+
+    /// An additional port, opened when it isn't open.
+    fn extra(&self, port: u16) -> io::Result<Arc<UdpSocket>> {
+        let mut extra = self.extra.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = extra.get(&port) {
+            return Ok(open.socket.clone());
+        }
+        if extra.len() >= EXTRA_PORTS_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let socket = Arc::new(bind(SocketAddrV4::new(self.local_ip, port))?);
+        let reader = tokio::spawn(read(port, socket.clone(), self.came.clone())).abort_handle();
+        let open = Extra {
+            socket: socket.clone(),
+            reader,
+        };
+        extra.insert(port, open);
+        Ok(socket)
+    }
+
+    pub(super) fn close_extra(&self, port: u16) {
+        let mut extra = self.extra.lock().unwrap_or_else(PoisonError::into_inner);
+        extra.remove(&port);
+    }
+
+    pub(super) fn close_all_extra(&self) {
+        let mut extra = self.extra.lock().unwrap_or_else(PoisonError::into_inner);
+        extra.clear();
+    }
+}
+
+async fn read(port: u16, socket: Arc<UdpSocket>, came: mpsc::Sender<Came>) {
+    let mut buffer = [0; DATAGRAM_MAX];
+    loop {
+        let (length, from) = receive(&socket, &mut buffer).await;
+        let bytes = buffer[..length].to_vec();
+        // Who doesn't read in time loses datagrams, as on any socket.
+        let _full = came.try_send(Came { port, from, bytes });
+    }
+}
+
+/// The next datagram over IPv4. Errors of a UDP socket tell of datagrams that were sent earlier: they are passed over.
+pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddrV4) {
+    loop {
+        match socket.recv_from(buffer).await {
+            Ok((length, SocketAddr::V4(from))) => return (length, from),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::trace!(%error, "an error on a UDP socket");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+fn bind(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// A socket that hears the discovery group, and nothing but that, on the private networks among these.
+pub(super) fn discovery(networks: &[Network]) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    // Linux gives a socket with a group's address only what was sent to the group.
+    socket.bind(&SockAddr::from(SocketAddrV4::new(DISCOVERY_GROUP, PORT)))?;
+    for network in networks
+        .iter()
+        .filter(|network| network.address.is_private())
+    {
+        if let Err(error) = socket.join_multicast_v4(&DISCOVERY_GROUP, &network.address) {
+            tracing::debug!(address = %network.address, %error, "no local discovery there");
+        }
+    }
+    UdpSocket::from_std(socket.into())
+}

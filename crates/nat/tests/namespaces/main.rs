@@ -1,0 +1,21 @@
+//! Clients, servers and NATs on real kernels' networks: namespaces, with the kernel's own NAT between them. Needs root and
+//! nftables; the tests of `foreign` need miredo and miredo-server too:
+//!
+//! ```text
+//! cargo test -p dosvc-nat --test namespaces -- --ignored --test-threads=1
+//! ```
+//!
+//! Nothing outside the namespaces is touched.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod foreign;
+mod gateway;
+mod machine;
+mod own;
+mod peer;
+
+use std::time::Duration;
+
+/// Longer than four tries two seconds apart, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,71 @@
+//! `dosvc teredo`: servers and clients of their own, beside the daemon.
+
+pub(crate) mod args;
+mod client;
+mod ping;
+mod status;
+
+use crate::{
+    cli::Global,
+    client::Client,
+    load_config,
+    run::{Signals, log},
+};
+use anyhow::Context as _;
+use args::{Control, ServerArgs, TeredoAction, TeredoArgs};
+use dosvc_nat::{net, teredo::server::ServerConfig};
+use std::{net::Ipv4Addr, path::PathBuf};
+
+/// Runs the command.
+pub(crate) async fn run(global: &Global, args: TeredoArgs) -> anyhow::Result<()> {
+    match args.action {
+        TeredoAction::Server(args) => serve(global, args).await,
+        TeredoAction::Client(args) => client::run(global, args).await,
+        TeredoAction::Ping(args) => ping::run(global, args).await,
+        TeredoAction::Status(args) => status::run(global, args).await,
+    }
+}
+
+async fn serve(global: &Global, args: ServerArgs) -> anyhow::Result<()> {
+    let ServerArgs { primary, secondary } = args;
+    log::start(&load_config(global)?.daemon, global.no_color)?;
+    let mut signals = Signals::new()?;
+    let secondary = secondary.unwrap_or_else(|| after(primary));
+    let server = net::serve(ServerConfig::new(primary, secondary))
+        .await
+        .context("start the Teredo server")?;
+    tracing::info!(%primary, %secondary, "the Teredo server is ready");
+    let reason = signals.ended().await;
+    let stats = server.stats();
+    server.shutdown().await;
+    tracing::info!(
+        reason,
+        received = stats.received,
+        advertisements = stats.advertisements,
+        forwarded = stats.forwarded,
+        refused = stats.refused.values().sum::<u64>(),
+        "stopped"
+    );
+    Ok(())
+}
+
+/// The next address: where the clients of a server look for its second one.
+fn after(primary: Ipv4Addr) -> Ipv4Addr {
+    u32::from(primary).wrapping_add(1).into()
+}
+
+/// Where the client's control socket is.
+fn socket_path(global: &Global, control: &Control) -> anyhow::Result<PathBuf> {
+    match &control.control {
+        Some(path) => Ok(path.clone()),
+        None => Ok(load_config(global)?
+            .daemon
+            .api_socket
+            .with_file_name("teredo.sock")),
+    }
+}
+
+/// The running client.
+fn running(global: &Global, control: &Control) -> anyhow::Result<Client> {
+    Ok(Client::new(socket_path(global, control)?))
+}

@@ -1,0 +1,112 @@
+//! The options of `dosvc teredo`.
+
+use clap::{Args, Subcommand};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
+
+/// Peers across NATs: a Teredo server, a client to try it, and what a client sees.
+///
+/// Teredo (RFC 4380) gives a machine behind a NAT an IPv6 address that others behind NATs can reach: IPv6 in UDP, on
+/// paths that are opened with the help of a server. No piece of content ever passes the server.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A server needs two public IPv4 addresses and UDP port 3544 on both; clients expect the second one right after the first.
+
+Examples:
+  dosvc teredo server --primary 198.51.100.10 --secondary 198.51.100.11
+  dosvc teredo client --server 198.51.100.10          on two machines behind different NATs
+  dosvc teredo status                                 the address, and what kind of NAT is in the way
+  dosvc teredo ping 2001:0:c633:640a:2c5a:63bf:34ff:8ef5")]
+pub(crate) struct TeredoArgs {
+    #[command(subcommand)]
+    pub(crate) action: TeredoAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TeredoAction {
+    Server(ServerArgs),
+    Client(ClientArgs),
+    Ping(PingArgs),
+    Status(StatusArgs),
+}
+
+impl TeredoArgs {
+    /// Whether standard output is for a program.
+    pub(crate) fn wants_json(&self) -> bool {
+        match &self.action {
+            TeredoAction::Server(_) | TeredoAction::Client(_) => false,
+            TeredoAction::Ping(args) => args.json,
+            TeredoAction::Status(args) => args.json,
+        }
+    }
+}
+
+/// Run a server, until SIGTERM or Ctrl-C.
+///
+/// It tells clients where the Internet sees them, and passes on the small packets with which two of them open their NATs
+/// for each other. It keeps nothing about anybody, forwards no data, and nothing to private or otherwise special addresses.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArgs {
+    /// The address that is part of its clients' addresses.
+    #[arg(long, value_name = "IP")]
+    pub(crate) primary: Ipv4Addr,
+    /// The other address: what shows clients whether their NAT is symmetric [default: the one after the primary].
+    #[arg(long, value_name = "IP")]
+    pub(crate) secondary: Option<Ipv4Addr>,
+}
+
+/// Run a client, until SIGTERM or Ctrl-C: it gets an address and answers pings. Needs no privileges.
+#[derive(Args, Debug)]
+pub(crate) struct ClientArgs {
+    /// The server's primary address.
+    #[arg(long, value_name = "IP")]
+    pub(crate) server: Ipv4Addr,
+    /// Its secondary address [default: the one after the primary].
+    #[arg(long, value_name = "IP")]
+    pub(crate) server2: Option<Ipv4Addr>,
+    /// The local UDP port; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Write the address to this file whenever there is a new one; the file is empty while there is none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) addr_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) control: Control,
+    /// Don't look for peers of the same network by multicast.
+    #[arg(long)]
+    pub(crate) no_local_discovery: bool,
+}
+
+/// Have the client ping a Teredo address, and show how long the answers took.
+#[derive(Args, Debug)]
+pub(crate) struct PingArgs {
+    /// The Teredo address.
+    pub(crate) address: Ipv6Addr,
+    /// How often.
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=30))]
+    pub(crate) count: u8,
+    #[command(flatten)]
+    pub(crate) control: Control,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show the client's address, its NAT, its peers and its counters.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) control: Control,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Control {
+    /// The client's Unix socket [default: teredo.sock beside the daemon's].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+}

@@ -1,0 +1,155 @@
+//! `dosvc teredo status`.
+
+use super::{args::StatusArgs, running};
+use crate::{cli::Global, show};
+use dosvc_nat::{
+    net::{State, TunnelStatus},
+    teredo::client::{LocalPort, Nat, Offline},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
+};
+
+/// A client as others see it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    state: String,
+    address: Option<Ipv6Addr>,
+    server: Option<Ipv4Addr>,
+    mapped: Option<SocketAddrV4>,
+    local_port: u16,
+    nat: Option<String>,
+    keeps_port: Option<bool>,
+    mtu: Option<u16>,
+    peers: Vec<Peer>,
+    received: u64,
+    delivered: u64,
+    bubbles: u64,
+    solicitations: u64,
+    dropped: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Peer {
+    address: Ipv6Addr,
+    /// Where packets for it go, once it has shown that it receives there.
+    path: Option<SocketAddrV4>,
+    /// The additional local port that they come from, where the NAT needs one.
+    from_port: Option<u16>,
+    /// Bubbles through its server since something last came from it.
+    bubbles: u8,
+    waiting_packets: usize,
+}
+
+/// Runs the command.
+pub(super) async fn run(global: &Global, args: StatusArgs) -> anyhow::Result<()> {
+    let StatusArgs { control, json } = args;
+    let status: Status = running(global, &control)?.read("/v1/status").await?;
+    if json {
+        show::pretty_json(&status)?;
+    } else {
+        status.lines().into_iter().try_for_each(show::line)?;
+    }
+    Ok(())
+}
+
+impl Status {
+    pub(super) fn of(status: &TunnelStatus) -> Self {
+        let own = match status.state {
+            State::Qualified(own) => Some(own),
+            State::Starting | State::Offline(_) => None,
+        };
+        let stats = &status.stats;
+        let peers = status.peers.iter().map(|peer| Peer {
+            address: peer.address,
+            path: peer.path.map(|path| path.to),
+            from_port: peer.path.and_then(|path| match path.port {
+                LocalPort::Service => None,
+                LocalPort::Extra(port) => Some(port),
+            }),
+            bubbles: peer.bubbles,
+            waiting_packets: peer.queued,
+        });
+        let dropped = stats.dropped.iter();
+        Self {
+            state: state_words(status.state).to_owned(),
+            address: own.map(|own| own.address.to_ipv6()),
+            server: status.server.map(|server| server.primary),
+            mapped: own.map(|own| own.address.mapped()),
+            local_port: status.local_port,
+            nat: own.map(|own| nat_words(own.nat).to_owned()),
+            keeps_port: own.map(|own| own.keeps_port),
+            mtu: own.map(|own| own.mtu),
+            peers: peers.collect(),
+            received: stats.received,
+            delivered: stats.delivered,
+            bubbles: stats.bubbles,
+            solicitations: stats.solicitations,
+            dropped: dropped
+                .map(|(reason, &count)| (reason.to_string(), count))
+                .collect(),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("state        {}", self.state)];
+        let mut add = |name: &str, value: Option<String>| {
+            lines.extend(value.map(|value| format!("{name:<12} {value}")));
+        };
+        add("address", self.address.map(|address| address.to_string()));
+        add("server", self.server.map(|server| server.to_string()));
+        let local_port = self.local_port;
+        add(
+            "seen as",
+            self.mapped
+                .map(|mapped| format!("{mapped} (local port {local_port})")),
+        );
+        add("NAT", self.nat.clone());
+        add(
+            "datagrams",
+            Some(format!(
+                "{} received, {} of them for the tunnel",
+                self.received, self.delivered
+            )),
+        );
+        add(
+            "sent",
+            Some(format!(
+                "{} bubbles, {} questions to servers",
+                self.bubbles, self.solicitations
+            )),
+        );
+        for (reason, count) in &self.dropped {
+            add("dropped", Some(format!("{count}: {reason}")));
+        }
+        for peer in &self.peers {
+            let path = match peer.path {
+                Some(path) => format!("open, by {path}"),
+                None => "no open path".to_owned(),
+            };
+            add("peer", Some(format!("{}  {path}", peer.address)));
+        }
+        lines
+    }
+}
+
+fn state_words(state: State) -> &'static str {
+    match state {
+        State::Starting => "asking the server",
+        State::Qualified(_) => "qualified",
+        State::Offline(Offline::NoAnswer) => "off-line: no server answers on UDP port 3544",
+        State::Offline(Offline::MappingChanged) => "the NAT has changed our port; asking again",
+        State::Offline(Offline::Restarted) => "the network has changed; asking again",
+    }
+}
+
+fn nat_words(nat: Nat) -> &'static str {
+    match nat {
+        Nat::Open => "none: this machine has a public address",
+        Nat::Consistent => "one that gives us the same port towards everybody",
+        Nat::Symmetric => "symmetric: another port for each destination",
+        Nat::Unknown => "unknown: the server has no second address",
+    }
+}
