@@ -1,5 +1,11 @@
 //! The command line: what can be asked, and the help that teaches it.
 
+mod control_plane;
+
+pub(crate) use control_plane::{
+    ContentAction, ControlPlaneAction, ControlPlaneArgs, RegisterArgs, TokenAction,
+};
+
 use crate::teredo::args::TeredoArgs;
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use dosvc_content::{ContentId, DownloadMode, HashOfHashes};
@@ -12,6 +18,7 @@ Examples:
   dosvc get https://example.org/image.iso
   dosvc publish image.iso       write image.iso.phf, to lie beside image.iso on a server
   dosvc status                  what the daemon is doing
+  dosvc control-plane           the fleet's own cloud services, for peers beyond one link
 
 Environment:
   DOSVC_SOCKET                  the daemon's socket
@@ -65,6 +72,7 @@ pub(crate) enum Command {
     /// End a download; what was fetched stays in the cache.
     Cancel(JobArgs),
     Demo(DemoArgs),
+    ControlPlane(ControlPlaneArgs),
     Teredo(TeredoArgs),
 }
 
@@ -81,6 +89,10 @@ impl Command {
             Self::Mode(args) => args.json,
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
+            Self::ControlPlane(args) => args
+                .action
+                .as_ref()
+                .is_some_and(ControlPlaneAction::wants_json),
             Self::Teredo(args) => args.wants_json(),
             Self::Run(_) | Self::Pause(_) | Self::Resume(_) | Self::Cancel(_) => false,
         }
@@ -176,7 +188,8 @@ over a channel you trust, and nothing on the way can change the content.
 Examples:
   dosvc publish image.iso
   dosvc publish image.iso --url https://example.org/image.iso --seed
-  dosvc publish image.iso --piece-size 4MB --out /srv/www/image.iso.phf")]
+  dosvc publish image.iso --piece-size 4MB --out /srv/www/image.iso.phf
+  DOSVC_TOKEN=dosvc_… dosvc publish image.iso --url https://example.org/image.iso --to https://do.example.org --percent 10")]
 pub(crate) struct PublishArgs {
     /// The file to publish.
     pub(crate) file: PathBuf,
@@ -197,6 +210,8 @@ pub(crate) struct PublishArgs {
     /// FILE should be replaced, not edited in place: an edit is an edit of the cache, which drops what was changed.
     #[arg(long, requires = "seed")]
     pub(crate) link: bool,
+    #[command(flatten)]
+    pub(crate) register: RegisterArgs,
     /// The result as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -25,7 +25,8 @@ pub(crate) use managed::{DEFAULT_FILE as MANAGED_FILE, PublicKey};
 pub(crate) use sample::sample_file;
 pub(crate) use watch::Watch;
 
-use dosvc_engine::HttpUrl;
+use dosvc_cloud_protocol::HttpUrl;
+use dosvc_control_plane::ControlPlaneConfig;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
 use layer::{Layer, Numbered};
@@ -58,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) transfers: TransferConfig,
     /// Where the fleet's management has its say.
     pub(crate) managed: ManagedConfig,
+    /// The fleet's own cloud services; their state lies below the daemon's.
+    pub(crate) control_plane: ControlPlaneConfig,
     /// The files that were read, in order.
     pub(crate) files: Vec<PathBuf>,
     /// What whoever wrote the configuration should know; nothing here keeps it from working.
@@ -310,6 +313,7 @@ impl Config {
                 file: options.managed_file.clone(),
                 public_key: None,
             },
+            control_plane: ControlPlaneConfig::default(),
             files: Vec::new(),
             warnings: Vec::new(),
             providers: BTreeMap::new(),

@@ -230,6 +230,23 @@ mod tests {
             "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             false,
         ),
+        ("control_plane.services", "geo", false),
+        ("control_plane.listen", "127.0.0.1:1", false),
+        ("control_plane.certificate", "/x", false),
+        ("control_plane.key", "/x", false),
+        ("control_plane.allow_http", "true", false),
+        ("control_plane.admin_listen", "127.0.0.1:1", false),
+        ("control_plane.public_url", "http://x/", false),
+        ("control_plane.arrays", "http://x/array/", false),
+        ("control_plane.networks", "/x", false),
+        ("control_plane.registered_callers", "x", false),
+        ("control_plane.cache_hosts", "x", false),
+        ("control_plane.join_interval", "60", false),
+        ("control_plane.peers_per_answer", "3", false),
+        ("control_plane.entries_max", "3", false),
+        ("control_plane.entries_per_address_max", "3", false),
+        ("control_plane.requests_per_second", "3", false),
+        ("control_plane.connections_max", "3", false),
     ];
 
     #[test]

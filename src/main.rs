@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod config;
 mod control;
+mod control_plane;
 mod demo;
 mod explain;
 mod fd;
@@ -149,6 +150,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => finish(engine_runtime()?, |runtime| {
             runtime.block_on(demo::run(&global, args))
         }),
+        Command::ControlPlane(args) if args.action.is_some() => {
+            small_runtime()?.block_on(control_plane::run(global, args))
+        }
+        Command::ControlPlane(args) => finish(server_runtime()?, |runtime| {
+            runtime.block_on(control_plane::run(global, args))
+        }),
         Command::Publish(args) => small_runtime()?.block_on(publish::run(&global, args)),
         Command::Verify(args) => verify::run(args),
         Command::Status(args) => small_runtime()?.block_on(status::run(&global, args)),
@@ -179,6 +186,15 @@ fn engine_runtime() -> io::Result<Runtime> {
         .worker_threads(cores.clamp(2, 4))
         .max_blocking_threads((4 * cores).clamp(8, 32))
         .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("dosvc")
+        .enable_all()
+        .build()
+}
+
+/// A runtime for a server that many ask at once: every processor answers.
+fn server_runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .max_blocking_threads(32)
         .thread_name("dosvc")
         .enable_all()
         .build()

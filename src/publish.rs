@@ -1,5 +1,7 @@
 //! `dosvc publish`: the hash file of a file, and what others need to fetch it.
 
+mod register;
+
 use crate::{
     api::BODY_BYTES_MAX,
     cli::{Global, PublishArgs},
@@ -9,6 +11,7 @@ use anyhow::{Context as _, bail};
 use dosvc_content::{ContentId, PiecesHashFile, format_bytes};
 use dosvc_engine::api::{CacheEntry, ImportRequest};
 use indicatif::{ProgressBar, ProgressStyle};
+use register::Register;
 use serde::Serialize;
 use std::{
     fs::{File, Permissions},
@@ -32,6 +35,8 @@ struct Published {
     urls: Vec<String>,
     /// The cache's entry, with `--seed`.
     seeded: Option<CacheEntry>,
+    /// The control plane that was told, with `--to`.
+    control_plane: Option<String>,
 }
 
 /// Runs the command.
@@ -43,8 +48,10 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
         out,
         seed,
         link,
+        register,
         json,
     } = args;
+    let register = Register::from_args(register)?;
     let metadata = std::fs::metadata(&file).with_context(|| format!("read {}", file.display()))?;
     if !metadata.is_file() {
         bail!("{} is not a regular file", file.display());
@@ -69,6 +76,10 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
         Some(client) => Some(hand_over(&client, &file, &hashes, &urls, link).await?),
         None => None,
     };
+    let told = match register {
+        Some(register) => Some(register.publish(&hashes, &urls).await?),
+        None => None,
+    };
     let published = Published {
         file,
         file_size: hashes.lengths().content_length(),
@@ -81,6 +92,7 @@ pub(crate) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<()
             .to_owned(),
         urls,
         seeded,
+        control_plane: told,
     };
     if json {
         show::pretty_json(&published)?;
@@ -111,6 +123,9 @@ impl Published {
                 "  seeded           {} in the daemon's cache",
                 show::short_id(&entry.file_id)
             ));
+        }
+        if let Some(to) = &self.control_plane {
+            lines.push(format!("  published at     {to}"));
         }
         lines.push(String::new());
         lines.push(format!(

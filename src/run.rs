@@ -136,11 +136,11 @@ fn addresses(listening: &[SocketAddr]) -> String {
     addresses.join(", ")
 }
 
-/// The signals that the daemon lives by.
+/// The signals that a server lives by.
 pub(crate) struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
+    pub(crate) hangup: Signal,
+    pub(crate) terminate: Signal,
+    pub(crate) interrupt: Signal,
 }
 
 impl Signals {
@@ -191,7 +191,7 @@ async fn serve(
 }
 
 /// A pipe from the parent ends when the parent does, however it does.
-async fn stdin_ends() -> io::Result<()> {
+pub(crate) async fn stdin_ends() -> io::Result<()> {
     let mut stdin = tokio::net::unix::pipe::Receiver::from_owned_fd(rustix::io::dup(io::stdin())?)?;
     let mut sink = [0; 64];
     while stdin.read(&mut sink).await? > 0 {}

@@ -19,6 +19,7 @@ mod geo;
 mod http_url;
 mod key_value;
 pub mod limits;
+mod publish;
 mod query;
 mod text;
 
@@ -32,6 +33,10 @@ pub use error::ProtocolError;
 pub use geo::{GeoAnswer, GeoRequest, GeoVersionAnswer};
 pub use http_url::{CONTENT_ID_PLACEHOLDER, HttpUrl, UrlTemplate};
 pub use key_value::{KeyValueAnswer, KeyValueRequest};
+pub use publish::{
+    PUBLISH_BYTES_MAX, PUBLISH_PATH, PublishRequest, REVOKE_PATH, ROLLOUT_GROUPS_MAX,
+    RevokeRequest, Rollout,
+};
 pub use text::{CountryCode, Text};
 
 /// The profile that PCs send: 768.

@@ -23,6 +23,7 @@
 //! **What one network can take.** [`ArrayLimits`]: entries of an address, of a network and in all; and only the first 64
 //! peers of an address in a swarm are shown to strangers, so that whoever invents peers fills nobody else's answers.
 
+mod export;
 mod gate;
 mod ordered;
 mod record;
@@ -34,11 +35,13 @@ use dosvc_cloud_protocol::{
     limits::{NEXT_JOIN_SECONDS, PEERS_MAX},
 };
 use dosvc_content::ContentId;
+pub use export::RestoreError;
 use gate::Gate;
 use hashbrown::HashTable;
 use record::Record;
 use sample::Random;
 use std::{
+    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{
@@ -145,6 +148,17 @@ pub struct SwarmView {
     pub groups: usize,
     /// External addresses or networks that they are behind.
     pub sites: usize,
+}
+
+/// What a page shows of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// The beginning of the group's hash.
+    pub group: String,
+    /// Entries of its peers in all swarms.
+    pub entries: usize,
+    /// Swarms that they are in.
+    pub swarms: usize,
 }
 
 /// All swarms of one process.
@@ -378,6 +392,36 @@ impl Array {
             .swarms
             .find(hash, |swarm| swarm.content_id() == id)
             .map(Swarm::view)
+    }
+
+    /// The groups with most entries, at most `count` of them: the first eight bytes of a group's hash as hex digits, its
+    /// entries, and swarms with any. Looks at every entry.
+    pub fn largest_groups(&self, count: usize) -> Vec<GroupView> {
+        let mut groups: HashMap<u128, (usize, usize)> = HashMap::new();
+        for shard in &self.shards {
+            for swarm in &lock(shard).swarms {
+                for (group, entries) in swarm.groups() {
+                    let sums = groups.entry(group).or_default();
+                    sums.0 += entries;
+                    sums.1 += 1;
+                }
+            }
+        }
+        let mut views: Vec<GroupView> = groups
+            .into_iter()
+            .map(|(group, (entries, swarms))| GroupView {
+                group: format!("{:016x}", group >> 64),
+                entries,
+                swarms,
+            })
+            .collect();
+        views.sort_by(|a, b| {
+            b.entries
+                .cmp(&a.entries)
+                .then_with(|| a.group.cmp(&b.group))
+        });
+        views.truncate(count);
+        views
     }
 
     /// The limits in force.

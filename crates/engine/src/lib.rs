@@ -39,5 +39,4 @@ mod uploads;
 mod workers;
 
 pub use config::{CloudSettings, EngineConfig};
-pub use dosvc_discovery::cloud::HttpUrl;
 pub use engine::{Engine, EngineError};

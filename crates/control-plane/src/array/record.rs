@@ -26,6 +26,9 @@ pub(super) struct Record {
     pub(super) expires: Seconds,
 }
 
+/// A record as bytes: what it holds, without padding.
+pub(super) const RECORD_BYTES: usize = 20 + 3 * 16 + 12 + 8 + 4 + 2 + 2 + 1 + 4;
+
 /// Which networks count as one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Site(pub(super) u128);
@@ -109,6 +112,55 @@ impl Record {
             port: request.port,
             flags,
             expires,
+        }
+    }
+
+    /// All of it as bytes.
+    pub(super) fn to_bytes(self) -> [u8; RECORD_BYTES] {
+        let mut out = [0; RECORD_BYTES];
+        let mut rest = &mut out[..];
+        for part in [
+            &self.id[..],
+            &self.external,
+            &self.lan_ipv6,
+            &self.group,
+            &self.teredo,
+            &self.token,
+            &self.lan_ip,
+            &self.country,
+            &self.port.to_le_bytes(),
+            &[self.flags],
+            &self.expires.to_le_bytes(),
+        ] {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        out
+    }
+
+    /// Reads [`Self::to_bytes`] back.
+    pub(super) fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Self {
+        fn next<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
+            let (part, rest) = bytes
+                .split_first_chunk()
+                .expect("all parts are as long as all");
+            *bytes = rest;
+            *part
+        }
+        let rest = &mut bytes.as_slice();
+        Self {
+            id: next(rest),
+            external: next(rest),
+            lan_ipv6: next(rest),
+            group: next(rest),
+            teredo: next(rest),
+            token: next(rest),
+            lan_ip: next(rest),
+            country: next(rest),
+            port: u16::from_le_bytes(next(rest)),
+            flags: next::<1>(rest)[0],
+            expires: Seconds::from_le_bytes(next(rest)),
         }
     }
 

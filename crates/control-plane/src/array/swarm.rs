@@ -11,7 +11,7 @@ use dosvc_cloud_protocol::{JoinToken, Scope, limits::PEERS_MAX};
 use dosvc_content::{ContentId, PeerId};
 use hashbrown::HashTable;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
     ops::Range,
     sync::LazyLock,
@@ -60,6 +60,19 @@ impl Swarm {
 
     pub(super) fn content_id(&self) -> &ContentId {
         &self.content_id
+    }
+
+    pub(super) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Groups with their entries.
+    pub(super) fn groups(&self) -> HashMap<u128, usize> {
+        let mut groups = HashMap::new();
+        for group in self.records.iter().filter_map(Record::group) {
+            *groups.entry(group).or_default() += 1;
+        }
+        groups
     }
 
     pub(super) fn len(&self) -> usize {
@@ -270,13 +283,12 @@ impl Swarm {
     }
 
     pub(super) fn view(&self) -> SwarmView {
-        let groups: HashSet<u128> = self.records.iter().filter_map(Record::group).collect();
         let sites: HashSet<Site> = self.records.iter().map(Record::site).collect();
         SwarmView {
             content_id: self.content_id.clone(),
             peers: self.records.len(),
             seeds: self.records.iter().filter(|r| r.is_seed()).count(),
-            groups: groups.len(),
+            groups: self.groups().len(),
             sites: sites.len(),
         }
     }

@@ -1,0 +1,88 @@
+//! What every request of a control plane sees.
+
+use crate::{
+    array::{Array, Draw},
+    config::{ControlPlaneConfig, Service},
+    contents::Contents,
+    metrics::Metrics,
+    networks::{Networks, Place},
+    pace::Pace,
+};
+use dosvc_cloud_protocol::HttpUrl;
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// State of one process.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: ControlPlaneConfig,
+    pub(crate) array: Array,
+    pub(crate) contents: Contents,
+    pub(crate) metrics: Metrics,
+    pub(crate) pace: Pace,
+    pub(crate) networks: RwLock<Arc<Networks>>,
+    pub(crate) started: Instant,
+    /// Whether it answers, and is not about to stop.
+    pub(crate) ready: AtomicBool,
+    /// Whether clients come by TLS.
+    pub(crate) is_tls: bool,
+}
+
+impl Shared {
+    /// Seconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    }
+
+    /// The same, as the array counts them.
+    pub(crate) fn array_now(&self) -> u32 {
+        u32::try_from(self.now()).unwrap_or(u32::MAX)
+    }
+
+    /// What is known of an address.
+    pub(crate) fn place(&self, address: IpAddr) -> Place {
+        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
+        networks.place(address)
+    }
+
+    /// Where a client that asked this host finds the other services.
+    pub(crate) fn base(&self, host: Option<&str>) -> Option<HttpUrl> {
+        if let Some(url) = &self.config.public_url {
+            return Some(url.clone());
+        }
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{}", host?).parse().ok()
+    }
+
+    /// Whether a service runs here.
+    pub(crate) fn has(&self, service: Service) -> bool {
+        self.config.has(service)
+    }
+}
+
+/// An address below a base, whether or not that ends in a slash. `path` begins with one.
+pub(crate) fn below(base: &HttpUrl, path: &str) -> String {
+    format!("{}{path}", base.as_str().trim_end_matches('/'))
+}
+
+/// Randomness that nobody can guess.
+pub(crate) fn draw() -> Option<Draw> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).ok()?;
+    let (token, seed) = bytes.split_at(8);
+    Some(Draw {
+        token: u64::from_le_bytes(token.try_into().ok()?),
+        seed: u64::from_le_bytes(seed.try_into().ok()?),
+    })
+}
+
+/// The system's generator, through the TLS library that is here anyway.
+mod rand {
+    pub(super) fn fill(bytes: &mut [u8]) -> Result<(), aws_lc_rs::error::Unspecified> {
+        aws_lc_rs::rand::fill(bytes)
+    }
+}
