@@ -5,6 +5,7 @@ use crate::{
     daemon::{Daemon, GetResult, SWARM_PORT},
     namespace::{Lab, Node},
     nginx::Nginx,
+    plane::Plane,
     process::wait_for,
     tracker::{Tracker, table_for},
 };
@@ -92,6 +93,65 @@ fn group_peers_find_each_other_across_two_networks() {
     assert!(join.group_id.is_some());
     let cloud = outside.status().cloud.expect("it is configured");
     assert_eq!((cloud.joined, cloud.contents), (1, 1), "{cloud:?}");
+}
+
+/// The same with the control plane that fleets run: published there, found there, left and expired there.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn the_control_plane_brings_two_networks_together_and_forgets_who_goes() {
+    for (policies, expected) in [
+        (format!("download_mode = 2\n{GROUP}"), "group"),
+        ("download_mode = 3".to_owned(), "internet"),
+    ] {
+        let mut lab = Lab::new(2, None);
+        let outsider = lab.outsider();
+        let content = Content::random(1, scenario_bytes(64));
+        let nginx = Nginx::start(lab.at(0), &content::folder());
+        let url = nginx.url(&content.name).replacen(":80/", "/", 1);
+        let mut plane = Plane::start(lab.at(0));
+        plane.publish(&content, &url);
+        let start = |node: &Node, more: &str| {
+            let tables = format!(
+                "{}[delivery_optimization]\n{policies}\n{more}",
+                plane.table()
+            );
+            Daemon::start_with(node, "", &tables)
+        };
+        let mut inside = start(lab.at(1), "");
+        let first = inside.get(&url, &content, &[]).status;
+        assert!(first.verified_by_hash_file, "{first:?}");
+        inside.wait_until_shared(&content);
+        let mut outside = start(&outsider, PEERS_ONLY);
+        let status = outside.get(&url, &content, &[]).status;
+        let (bytes, all) = match expected {
+            "group" => (status.downloaded.group, status.downloaded.total()),
+            _ => (status.downloaded.internet, status.downloaded.total()),
+        };
+        assert_eq!((bytes, all), (content.bytes, content.bytes), "{status:?}");
+        wait_for("both to be listed", PATIENCE, || {
+            (plane.peers() == 2).then_some(())
+        });
+
+        // Who ends says so; who is gone without a word is forgotten.
+        inside.end();
+        wait_for("the one to have left", PATIENCE, || {
+            (plane.peers() == 1).then_some(())
+        });
+        // What the array gave out is still ours after it was away.
+        plane.restart();
+        wait_for("the other to come back", PATIENCE, || {
+            let cloud = outside.status().cloud?;
+            (plane.peers() == 1 && cloud.joined == 1).then_some(())
+        });
+        // Two joins and a minute: once is enough.
+        if expected == "internet" {
+            continue;
+        }
+        outside.kill();
+        wait_for("the other to be forgotten", 2 * PATIENCE, || {
+            (plane.peers() == 0).then_some(())
+        });
+    }
 }
 
 #[test]

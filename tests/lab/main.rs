@@ -25,6 +25,7 @@ mod namespace;
 mod nginx;
 mod origin;
 mod peer;
+mod plane;
 mod process;
 mod tracker;
 
