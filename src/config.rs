@@ -112,6 +112,8 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) geo_version_url: Option<HttpUrl>,
     /// Certificates that the cloud's may be signed by.
     pub(crate) cloud_ca_file: Option<PathBuf>,
+    /// Whose signature content policies must carry.
+    pub(crate) publisher_key: Option<PublicKey>,
 }
 
 /// The table `[cache]`.
@@ -299,6 +301,7 @@ impl Config {
                 geo_url: None,
                 geo_version_url: None,
                 cloud_ca_file: None,
+                publisher_key: None,
             },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,

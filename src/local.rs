@@ -2,7 +2,9 @@
 //!
 //! A trait, so that the API and its client are tested against an engine that does what a test says.
 
-use crate::config::{CacheConfig, Config, DaemonConfig, DiscoveryConfig, TransferConfig};
+use crate::config::{
+    CacheConfig, Config, DaemonConfig, DiscoveryConfig, PublicKey, TransferConfig,
+};
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
     CloudSettings, EngineConfig,
@@ -89,6 +91,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         geo_url,
         geo_version_url,
         cloud_ca_file,
+        publisher_key,
     } = &config.discovery;
     let TransferConfig {
         max_active_foreground,
@@ -109,6 +112,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             geo_url,
             geo_version_url: geo_version_url.clone(),
             ca_file: cloud_ca_file.clone(),
+            publisher_key: publisher_key.as_ref().map(PublicKey::bytes),
         }),
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
@@ -212,13 +216,18 @@ mod tests {
             true,
         ),
         ("discovery.geo_endpoint_full_uri", "https://c.test/", true),
-        // These two say more about a cloud, and alone there is none.
+        // These say more about a cloud, and alone there is none.
         (
             "discovery.geo_version_endpoint_full_uri",
             "https://c.test/v",
             false,
         ),
         ("discovery.cloud_ca_file", "/etc/ca.pem", false),
+        (
+            "discovery.publisher_key",
+            "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            false,
+        ),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),

@@ -243,6 +243,22 @@ pub(crate) const KEYS: &[KeySpec] = &[
         },
     },
     KeySpec {
+        path: "discovery.publisher_key",
+        default: None,
+        example: "\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"",
+        allowed: "an Ed25519 public key in base64: its 32 bytes, or the line of a PEM file",
+        doc: "When set, content policies count only with the signature of this publisher (dosvc publish --sign).",
+        restart: false,
+        set: |config, raw| {
+            config.discovery.publisher_key = Some(PublicKey::parse(raw.text()?.trim())?);
+            Some(())
+        },
+        show: |config| {
+            let key = config.discovery.publisher_key.as_ref();
+            quoted(key.map(ToString::to_string).unwrap_or_default())
+        },
+    },
+    KeySpec {
         path: "cache.keep_free_percent",
         default: Some("10"),
         example: "",

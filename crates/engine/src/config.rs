@@ -48,6 +48,9 @@ pub struct CloudSettings {
     pub geo_version_url: Option<HttpUrl>,
     /// A PEM file of certificates that its services' certificates may be signed by, beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The Ed25519 key of who publishes contents: a content policy without its signature does not count. `None`: the
+    /// service's word is enough.
+    pub publisher_key: Option<[u8; 32]>,
 }
 
 impl EngineConfig {

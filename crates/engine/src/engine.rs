@@ -159,7 +159,9 @@ impl Engine {
             shared.cancel.cancel();
             return Err(error);
         }
-        upkeep::review_announcements(&shared).await;
+        if shared.cloud().is_some() {
+            upkeep::review_announcements(&shared).await;
+        }
         machine::log_changes(None, &shared.settings());
         shared.tasks.spawn(machine::follow(engine.clone()));
         shared.tasks.spawn(upkeep::sync_store(Arc::clone(&shared)));

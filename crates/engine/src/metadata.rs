@@ -12,11 +12,12 @@ use crate::{
     shared::{Scope, Shared},
     swarm::{DialError, Established, Finder},
 };
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use dosvc_content::{
     HResult, HashOfHashes, HashOfHashesHasher, PieceHash, PieceLengths, PiecesHashFile,
     hash_file_urls,
 };
-use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, HttpUrl};
+use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, ContentPolicy, HttpUrl};
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
 use dosvc_wire::{
@@ -121,6 +122,15 @@ async fn by_content_policy(
             )));
         }
     };
+    let settings = shared.settings();
+    let cloud = settings.config.cloud.as_ref();
+    if let Some(key) = cloud.and_then(|cloud| cloud.publisher_key)
+        && !is_signed(&policy, &key)
+    {
+        tracing::warn!(content = %policy.content_id, "the content policy is not signed by the publisher; it does not count");
+        let why = "the content policy is not signed by the publisher (discovery.publisher_key)";
+        return Ok(Metadata::None(why.to_owned()));
+    }
     let urls = policy.pieces_hash_file_cdn_urls.iter();
     let named = Request {
         trusted: Some(policy.hash_of_hashes),
@@ -141,6 +151,14 @@ async fn by_content_policy(
     Ok(Metadata::None(format!(
         "the hash file that the content policy names cannot be used: {why}"
     )))
+}
+
+/// Whether the publisher with this Ed25519 key has signed the policy.
+fn is_signed(policy: &ContentPolicy, key: &[u8; 32]) -> bool {
+    policy.publisher_signature.is_some_and(|signature| {
+        let key = UnparsedPublicKey::new(&ED25519, key);
+        key.verify(&policy.signed_bytes(), &signature).is_ok()
+    })
 }
 
 /// Looks for a hash file where the caller or the policy says, beside the content, and at peers.
@@ -569,5 +587,31 @@ async fn next_metainfo(
             let lengths = PieceLengths::new(content_length, piece_size.into()).ok()?;
             return Some((lengths, hashes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+    #[test]
+    fn only_the_publishers_signature_of_this_very_policy_counts() {
+        let json =
+            br#"{"ContentId":"x","HashOfHashes":"pnfBh6zEGx3sxf6WBId825S6VQpwJTWIaAWU/cBsHD0=",
+            "PiecesHashFileCdnUrls":["http://a.test/x.phf"]}"#;
+        let pair = |seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes");
+        let key = |pair: &Ed25519KeyPair| -> [u8; 32] {
+            pair.public_key().as_ref().try_into().expect("32 bytes")
+        };
+        let (ours, other) = (pair(1), pair(2));
+        let mut policy = ContentPolicy::from_json(json).expect("a policy");
+        assert!(!is_signed(&policy, &key(&ours)), "there is no signature");
+        let signature = ours.sign(&policy.signed_bytes());
+        policy.publisher_signature = signature.as_ref().try_into().ok();
+        assert!(is_signed(&policy, &key(&ours)));
+        assert!(!is_signed(&policy, &key(&other)), "somebody else's");
+        policy.hash_of_hashes = [1; 32].into();
+        assert!(!is_signed(&policy, &key(&ours)), "of another content");
     }
 }
