@@ -6,7 +6,8 @@ use crate::{
 };
 use dosvc_content::format_bytes;
 use dosvc_engine::api::{
-    DelayExplanation, Explanation, JobState, ModeExplanation, SourceExplanation, SourceStanding,
+    DelayExplanation, Explanation, JobState, JobStatus, ModeExplanation, SourceExplanation,
+    SourceStanding,
 };
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(crate) async fn run(global: &Global, args: ExplainArgs) -> anyhow::Result<()
 fn text(explanation: &Explanation) -> String {
     let Explanation {
         file_id: _,
-        download: _,
+        download,
         cache: _,
         mode,
         no_peers,
@@ -39,15 +40,13 @@ fn text(explanation: &Explanation) -> String {
         delays,
         waiting,
         sources,
+        sources_are_past: _,
+        advice,
     } = explanation;
     let mut lines = head(explanation);
     lines.push(String::new());
-    lines.extend(mode_text(mode));
-    lines.push(if no_peers.is_empty() {
-        "peers     may be used".to_owned()
-    } else {
-        format!("peers     none: {}", no_peers.join("; "))
-    });
+    lines.extend(mode_text(mode, download.as_ref()));
+    lines.push(peers_text(no_peers, mode));
     // A gate that closes all peers is said already.
     let rest = gates
         .iter()
@@ -66,20 +65,27 @@ fn text(explanation: &Explanation) -> String {
     );
     lines.extend(delays.iter().map(delay_text));
     lines.extend(waiting.as_ref().map(|why| format!("waiting   {why}")));
+    lines.extend(advice.iter().map(|text| format!("to do     {text}")));
     lines.push(String::new());
     lines.push(sources_text(sources, explanation));
     lines.join("\n")
+}
+
+fn peers_text(no_peers: &[String], mode: &ModeExplanation) -> String {
+    if no_peers.is_empty() {
+        "peers     may be used".to_owned()
+    } else if no_peers.iter().all(|why| mode.reasons.contains(why)) {
+        "peers     none, for the same reasons".to_owned()
+    } else {
+        format!("peers     none: {}", no_peers.join("; "))
+    }
 }
 
 /// What it is, and how far it is.
 fn head(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
     let id = show::short_id(&explanation.file_id);
-    let name = if id.is_empty() {
-        "(id not known yet)"
-    } else {
-        id
-    };
+    let name = if id.is_empty() { "(id not known)" } else { id };
     if let Some(download) = &explanation.download {
         let priority = if download.foreground {
             "foreground"
@@ -110,12 +116,10 @@ fn head(explanation: &Explanation) -> Vec<String> {
         lines.push(format!("state     {state}"));
         let error = download.error.as_ref();
         lines.extend(error.map(|e| format!("error     {} ({})", e.message, e.code)));
-        lines.extend(
-            download
-                .notes
-                .iter()
-                .map(|note| format!("note      {note}")),
-        );
+        // Those that are the reasons of its mode are said there.
+        let notes = download.notes.iter();
+        let notes = notes.filter(|note| !explanation.mode.reasons.contains(note));
+        lines.extend(notes.map(|note| format!("note      {note}")));
     }
     if let Some(cache) = &explanation.cache {
         if explanation.download.is_none() {
@@ -141,20 +145,26 @@ fn head(explanation: &Explanation) -> Vec<String> {
     lines
 }
 
-fn mode_text(mode: &ModeExplanation) -> Vec<String> {
+fn mode_text(mode: &ModeExplanation, download: Option<&JobStatus>) -> Vec<String> {
     let configured = format!("{}, set by {}", show::mode(mode.configured), mode.provider);
-    if mode.effective == mode.configured {
-        return vec![format!("mode      {configured}")];
-    }
-    let mut lines = vec![format!(
-        "mode      {} instead of {configured}",
-        show::mode(mode.effective)
-    )];
+    let mut lines = if mode.effective == mode.configured {
+        vec![format!("mode      {configured}")]
+    } else {
+        vec![format!(
+            "mode      {} instead of {configured}",
+            show::mode(mode.effective)
+        )]
+    };
     lines.extend(
         mode.reasons
             .iter()
             .map(|why| format!("          because {why}")),
     );
+    let ended = download.filter(|d| d.state.is_final() && d.download_mode != mode.effective);
+    lines.extend(ended.map(|download| {
+        let then = show::mode(download.download_mode);
+        format!("          the download ended in mode {then}")
+    }));
     lines
 }
 
@@ -181,15 +191,7 @@ fn delay_text(delay: &DelayExplanation) -> String {
 
 fn sources_text(sources: &[SourceExplanation], explanation: &Explanation) -> String {
     if sources.is_empty() {
-        let done = explanation
-            .download
-            .as_ref()
-            .is_none_or(|download| download.state.is_final());
-        return if done {
-            "no sources: nothing is being downloaded or served just now".to_owned()
-        } else {
-            "no sources yet".to_owned()
-        };
+        return no_sources(explanation).to_owned();
     }
     let mut table = show::table(
         &[
@@ -220,11 +222,32 @@ fn sources_text(sources: &[SourceExplanation], explanation: &Explanation) -> Str
             source.why.clone(),
         ]);
     }
+    let mut text = table.trim_fmt();
+    if explanation.sources_are_past {
+        text = format!("as they were when the download ended:\n{text}");
+    }
     let more = sources.len().saturating_sub(SOURCES_SHOWN);
-    if more == 0 {
-        table.trim_fmt()
-    } else {
-        format!("{}\nand {more} more; --json has all", table.trim_fmt())
+    if more > 0 {
+        text = format!("{text}\nand {more} more; --json has all");
+    }
+    text
+}
+
+/// Why there are no sources to show.
+fn no_sources(explanation: &Explanation) -> &'static str {
+    let Some(download) = &explanation.download else {
+        return "no sources: nothing of it is being downloaded or served just now, or was lately";
+    };
+    match download.state {
+        JobState::Queued => "no sources: it waits for its turn",
+        JobState::Paused => "no sources: the download is paused",
+        JobState::Metadata | JobState::Downloading => "no sources yet",
+        JobState::Complete if download.downloaded.total() == 0 => {
+            "no sources: all of it was in the cache already"
+        }
+        JobState::Complete | JobState::Failed | JobState::Cancelled => {
+            "no sources: the download is over"
+        }
     }
 }
 
@@ -272,7 +295,7 @@ mod tests {
         for part in [
             "mode      0 CdnOnly instead of 1 Lan, set by Default Provider",
             "because the caller asked for mode CdnOnly",
-            "peers     none: the caller asked",
+            "peers     none, for the same reasons",
             "HTTP waits for peers: 1 min 00 s (delay_background_download_from_http), 12 s left",
             "fake:1000/stuck",
             "it delivers",

@@ -31,6 +31,8 @@ state_dir = "{state}"
 api_socket = "{d}/api"
 listen = ["{ip}:{port}"]
 log_level = "warn"
+[cache]
+keep_free_percent = 0
 [discovery]
 dns_sd = {dns_sd}
 peers = [{peers}]

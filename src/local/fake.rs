@@ -331,6 +331,8 @@ impl Local for Engine {
             limit: None,
             delays: Vec::new(),
             waiting: download.waiting.clone(),
+            sources_are_past: false,
+            advice: Vec::new(),
             sources: vec![SourceExplanation {
                 kind: "Http".into(),
                 address: download.source_url.clone().unwrap_or_default(),

@@ -132,7 +132,7 @@ fn two_downloads_that_begin_together_do_not_count_on_the_same_room() {
     let mut running = daemon.start_get(&origin.url(&first.name), &[]);
     daemon.wait_for_bytes(&mut running, 1);
     let printed = refused(&daemon, &origin.url(&second.name));
-    assert!(printed.contains("those that run"), "{printed}");
+    assert!(printed.contains("the downloads that run"), "{printed}");
     origin.open_gate();
     first.assert_same(&running.finish().output);
     assert!(machine.free() >= 64 * MIB, "{}", machine.free());
@@ -159,6 +159,67 @@ fn others_that_fill_the_disk_stop_a_download_in_time_and_it_goes_on_later() {
         "{:?}",
         result.status
     );
+}
+
+/// Nothing is downloaded then: whoever needs the space gets it all the same.
+#[test]
+#[ignore = "needs root to mount a file system"]
+fn cache_gives_way_when_others_fill_the_disk_of_an_idle_daemon() {
+    let (machine, origin) = (Machine::new(256), Origin::start());
+    let [content, pinned, _] = contents(40);
+    let small = Content::random(43, 24 * MIB);
+    let daemon = machine.daemon(25, "min_file_size_to_cache = 10");
+    for content in [&content, &small] {
+        daemon.get(&origin.url(&content.name), content, &[]);
+    }
+    // Pinned content is outside of every quota, but not of the disk: nothing new is taken for it.
+    daemon.command(&["cache", "pin", &small.swarm_hash().to_hex()]);
+    let file = machine.fill(100 * MIB);
+    wait_until_gone(&daemon, &content);
+    assert!(machine.free() >= 64 * MIB, "{}", machine.free());
+    assert_eq!(held(&daemon, &small), Some(small.bytes), "it is pinned");
+    refused(&daemon, &origin.url(&pinned.name));
+    fs::remove_file(file).expect("it was just written");
+    // A pin lasts a year at most.
+    let entry = daemon.cache().into_iter().find(|e| e.is_pinned);
+    let until = entry.and_then(|e| e.expire_on).expect("it ends");
+    let year = jiff::Timestamp::now().as_second() + 366 * 86_400;
+    assert!(until < year, "{until}");
+}
+
+#[test]
+#[ignore = "needs root to mount a file system"]
+fn import_takes_no_more_than_there_is_room_for() {
+    let (machine, origin) = (Machine::new(256), Origin::start());
+    let [first, second, third] = contents(40);
+    let daemon = machine.daemon(25, "max_cache_size = 60");
+    daemon.get(&origin.url(&first.name), &first, &[]);
+    let import = |content: &Content| {
+        let path = crate::content::folder().join(&content.name);
+        let path = path.to_str().expect("its name is plain");
+        let hash_file = machine.folder.path().join(format!("{}.phf", content.name));
+        let hash_file = hash_file.to_str().expect("its name is plain");
+        daemon.output(&["publish", path, "--seed", "--out", hash_file])
+    };
+    // There is room for one: the older content goes.
+    let output = import(&second);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(held(&daemon, &second), Some(second.bytes));
+    wait_until_gone(&daemon, &first);
+    assert!(machine.free() >= 64 * MIB, "{}", machine.free());
+    // Now there is none, and nothing that goes for it.
+    let file = machine.fill(64 * MIB);
+    daemon.command(&["cache", "pin", &second.swarm_hash().to_hex()]);
+    let output = import(&third);
+    assert!(!output.status.success(), "{output:?}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains(DISK_FULL), "{printed}");
+    assert_eq!(held(&daemon, &third), None);
+    fs::remove_file(file).expect("it was just written");
+    // Larger than the cache may ever be.
+    let output = import(&Content::sparse(44, 160 * MIB, MIB));
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("max_cache_size"), "{printed}");
 }
 
 #[test]

@@ -6,14 +6,14 @@ use crate::{
     namespace::Node,
     process::{Process, run, wait_for},
 };
-use dosvc_engine::api::{CacheEntry, EngineStatus, JobStatus};
+use dosvc_engine::api::{CacheEntry, EngineStatus, Explanation, JobStatus};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Output},
     time::{Duration, Instant},
 };
 
@@ -107,6 +107,18 @@ impl Daemon {
         self.process.stop()
     }
 
+    /// Runs a command beside the daemon that must succeed.
+    pub(crate) fn command(&self, arguments: &[&str]) {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    /// Runs a command beside the daemon.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = dosvc(&self.node, &self.config);
+        command.args(arguments).output().expect("it runs")
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         self.process.printed()
@@ -125,6 +137,11 @@ impl Daemon {
     /// What the cache holds.
     pub(crate) fn cache(&self) -> Vec<CacheEntry> {
         self.ask("cache")
+    }
+
+    /// Why a content is as it is: a download's number, or a file id.
+    pub(crate) fn explain(&self, id: &str) -> Explanation {
+        self.ask(&format!("explain/{id}"))
     }
 
     fn ask<T: DeserializeOwned>(&self, what: &str) -> T {

@@ -2,12 +2,13 @@
 
 use crate::{
     content::Content,
-    daemon::{Daemon, GetResult},
+    daemon::{Daemon, Get, GetResult, write_config},
     namespace::{Lab, Node},
     nginx::Nginx,
     origin::Origin,
     process::wait_for,
 };
+use dosvc_engine::api::{JobStatus, SourceStanding};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -47,14 +48,50 @@ impl Machine {
     }
 
     fn daemon(&self, policies: &str) -> Daemon {
+        // What is watched must be there when watching begins.
+        self.changed();
+        let (daemon, tables) = self.configuration(policies);
+        Daemon::start_with(&self.node, &daemon, &tables)
+    }
+
+    /// Puts other policies in force in the machine's running daemon, which watches the file.
+    fn configure(&self, policies: &str) {
+        let (daemon, tables) = self.configuration(policies);
+        write_config(&self.node, &daemon, &tables);
+    }
+
+    fn configuration(&self, policies: &str) -> (String, String) {
         let daemon = format!(
             "listen = [\"127.0.0.1:0\"]\nhost_root = {:?}\nlog_level = \"debug\"",
             self.root()
         );
-        let tables = format!(
-            "[delivery_optimization]\nmin_file_size_to_cache = 10\n{policies}\n[discovery]\ndns_sd = false"
-        );
-        Daemon::start_with(&self.node, &daemon, &tables)
+        let least = match policies.contains("min_file_size_to_cache") {
+            true => "",
+            false => "min_file_size_to_cache = 10\n",
+        };
+        let tables =
+            format!("[delivery_optimization]\n{least}{policies}\n[discovery]\ndns_sd = false");
+        (daemon, tables)
+    }
+
+    /// Has the machine looked at: of the kernel's own files nobody hears when they change, but of this one.
+    fn changed(&self) {
+        self.write("sys/class/net/changed", "");
+    }
+
+    fn memory(&self, gib: u64) {
+        self.write("proc/meminfo", &format!("MemTotal: {} kB", gib << 20));
+        self.changed();
+    }
+
+    /// An adapter with a VPN's word in its alias, up or down.
+    fn vpn(&self, up: bool) {
+        let adapter = "sys/class/net/eth9";
+        self.write(&format!("{adapter}/flags"), "0x1003");
+        self.write(&format!("{adapter}/ifalias"), "Contoso VPN");
+        let state = if up { "up" } else { "down" };
+        self.write(&format!("{adapter}/operstate"), state);
+        self.changed();
     }
 
     /// Mains or battery, and how full it is.
@@ -72,15 +109,15 @@ impl Machine {
         self.write(&format!("{supplies}/AC/online"), online);
     }
 
-    /// What DHCP says on the adapter of the default route.
-    fn lease(&self, group: &str) {
+    /// What DHCP says on the adapter of the default route, of one of its private options.
+    fn lease(&self, option: u8, text: &str) {
         let route = "Iface Destination Gateway Flags RefCnt Use Metric Mask\neth0 00000000 0100A8C0 0003 0 0 100 00000000\n";
         self.write("proc/net/route", route);
         self.write("sys/class/net/eth0/ifindex", "2");
-        let option: String = group.bytes().map(|b| format!("{b:02x}")).collect();
+        let bytes: String = text.bytes().map(|b| format!("{b:02x}")).collect();
         self.write(
             "run/systemd/netif/leases/2",
-            &format!("OPTION_234={option}\n"),
+            &format!("OPTION_{option}={bytes}\n"),
         );
     }
 }
@@ -154,18 +191,234 @@ fn battery_closes_uploads_alone_and_opens_again_by_itself() {
     assert_eq!(from_peers(&result), content.bytes, "{:?}", result.status);
 }
 
+/// A download that stands still at half: its only peer has no more, the origin gives nothing.
+struct Halfway {
+    origin: Origin,
+    content: Content,
+    seed: Daemon,
+    _seeding: Get,
+    _machine: Machine,
+}
+
+impl Halfway {
+    fn new() -> Self {
+        let content = Content::random(30, CONTENT_BYTES);
+        let origin = Origin::with_gate(content.bytes / 2);
+        let machine = Machine::new();
+        let seed = machine.daemon("");
+        let seeding = seed.start_get(&origin.url(&content.name), &[]);
+        wait_for("the peer's half", PATIENCE, || {
+            (seed.jobs().first()?.bytes_done > content.bytes / 4).then_some(())
+        });
+        Self {
+            origin,
+            content,
+            seed,
+            _seeding: seeding,
+            _machine: machine,
+        }
+    }
+
+    /// Begins to download from the peer.
+    fn start_get(&self, daemon: &Daemon) -> Get {
+        let peer = peer_address(&self.seed);
+        let url = self.origin.url(&self.content.name);
+        let get = daemon.start_get(&url, &["--peer", &peer]);
+        wait_for_peers(daemon, 1);
+        get
+    }
+}
+
+/// Waits until the daemon's only download is connected to so many peers.
+fn wait_for_peers(daemon: &Daemon, peers: u64) -> JobStatus {
+    wait_for(&format!("{peers} peers"), PATIENCE, || {
+        let jobs = daemon.jobs();
+        jobs.into_iter()
+            .find(|job| job.connections.peers() == peers)
+    })
+}
+
+/// Something that closes peers, and how it is undone.
+struct Closing<'a> {
+    /// The gate and its code; none where a policy says so itself.
+    gate: Option<(&'a str, &'a str)>,
+    /// What the explanation names.
+    says: &'a str,
+    close: &'a dyn Fn(),
+    open: &'a dyn Fn(),
+}
+
+/// One after the other, in one running download: whatever closes peers takes them from it and leaves it HTTP, is named
+/// in status, log and explanation, and gives the peers back.
+#[test]
+fn whatever_closes_peers_does_so_in_a_running_download_and_gives_them_back() {
+    const OPEN: &str = "delay_background_download_from_http = 600";
+    let (machine, other) = (Machine::new(), Halfway::new());
+    machine.memory(8);
+    let daemon = machine.daemon(OPEN);
+    let get = other.start_get(&daemon);
+    let set = |policy: &str| {
+        machine.configure(&format!(
+            "{OPEN}
+{policy}"
+        ))
+    };
+    let unset = || machine.configure(OPEN);
+    let closings = [
+        Closing {
+            gate: Some(("ram", "0x80D03806")),
+            says: "min_ram_allowed_to_peer",
+            close: &|| machine.memory(2),
+            open: &|| machine.memory(8),
+        },
+        Closing {
+            gate: Some(("disk", "0x80D03806")),
+            says: "min_disk_size_allowed_to_peer",
+            close: &|| set("min_disk_size_allowed_to_peer = 100000"),
+            open: &unset,
+        },
+        Closing {
+            gate: Some(("vpn", "0x80D03807")),
+            says: "Contoso VPN",
+            close: &|| machine.vpn(true),
+            open: &|| machine.vpn(false),
+        },
+        Closing {
+            gate: Some(("group", "0x80D03806")),
+            says: "group_id_source",
+            close: &|| set("download_mode = 2"),
+            open: &unset,
+        },
+        Closing {
+            gate: None,
+            says: "min_file_size_to_cache",
+            close: &|| set("min_file_size_to_cache = 1000"),
+            open: &unset,
+        },
+        Closing {
+            gate: None,
+            says: "download_mode 1, 2 or 3",
+            close: &|| set("download_mode = 0"),
+            open: &unset,
+        },
+        Closing {
+            gate: None,
+            says: "restrict_peer_selection_by = 2",
+            close: &|| set("restrict_peer_selection_by = 2"),
+            open: &unset,
+        },
+    ];
+    for closing in closings {
+        let before = daemon.log().len();
+        (closing.close)();
+        wait_for_gates(&daemon, closing.gate.as_slice());
+        let job = wait_for_peers(&daemon, 0);
+        let explained = wait_for(closing.says, PATIENCE, || {
+            let explained = daemon.explain(&job.id.to_string());
+            let text = serde_json::to_string(&explained).expect("it came as JSON");
+            text.contains(closing.says).then_some(explained)
+        });
+        if let Some((name, code)) = closing.gate {
+            let log = daemon.log().split_off(before);
+            assert!(log.contains(name) && log.contains(code), "{log}");
+            let gate = explained.gates.iter().find(|gate| gate.name == name);
+            let remedy = &gate.expect("it is closed").remedy;
+            assert!(explained.advice.contains(remedy), "{explained:?}");
+        }
+        if !explained.no_peers.is_empty() {
+            // Without peers there is nobody to wait for.
+            wait_for("HTTP to go on", PATIENCE, || {
+                (daemon.jobs().first()?.connections.http > 0).then_some(())
+            });
+        }
+        (closing.open)();
+        wait_for_gates(&daemon, &[]);
+        wait_for_peers(&daemon, 1);
+    }
+    other.origin.open_gate();
+    other.content.assert_same(&get.finish().output);
+}
+
+/// A battery that gets low ends an upload under way; the connection and what the other way goes on it stay.
+#[test]
+fn battery_that_gets_low_ends_a_running_upload_and_mains_power_resumes_it() {
+    let (laptop, taker) = (Machine::new(), Machine::new());
+    let content = Content::random(30, CONTENT_BYTES);
+    let origin = Origin::with_gate(content.bytes / 2);
+    laptop.power(true, 30);
+    let seed = laptop.daemon("");
+    let url = origin.url(&content.name);
+    let seeding = seed.start_get(&url, &[]);
+    wait_for("the laptop's half", PATIENCE, || {
+        (seed.jobs().first()?.bytes_done > content.bytes / 4).then_some(())
+    });
+    let daemon = taker.daemon("delay_background_download_from_http = 600");
+    let mut get = daemon.start_get(&url, &["--peer", &peer_address(&seed)]);
+    daemon.wait_for_bytes(&mut get, content.bytes / 4);
+
+    laptop.power(false, 30);
+    wait_for_gates(&seed, &[("battery", "0x80D03804")]);
+    let given = seed.status().uploaded.total();
+    origin.open_gate();
+    // Its own download goes on, and the peer hears what it has.
+    seeding.finish();
+    let job = wait_for_peers(&daemon, 1).id.to_string();
+    wait_for("the peer to be refused", PATIENCE, || {
+        let sources = daemon.explain(&job).sources;
+        let peer = sources.iter().find(|source| source.kind == "Lan")?;
+        let has_more = peer.useful_pieces.is_some_and(|n| n > 0);
+        (peer.state == SourceStanding::Choking && has_more).then_some(())
+    });
+    assert_eq!(seed.status().uploaded.total(), given);
+
+    laptop.power(true, 30);
+    wait_for_gates(&seed, &[]);
+    assert_eq!(from_peers(&get.finish()), content.bytes);
+}
+
+#[test]
+fn vpn_takes_the_cache_host_from_a_running_download_where_a_policy_says_so() {
+    let (machine, origin) = (Machine::new(), Origin::start());
+    let (content, next) = (
+        Content::random(30, CONTENT_BYTES),
+        Content::random(31, CONTENT_BYTES),
+    );
+    let cache = Origin::with_gate(content.bytes / 2);
+    let host = cache.host();
+    let daemon = machine.daemon(&format!(
+        "download_mode = 0\ncache_host = \"{host}\"\ndisallow_cache_server_downloads_on_vpn = 1"
+    ));
+    let mut get = daemon.start_get(&origin.url(&content.name), &[]);
+    let half = daemon.wait_for_bytes(&mut get, content.bytes / 4);
+    assert_eq!(origin.bytes_sent(&content.name), 0);
+
+    machine.vpn(true);
+    wait_for_gates(&daemon, &[("vpn_cache_host", "0x80D03807")]);
+    let result = get.finish();
+    content.assert_same(&result.output);
+    let from = result.status.downloaded;
+    assert!(from.cache_server > 0 && from.http > 0, "{from:?}");
+    let explained = daemon.explain(&half.file_id);
+    let refused = explained.sources.iter().find(|s| s.address == host);
+    let why = refused.map(|source| source.why.as_str());
+    assert!(
+        why.is_some_and(|why| why.contains("0x80D03807")),
+        "{explained:?}"
+    );
+
+    machine.vpn(false);
+    wait_for_gates(&daemon, &[]);
+    cache.open_gate();
+    let result = daemon.get(&origin.url(&next.name), &next, &[]);
+    assert_eq!(result.status.downloaded.cache_server, next.bytes);
+}
+
 #[test]
 fn vpn_closes_peers_in_a_running_daemon_until_it_is_gone() {
     let (machine, content) = (Machine::new(), Content::random(30, CONTENT_BYTES));
     let origin = Origin::start();
-    for (key, value) in [
-        ("flags", "0x1003"),
-        ("operstate", "up"),
-        ("ifalias", "Contoso line"),
-    ] {
-        machine.write(&format!("sys/class/net/eth9/{key}"), value);
-    }
-    machine.write("sys/class/net/changed", "");
+    machine.vpn(true);
+    machine.write("sys/class/net/eth9/ifalias", "Contoso line");
     let daemon = machine.daemon("vpn_keywords = \"contoso\"");
     wait_for_gates(&daemon, &[("vpn", "0x80D03807")]);
     assert_eq!(daemon.status().listening, [], "no peers, no port for them");
@@ -179,8 +432,13 @@ fn vpn_closes_peers_in_a_running_daemon_until_it_is_gone() {
             .any(|note| note.contains("Contoso line"))
     );
 
-    machine.write("sys/class/net/eth9/operstate", "down");
-    machine.write("sys/class/net/changed", "");
+    const ALLOWED: &str = "vpn_keywords = \"contoso\"\nallow_vpn_peer_caching = 1";
+    machine.configure(ALLOWED);
+    wait_for_gates(&daemon, &[]);
+    machine.configure("vpn_keywords = \"contoso\"");
+    wait_for_gates(&daemon, &[("vpn", "0x80D03807")]);
+
+    machine.vpn(false);
     wait_for_gates(&daemon, &[]);
     daemon.wait_until_shared(&content);
     assert_eq!(daemon.status().listening.len(), 1);
@@ -265,26 +523,60 @@ fn metered_connection_holds_back_background_downloads_and_lets_them_go() {
                 .build(),
         )
         .expect("the bus takes it");
-    let origin = Origin::start();
+    let set_metered = |metered| {
+        let set = runtime.block_on(set_metered(&manager, metered));
+        set.expect("the bus takes it");
+    };
+    let origin = Origin::with_gate(content.bytes / 2);
     let daemon = machine.daemon("");
     wait_for_gates(&daemon, &[("metered", "0x80D03801")]);
     let get = daemon.start_get(&origin.url(&content.name), &[]);
-    wait_for("the download to say why it waits", PATIENCE, || {
-        let jobs = daemon.jobs();
-        let waiting = jobs.first()?.waiting.as_ref()?;
-        waiting.contains("0x80D03801").then_some(())
-    });
+    let wait_until_held = || {
+        wait_for("the download to say why it waits", PATIENCE, || {
+            let job = daemon.jobs().into_iter().next()?;
+            let waiting = job.waiting.as_ref()?;
+            waiting.contains("0x80D03801").then_some(job)
+        })
+    };
+    wait_until_held();
     assert_eq!(origin.bytes_sent(&content.name), 0);
+    set_metered(2);
+    wait_for("half of it", PATIENCE, || {
+        (daemon.jobs().first()?.bytes_done > content.bytes / 4).then_some(())
+    });
+    // Under way it is held back as well.
+    set_metered(1);
+    wait_for_gates(&daemon, &[("metered", "0x80D03801")]);
+    let held = wait_until_held();
+    assert_eq!(held.connections.http, 0, "{held:?}");
+    let explained = daemon.explain(&held.id.to_string());
+    let idle = explained.sources.iter().find(|s| s.kind == "Http");
+    let why = idle.map(|source| source.why.as_str());
+    assert!(
+        why.is_some_and(|why| why.contains("metered")),
+        "{explained:?}"
+    );
+    origin.open_gate();
     // Somebody waits for this one.
     let other = Content::random(31, CONTENT_BYTES);
     daemon.get(&origin.url(&other.name), &other, &["--foreground"]);
-    assert_eq!(origin.bytes_sent(&content.name), 0);
-    runtime
-        .block_on(set_metered(&manager, 2))
-        .expect("the bus takes it");
+    assert_eq!(wait_until_held().bytes_done, held.bytes_done);
+    set_metered(2);
     let result = get.finish();
     assert_eq!(result.status.downloaded.http, content.bytes);
     content.assert_same(&result.output);
+}
+
+#[test]
+fn cache_host_comes_from_dhcp() {
+    let (machine, content) = (Machine::new(), Content::random(30, CONTENT_BYTES));
+    let (origin, cache) = (Origin::start(), Origin::start());
+    let host = cache.host();
+    machine.lease(235, &host);
+    let daemon = machine.daemon("download_mode = 0\ncache_host_source = 1");
+    let result = daemon.get(&origin.url(&content.name), &content, &[]);
+    assert_eq!(result.status.downloaded.cache_server, content.bytes);
+    assert_eq!(result.status.cache_host, Some(host));
 }
 
 #[test]
@@ -293,9 +585,9 @@ fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
     let content = Content::random(30, CONTENT_BYTES);
     let origin = Origin::with_gate(content.bytes);
     let policies = "download_mode = 2\ngroup_id_source = 3";
-    first.lease(GUID);
-    second.lease(GUID);
-    stranger.lease("00000000-0000-0000-0000-000000000001");
+    first.lease(234, GUID);
+    second.lease(234, GUID);
+    stranger.lease(234, "00000000-0000-0000-0000-000000000001");
     let [seed, member, outsider] = [&first, &second, &stranger].map(|m| m.daemon(policies));
     for line in [
         format!("Using groupID = {GUID}"),
@@ -312,7 +604,7 @@ fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
 
     let mut waiting = outsider.start_get(&url, &["--peer", &peer]);
     // It moves to the group's network: nothing else lets it have a byte.
-    stranger.lease(GUID);
+    stranger.lease(234, GUID);
     wait_for("the new group", PATIENCE, || {
         let line = format!("Hashed groupID = {HASH}");
         outsider.log().contains(&line).then_some(())
@@ -326,7 +618,7 @@ fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
 fn group_mode_without_any_group_has_no_peers_and_says_so() {
     let machine = Machine::new();
     // The automatic order knows nothing of DHCP.
-    machine.lease(GUID);
+    machine.lease(234, GUID);
     let daemon = machine.daemon("download_mode = 2");
     wait_for_gates(&daemon, &[("group", "0x80D03806")]);
     assert_eq!(daemon.status().listening, []);

@@ -62,6 +62,11 @@ impl Origin {
         format!("http://{}/{name}", self.address)
     }
 
+    /// Address and port, as a cache host is configured.
+    pub(crate) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Lets everything through.
     pub(crate) fn open_gate(&self) {
         self.gate.open(u64::MAX);

@@ -29,6 +29,15 @@ impl PieceHash {
             1
         }
     }
+
+    /// From how many pieces on [`Self::of_each`] is faster than one after the other here; 1 where it never is.
+    pub fn worth_at_once() -> usize {
+        if dosvc_sha_lanes::pays() {
+            dosvc_sha_lanes::LANES_WORTH
+        } else {
+            1
+        }
+    }
 }
 
 /// SHA-256 over a content's dimensions and piece hashes: the anchor of trust of a content, and the swarm hash

@@ -233,6 +233,9 @@ pub struct GateStatus {
     pub message: String,
     /// What it closes.
     pub closes: Vec<String>,
+    /// What an administrator can do about it.
+    #[serde(default)]
+    pub remedy: String,
 }
 
 impl GateStatus {
@@ -243,6 +246,7 @@ impl GateStatus {
             code: gate.hresult().to_string(),
             message: gate.to_string(),
             closes: closes.into_iter().map(str::to_owned).collect(),
+            remedy: gate.remedy().to_owned(),
         }
     }
 }
@@ -397,6 +401,12 @@ pub struct Explanation {
     pub waiting: Option<String>,
     /// Every source that is known or was tried.
     pub sources: Vec<SourceExplanation>,
+    /// The sources are those of the download when it ended.
+    #[serde(default)]
+    pub sources_are_past: bool,
+    /// What can be done, by whom it concerns; empty when nothing need be.
+    #[serde(default)]
+    pub advice: Vec<String>,
 }
 
 /// The mode of one content.

@@ -5,16 +5,18 @@
 
 use crate::{
     api::{BandwidthStatus, LimitStatus},
-    limiter::{Budgets, DownloadGate, on_wire},
+    limiter::{Budgets, DownloadGate, SwarmPriority},
     shared::{Shared, lock},
 };
 use dosvc_policy::{DownloadLimit, Estimator, LimitSource, Month, Policies, Priority};
-use dosvc_polite::Manner;
-use dosvc_wire::net::Throttle as _;
+use dosvc_polite::{Throttle, Unlimited};
 use jiff::{Zoned, civil::DateTime};
 use std::{
+    fmt,
+    net::IpAddr,
+    pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -46,9 +48,9 @@ struct State {
 }
 
 impl Bandwidth {
-    /// Bytes have come from beyond the LAN, or from an HTTP server that is not spared.
+    /// Bytes, headers included, have come from beyond the LAN, or from an HTTP server that is not spared.
     pub(crate) fn count(&self, bytes: u64) {
-        self.counted.fetch_add(on_wire(bytes), Ordering::Relaxed);
+        self.counted.fetch_add(bytes, Ordering::Relaxed);
         if !self.awake.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -92,7 +94,12 @@ impl Bandwidth {
         let [foreground, background] = state.limits.map_or_else(Default::default, |limits| {
             limits.map(|limit| LimitStatus {
                 bps: limit.rate.map(dosvc_content::ByteRate::bps),
-                source: limit.source.to_string(),
+                source: match (limit.rate, limit.source) {
+                    (None, source @ (LimitSource::Share(_) | LimitSource::Dynamic(_))) => {
+                        format!("{source}, which is measured while a download runs")
+                    }
+                    (_, source) => source.to_string(),
+                },
             })
         });
         BandwidthStatus {
@@ -162,50 +169,95 @@ fn month_of(time: DateTime) -> Month {
     Month::new(time.year(), month).expect("the calendar has months 1 to 12")
 }
 
-/// What the body of an HTTP answer passes through: the budget of its swarm's priority. The dynamic share is one of what
-/// is available toward the Internet, so a server in the LAN has nothing to do with it; limits that somebody configured
-/// hold for every server.
-#[derive(Debug)]
+/// What an HTTP connection passes through: the budget of its priority. The dynamic share is one of what is available
+/// toward the Internet, so a server in the LAN has nothing to do with it; limits that somebody configured hold for every
+/// server.
 pub(crate) struct HttpGate {
-    pub(crate) gate: Arc<DownloadGate>,
-    pub(crate) shared: Arc<Shared>,
+    gate: DownloadGate,
+    bandwidth: Arc<Bandwidth>,
     /// The server is in the LAN, or on this machine.
-    pub(crate) in_lan: bool,
+    in_lan: bool,
 }
 
 impl HttpGate {
+    /// `server`: where the bytes come from; `None` when a proxy may stand between. Keeps nothing of the engine alive but
+    /// its budgets, for connections outlive it.
+    pub(crate) fn new(shared: &Shared, priority: SwarmPriority, server: Option<IpAddr>) -> Self {
+        Self {
+            gate: DownloadGate {
+                budgets: Arc::clone(&shared.budgets),
+                priority,
+            },
+            bandwidth: Arc::clone(&shared.bandwidth),
+            in_lan: server.is_some_and(|ip| shared.is_in_lan(ip)),
+        }
+    }
+
     fn is_spared(&self) -> bool {
         let foreground = self.gate.priority.is_foreground();
-        self.in_lan && self.shared.bandwidth.is_spared(foreground)
+        self.in_lan && self.bandwidth.is_spared(foreground)
+    }
+}
+
+impl Throttle for HttpGate {
+    fn take(&self, bytes: u32) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.gate.take(bytes)
     }
 
-    /// Bytes to take at once at most.
-    pub(crate) fn slice(&self) -> usize {
-        match self.is_spared() || self.gate.is_unlimited() {
-            true => usize::MAX,
-            false => self.gate.slice() as usize,
+    fn charge(&self, bytes: u64) {
+        self.gate.charge(bytes);
+    }
+
+    fn count(&self, bytes: u64) {
+        if !self.is_spared() {
+            self.bandwidth.count(bytes);
         }
     }
 
-    /// How the connection is to be.
-    pub(crate) fn manner(&self) -> Manner {
-        let mut manner = self.gate.manner();
-        if self.is_spared() {
-            manner.rate = None;
-        }
-        manner
+    fn is_unlimited(&self) -> bool {
+        self.is_spared() || self.gate.is_unlimited()
     }
 
-    /// Waits until the bytes may pass.
-    pub(crate) async fn take(&self, bytes: u32) {
-        let bandwidth = &self.shared.bandwidth;
-        if self.is_spared() {
-            return;
+    fn slice(&self) -> u32 {
+        self.gate.slice()
+    }
+
+    fn rate(&self) -> Option<u64> {
+        self.gate.rate().filter(|_| !self.is_spared())
+    }
+
+    fn is_background(&self) -> bool {
+        self.gate.is_background()
+    }
+}
+
+/// What limits HTTP connections while no download reads from them: hash files, what a new request brings first.
+#[derive(Default)]
+pub(crate) struct HttpLimits(OnceLock<Weak<Shared>>);
+
+impl HttpLimits {
+    /// The engine has begun. Before that nothing is limited.
+    pub(crate) fn begin(&self, shared: &Arc<Shared>) {
+        // Once is enough: there is one engine.
+        let _begun = self.0.set(Arc::downgrade(shared));
+    }
+}
+
+impl fmt::Debug for HttpLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpLimits")
+    }
+}
+
+impl dosvc_origin::Limits for HttpLimits {
+    fn gate(&self, server: Option<IpAddr>, background: bool) -> Arc<dyn Throttle> {
+        match self.0.get().and_then(Weak::upgrade) {
+            Some(shared) => {
+                let priority = SwarmPriority::new(!background);
+                Arc::new(HttpGate::new(&shared, priority, server))
+            }
+            None => Arc::new(Unlimited),
         }
-        if !self.gate.is_unlimited() {
-            self.gate.take(bytes).await;
-        }
-        bandwidth.count(u64::from(bytes));
     }
 }
 

@@ -4,7 +4,7 @@ use crate::shared::lock;
 use dosvc_origin::{Origin, OriginClient, OriginConfig, Validator, cache_host_url};
 use std::{
     collections::HashMap,
-    sync::{Mutex, OnceLock},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 use url::Url;
@@ -15,22 +15,22 @@ pub(crate) const BAN_TIME: Duration = Duration::from_secs(15 * 60);
 const BANS_MAX: usize = 512;
 
 /// What the engine knows of cache hosts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CacheHosts {
-    /// Made when the first content is asked of one.
-    client: OnceLock<Option<OriginClient>>,
+    client: OriginClient,
     bans: Mutex<HashMap<String, Instant>>,
 }
 
 impl CacheHosts {
-    /// The HTTP client; `None` when it cannot be set up.
-    pub(crate) fn client(&self) -> Option<&OriginClient> {
-        let make = || {
-            OriginClient::new(OriginConfig::cache_host())
-                .inspect_err(|error| tracing::error!(%error, "cache hosts cannot be used"))
-                .ok()
-        };
-        self.client.get_or_init(make).as_ref()
+    pub(crate) fn new(config: OriginConfig) -> Self {
+        Self {
+            client: OriginClient::new(config),
+            bans: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &OriginClient {
+        &self.client
     }
 
     /// A content on a cache host; `None` when it cannot have it.
@@ -39,7 +39,7 @@ impl CacheHosts {
         if urls.is_empty() {
             return None;
         }
-        Some(self.client()?.open(urls, Some(validator)))
+        Some(self.client.open(urls, Some(validator)))
     }
 
     /// The host failed: no new download asks it for a while.
@@ -52,7 +52,14 @@ impl CacheHosts {
     }
 
     pub(crate) fn is_banned(&self, host: &str, now: Instant) -> bool {
-        lock(&self.bans).get(host).is_some_and(|until| *until > now)
+        self.banned_for(host, now).is_some()
+    }
+
+    /// How long the host is still left alone.
+    pub(crate) fn banned_for(&self, host: &str, now: Instant) -> Option<Duration> {
+        let bans = lock(&self.bans);
+        let until = bans.get(host)?;
+        until.checked_duration_since(now).filter(|t| !t.is_zero())
     }
 }
 
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn ban_ends() {
-        let (hosts, now) = (CacheHosts::default(), Instant::now());
+        let (hosts, now) = (CacheHosts::new(OriginConfig::cache_host()), Instant::now());
         hosts.ban("a", now);
         assert!(hosts.is_banned("a", now) && !hosts.is_banned("b", now));
         assert!(!hosts.is_banned("a", now + BAN_TIME));

@@ -5,8 +5,9 @@ use crate::{
         CacheEntry, EngineStatus, Explanation, GateStatus, GetRequest, ImportRequest, JobError,
         JobId, JobState, JobStatus, MonthStatus, PeerInfo,
     },
-    bandwidth,
+    bandwidth::{self, HttpLimits},
     cache::{self, JobUse},
+    cache_hosts::CacheHosts,
     cloud,
     config::EngineConfig,
     doors::Doors,
@@ -16,6 +17,7 @@ use crate::{
     machine::{self, Facts},
     month,
     request::{Request, parse_hash_file},
+    room,
     shared::{Parts, Settings, Shared, lock},
     swarm::Message,
     upkeep,
@@ -23,13 +25,14 @@ use crate::{
 use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
 use dosvc_discovery::{DiscoveryError, cloud::CloudError};
 use dosvc_host::{Connectivity, Directory, Host, Links, Root};
-use dosvc_origin::{OriginClient, OriginConfig, OriginError};
+use dosvc_origin::{OriginClient, OriginConfig};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
 use dosvc_policy::{Gate, MonthlyUploads, PeerClass};
 use dosvc_wire::net::BlockPool;
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -79,9 +82,6 @@ pub enum EngineError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The HTTP client can't be set up.
-    #[error("HTTP client: {0}")]
-    Origin(#[from] OriginError),
     /// An address can't be listened on.
     #[error("cannot listen for peers: {0}")]
     Listen(#[source] std::io::Error),
@@ -134,15 +134,22 @@ impl Engine {
         })
         .await
         .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
+        let http_limits = Arc::new(HttpLimits::default());
+        let with_limits = |config: OriginConfig| OriginConfig {
+            limits: Arc::clone(&http_limits) as _,
+            ..config
+        };
         let shared = Arc::new(Shared::new(Parts {
             settings,
             peer_id,
             store,
             host,
-            origins: OriginClient::new(OriginConfig::default())?,
+            origins: OriginClient::new(with_limits(OriginConfig::default())),
+            cache_hosts: CacheHosts::new(with_limits(OriginConfig::cache_host())),
             pool: BlockPool::new(BLOCK_LENGTH_MAX as usize, BLOCK_BUFFERS_MAX),
             links: Links::snapshot().map_err(EngineError::Interfaces)?,
         }));
+        http_limits.begin(&shared);
         let engine = Self {
             shared: Arc::clone(&shared),
             jobs: Arc::default(),
@@ -336,6 +343,7 @@ impl Engine {
         let Some(job) = lock(&self.jobs.by_id).remove(&id) else {
             return;
         };
+        self.shared.taken.remember(&job);
         let _ = job.control(Control::Cancel);
         let plain = job
             .content()
@@ -383,7 +391,7 @@ impl Engine {
     /// not be able to open the file.
     ///
     /// # Errors
-    /// When the file is not what the hash file says, or can't be read or stored.
+    /// When the file is not what the hash file says, can't be read or stored, or the cache has no room for it.
     pub async fn import(&self, file: File, request: ImportRequest) -> Result<CacheEntry, JobError> {
         let ImportRequest {
             hash_file_json,
@@ -397,6 +405,11 @@ impl Engine {
         let hash = hash_file.hash_of_hashes();
         let length = hash_file.lengths().content_length();
         let store = Arc::clone(&self.shared.store);
+        let written = match link && may_be_linked(&file, store.cache_dir()) {
+            true => 0,
+            false => length,
+        };
+        let intake = room::intake(&self.shared, length, written).await?;
         tokio::task::spawn_blocking(move || {
             let info = AddInfo {
                 urls,
@@ -419,6 +432,9 @@ impl Engine {
         .await
         .map_err(|e| internal_error(&e))?
         .map_err(|e| storage_error(&e))?;
+        drop(intake);
+        // Others may have to go for it.
+        upkeep::enforce_with(&self.shared, 0).await;
         let settings = self.shared.settings();
         if let Some(discovery) = self.shared.discovery()
             && settings.scope(None).offered
@@ -671,4 +687,12 @@ fn load_peer_id(state_dir: &Path) -> Result<PeerId, EngineError> {
         .and_then(|()| std::fs::rename(&fresh, &path))
         .map_err(failed)?;
     Ok(id)
+}
+
+/// Whether the cache can be a hard link to this file: on the cache's file system, and of the same user.
+fn may_be_linked(file: &File, cache_dir: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(cache_dir)) {
+        (Ok(file), Ok(cache)) => (file.dev(), file.uid()) == (cache.dev(), cache.uid()),
+        _ => false,
+    }
 }

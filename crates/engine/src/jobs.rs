@@ -7,11 +7,13 @@
 use crate::{
     api::{JobError, JobId, JobState, JobStatus, SourceBytes},
     errors::{internal_error, origin_error, storage_error},
+    explain::Tried,
     metadata::{self, Metadata},
     request::{Request, without_password},
     room,
     shared::{Shared, lock},
     swarm::{Attachment, Counted, Progress},
+    turns::Turn,
 };
 use dosvc_content::{
     DownloadMode, HResult, PIECE_SIZE_DEFAULT, PieceIndex, PieceLengths, PiecesHashFile,
@@ -50,6 +52,8 @@ pub(crate) struct Job {
     content: Mutex<Option<Arc<Content>>>,
     /// How far the job has counted what its swarm received.
     seen: Mutex<Option<Seen>>,
+    /// Who was asked, while or after no swarm tells of it.
+    tried: Arc<Tried>,
 }
 
 /// What a job has counted of a swarm's bytes.
@@ -95,6 +99,7 @@ impl Job {
             control: watch::Sender::new(Control::Run),
             content: Mutex::new(None),
             seen: Mutex::new(None),
+            tried: Arc::default(),
         }
     }
 
@@ -114,6 +119,11 @@ impl Job {
     /// The mode that the caller asked for.
     pub(crate) fn requested_mode(&self) -> Option<DownloadMode> {
         self.request.mode
+    }
+
+    /// The sources that were asked for the hash file, or those of the download when it ended.
+    pub(crate) fn tried(&self) -> &Tried {
+        &self.tried
     }
 
     /// Pieces of the hash file that the caller gave: what the job keeps in memory while it waits.
@@ -222,13 +232,19 @@ impl Job {
 
     async fn attempt(&self, shared: &Arc<Shared>) -> Result<Arc<Content>, JobError> {
         self.update(|s| s.state = JobState::Queued);
-        let _turn = shared.turns.enter(self.request.foreground).await;
+        let _turn = match shared.turns.try_enter(self.request.foreground) {
+            Some(turn) => turn,
+            None => self.wait_for_turn(shared).await,
+        };
         let clock = Clock {
             job: self,
             started: Instant::now(),
             before: self.status.borrow().duration_ms,
         };
-        self.update(|s| s.state = JobState::Metadata);
+        self.update(|s| {
+            s.state = JobState::Metadata;
+            s.waiting = None;
+        });
         let source = self.find_content(shared).await?;
         let content = Arc::clone(&source.content);
         self.update(|s| {
@@ -246,6 +262,16 @@ impl Job {
         self.show_mode(shared, &source);
         self.download(shared, source, &clock).await?;
         Ok(content)
+    }
+
+    async fn wait_for_turn<'a>(&self, shared: &'a Shared) -> Turn<'a> {
+        let limit = shared.turns.limit(self.request.foreground);
+        self.update(|s| {
+            s.waiting = Some(format!(
+                "waits for its turn: {limit} downloads of its priority run at a time, foreground before background"
+            ));
+        });
+        shared.turns.enter(self.request.foreground).await
     }
 
     /// The mode in effect, as settings and gates are now.
@@ -290,7 +316,7 @@ impl Job {
         let metadata =
             if mode.permits().hash_checks || anchored || !self.request.hash_file_urls.is_empty() {
                 let waiting = |text: Option<String>| self.update(|s| s.waiting = text);
-                metadata::find(shared, &self.request, scope, &waiting).await?
+                metadata::find(shared, &self.request, scope, &self.tried, &waiting).await?
             } else {
                 Metadata::None("download mode 99 (Simple) makes no hash checks".to_owned())
             };
@@ -353,8 +379,8 @@ impl Job {
     }
 
     fn open_origin(&self, shared: &Shared, validator: Option<Validator>) -> Option<Origin> {
-        (!self.request.urls.is_empty())
-            .then(|| shared.origins.open(self.request.urls.clone(), validator))
+        let client = shared.origins.in_background(!self.request.foreground);
+        (!self.request.urls.is_empty()).then(|| client.open(self.request.urls.clone(), validator))
     }
 
     /// Content without a hash file: the server says how long it is and how to tell its versions apart.
@@ -372,9 +398,11 @@ impl Job {
             match origin.probe().await {
                 Ok(facts) => break facts,
                 Err(error) if error.is_permanent() || origin.is_dead().is_some() => {
+                    self.tried.origin(&origin);
                     return Err(origin_error(&error));
                 }
                 Err(error) => {
+                    self.tried.origin(&origin);
                     // A cache host answers for an origin that can't be reached. What it says of the version holds for
                     // the origin too, should that come back: no hashes tell versions apart.
                     if let Some(facts) = self.facts_from_cache_host(shared).await {
@@ -412,6 +440,7 @@ impl Job {
             }
             let nothing = Validator::default();
             let found = shared.cache_hosts.open(host, &self.request.urls, nothing)?;
+            found.set_background(!self.request.foreground);
             match found.probe().await {
                 Ok(facts) => return Some(facts),
                 Err(error) => {
@@ -454,6 +483,7 @@ impl Job {
             job: self.id,
         };
         let (mut progress, before) = attach(shared, &content, attachment).await?;
+        self.tried.clear();
         let base = Base {
             swarm: self.counted_before(&progress, before),
             job: self.status.borrow().clone(),
@@ -462,6 +492,9 @@ impl Job {
         loop {
             let now = progress.borrow_and_update().clone();
             self.show(&base, &now, clock);
+            if let Some(sources) = &now.last_sources {
+                self.tried.end_with(sources);
+            }
             if let Some(error) = now.error {
                 return Err(error);
             }

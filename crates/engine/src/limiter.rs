@@ -2,24 +2,26 @@
 //!
 //! [`TokenBucket`] is pure (`now` is an argument); [`Limiter`] adds waiting. What holds:
 //!
-//! - Over any time no more passes than the rate allows in it, and one bucket ([`BUCKET`]) and one part ([`slice`]) of
-//!   each taker more. Every byte is paid for, whatever happens to the rate meanwhile.
+//! - Over any time no more is let through than the rate allows in it, and one bucket ([`BUCKET`]) and one part
+//!   ([`slice`]) of each taker more. Every byte is paid for, whatever happens to the rate meanwhile.
+//! - What could not pass because a busy machine woke those late who waited passes later, at one part in [`CATCH_UP`] above
+//!   the rate, so that the rate is met on such a machine too.
 //! - Takers are served in the order in which they came, those in the foreground first. Each takes a part at a time, so
 //!   connections share evenly.
 //! - A new rate is in force at once, for those who wait too.
 //! - No timer without somebody who waits, and then at most 500 a second each.
 //!
-//! A rate is what crosses the network's interface, as an administrator reads its counters: [`on_wire`] adds what headers
-//! take to the bytes that are moved.
+//! A rate is what crosses the network's interface, as an administrator reads its counters. `dosvc_polite::limited` says
+//! how connections come to take just that.
 
 use dosvc_content::ByteRate;
 use dosvc_policy::Priority;
-use dosvc_wire::net::Throttle;
+use dosvc_polite::{Manner, Throttle};
 use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -27,7 +29,12 @@ use std::{
 use tokio::sync::Notify;
 
 /// How long it takes to fill the bucket: what is saved up at most, and passes at once after a pause.
-const BUCKET: Duration = Duration::from_millis(20);
+const BUCKET: Duration = Duration::from_millis(15);
+/// What overflows while somebody waits, because timers were late, is made up for: by so much in addition to the rate, one
+/// part of this many …
+const CATCH_UP: u64 = 200;
+/// … and no more of it is remembered than passes in this time.
+const MISSED_MAX: Duration = Duration::from_millis(500);
 /// Parts last this long, so that they are smooth and few at any rate …
 const SLICE: Duration = Duration::from_millis(4);
 /// … but no smaller: one segment …
@@ -36,17 +43,6 @@ const SLICE_MIN: u32 = 1448;
 const SLICE_MAX: u32 = 512 << 10;
 /// Nobody waits for less than this. What is not waited for is owed.
 const WAIT_MIN: Duration = Duration::from_millis(2);
-
-/// Headers of a full segment on Ethernet: Ethernet, IPv4, TCP with timestamps …
-const HEADERS: u64 = 14 + 20 + 32;
-/// … for this much content.
-const SEGMENT: u64 = 1448;
-
-/// Bytes on the network's interface for bytes of content. With IPv6 it is 1.4 % more than this, with jumbo frames 3.8 %
-/// less; TLS adds 0.3 %.
-pub(crate) fn on_wire(bytes: u64) -> u64 {
-    bytes + bytes * HEADERS / SEGMENT
-}
 
 /// Bytes that are taken at once at a rate.
 fn slice(rate: Option<ByteRate>) -> u32 {
@@ -84,6 +80,10 @@ struct TokenBucket {
     /// Bytes that were asked for.
     foreground: u64,
     background: u64,
+    /// Who waits for a place.
+    waiting: usize,
+    /// Bytes that overflowed while somebody waited.
+    missed: u64,
     /// Background bytes that passed: the foreground can't get before them any more.
     background_passed: u64,
     filled_at: Instant,
@@ -97,6 +97,8 @@ impl TokenBucket {
             rest: 0,
             foreground: 0,
             background: 0,
+            waiting: 0,
+            missed: 0,
             background_passed: 0,
             filled_at: now,
         }
@@ -112,6 +114,7 @@ impl TokenBucket {
         }
         self.rate = rate;
         self.rest = 0;
+        self.missed = 0;
         self.fill(now);
     }
 
@@ -125,6 +128,15 @@ impl TokenBucket {
         Ticket {
             priority,
             end: *taken,
+        }
+    }
+
+    /// Bytes have passed that nobody had a place for.
+    fn charge(&mut self, bytes: u64, priority: Priority, now: Instant) {
+        let ticket = self.take(bytes, priority, now);
+        if priority == Priority::Background {
+            // The foreground can't get before them any more, nor before who came earlier.
+            self.background_passed = ticket.end;
         }
     }
 
@@ -159,8 +171,16 @@ impl TokenBucket {
         let gained = u128::from(rate.bps()) * elapsed + self.rest;
         self.rest = gained % NANOS;
         let gained = u64::try_from(gained / NANOS).unwrap_or(u64::MAX);
+        let made_up = self.missed.min(gained / CATCH_UP);
+        self.missed -= made_up;
+        let gained = gained.saturating_add(made_up);
         let full = self.taken().saturating_add(in_time(rate, BUCKET));
-        self.allowed = self.allowed.saturating_add(gained).min(full);
+        let room = full.saturating_sub(self.allowed);
+        self.allowed += gained.min(room);
+        if self.waiting > 0 {
+            let missed = self.missed.saturating_add(gained.saturating_sub(room));
+            self.missed = missed.min(in_time(rate, MISSED_MAX));
+        }
     }
 
     fn taken(&self) -> u64 {
@@ -190,7 +210,7 @@ impl Limiter {
 
     /// Changes the budget; takes effect at once, for those who wait too. `None`: no limit.
     pub(crate) fn set_rate(&self, rate: Option<ByteRate>) {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.lock();
         if bucket.rate == rate {
             return;
         }
@@ -209,24 +229,24 @@ impl Limiter {
         self.rate().is_none()
     }
 
+    /// So many bytes have passed already: who comes next waits for them.
+    pub(crate) fn charge(&self, bytes: u64, priority: Priority) {
+        if !self.is_unlimited() {
+            self.lock().charge(bytes, priority, Instant::now());
+        }
+    }
+
     /// Waits until the bytes may pass. Who gives up waiting has taken them nevertheless.
     pub(crate) async fn take(&self, bytes: u32, priority: Priority) {
         if self.is_unlimited() {
             return;
         }
-        let with = |act: &mut dyn FnMut(&mut TokenBucket, Instant) -> Duration| {
-            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-            act(&mut bucket, Instant::now())
-        };
-        let mut ticket = None;
+        let ticket = self.lock().take(bytes.into(), priority, Instant::now());
+        let _waiting = Waiting::new(self);
         loop {
             // Made before the rate is looked at, so that no change is missed.
             let changed = self.changed.notified();
-            let wait = with(&mut |bucket, now| {
-                let ticket = *ticket
-                    .get_or_insert_with(|| bucket.take(on_wire(bytes.into()), priority, now));
-                bucket.wait(ticket, now)
-            });
+            let wait = self.lock().wait(ticket, Instant::now());
             if wait.is_zero() {
                 return;
             }
@@ -235,6 +255,26 @@ impl Limiter {
                 () = changed => {}
             }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TokenBucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody waits, as long as this lives.
+struct Waiting<'a>(&'a Limiter);
+
+impl<'a> Waiting<'a> {
+    fn new(limiter: &'a Limiter) -> Self {
+        limiter.lock().waiting += 1;
+        Self(limiter)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
     }
 }
 
@@ -254,6 +294,10 @@ pub(crate) struct Budgets {
 pub(crate) struct SwarmPriority(Arc<AtomicBool>);
 
 impl SwarmPriority {
+    pub(crate) fn new(foreground: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(foreground)))
+    }
+
     /// Sets it and says what it was.
     pub(crate) fn swap(&self, foreground: bool) -> bool {
         self.0.swap(foreground, Ordering::Relaxed)
@@ -293,6 +337,10 @@ impl Throttle for DownloadGate {
         Box::pin(self.limiter().take(bytes, self.priority.get()))
     }
 
+    fn charge(&self, bytes: u64) {
+        self.limiter().charge(bytes, self.priority.get());
+    }
+
     fn is_unlimited(&self) -> bool {
         self.limiter().is_unlimited()
     }
@@ -322,6 +370,10 @@ impl Throttle for UploadGate {
         Box::pin(self.budgets.upload.take(bytes, self.priority.get()))
     }
 
+    fn charge(&self, bytes: u64) {
+        self.budgets.upload.charge(bytes, self.priority.get());
+    }
+
     fn is_unlimited(&self) -> bool {
         self.budgets.upload.is_unlimited()
     }
@@ -335,21 +387,48 @@ impl Throttle for UploadGate {
     }
 }
 
-/// LAN traffic: no limit, but it gives way like any other.
+/// What a swarm receives at the moment from all of its sources, in bytes a second; 0 before anything came.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Inflow(Arc<AtomicU64>);
+
+impl Inflow {
+    pub(crate) fn set(&self, bps: u64) {
+        self.0.store(bps, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|bps| *bps > 0)
+    }
+}
+
+/// LAN traffic: no limit, but it gives way like any other, and no more of it is under way than needed.
 #[derive(Debug)]
-pub(crate) struct LanGate(pub(crate) SwarmPriority);
+pub(crate) struct LanGate {
+    pub(crate) priority: SwarmPriority,
+    pub(crate) inflow: Inflow,
+}
 
 impl Throttle for LanGate {
     fn take(&self, _: u32) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
 
+    fn charge(&self, _: u64) {}
+
     fn is_unlimited(&self) -> bool {
         true
     }
 
     fn is_background(&self) -> bool {
-        !self.0.is_foreground()
+        !self.priority.is_foreground()
+    }
+
+    fn manner(&self) -> Manner {
+        Manner {
+            background: self.is_background(),
+            rate: None,
+            inflow: self.inflow.get(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     cache_hosts::url_on,
     cloud, dial,
     errors::origin_error,
+    explain::Tried,
     request::{Request, parse_hash_file},
     shared::{Scope, Shared},
     swarm::{DialError, Established, Finder},
@@ -20,6 +21,7 @@ use dosvc_content::{
 use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, ContentPolicy, HttpUrl};
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
+use dosvc_scheduler::SourceKind;
 use dosvc_wire::{
     Extension, Limits,
     net::{self, DriveParams, Event, Unlimited},
@@ -74,11 +76,13 @@ pub(crate) enum Metadata {
     None(String),
 }
 
-/// Looks for the hash file of what a job wants. `waiting` is told why it takes long, when it does.
+/// Looks for the hash file of what a job wants. `waiting` is told why it takes long, when it does; `tried` who was
+/// asked.
 pub(crate) async fn find(
     shared: &Arc<Shared>,
     request: &Request,
     scope: Scope,
+    tried: &Arc<Tried>,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     if let Some(file) = &request.hash_file {
@@ -89,9 +93,9 @@ pub(crate) async fn find(
     }
     let anchored = request.trusted.is_some() || !request.hash_file_urls.is_empty();
     if let Some(cloud) = shared.cloud().filter(|_| !anchored) {
-        return by_content_policy(shared, &cloud, request, scope, waiting).await;
+        return by_content_policy(shared, &cloud, request, scope, tried, waiting).await;
     }
-    find_named(shared, request, scope, waiting).await
+    find_named(shared, request, scope, tried, waiting).await
 }
 
 /// A download of which the caller gave nothing but URLs, or an id: the fleet's content policy says what it is. Without one
@@ -101,6 +105,7 @@ async fn by_content_policy(
     cloud: &Cloud,
     request: &Request,
     scope: Scope,
+    tried: &Arc<Tried>,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     waiting(Some(
@@ -140,7 +145,7 @@ async fn by_content_policy(
     if let Some(file) = from_store(shared, &named).await? {
         return Ok(Metadata::HashFile(file));
     }
-    let found = find_named(shared, &named, scope, waiting);
+    let found = find_named(shared, &named, scope, tried, waiting);
     let why = match tokio::time::timeout(POLICY_HASH_FILE_TIME, found).await {
         Ok(Ok(found)) => return Ok(found),
         Ok(Err(error)) => error.message,
@@ -166,14 +171,15 @@ async fn find_named(
     shared: &Arc<Shared>,
     request: &Request,
     scope: Scope,
+    tried: &Arc<Tried>,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     match request.trusted.filter(|_| scope.peering) {
         Some(trusted) => tokio::select! {
-            found = from_http(shared, request, true, waiting) => found,
-            file = from_peers(shared, scope, request, trusted) => Ok(Metadata::HashFile(file)),
+            found = from_http(shared, request, true, tried, waiting) => found,
+            file = from_peers(shared, scope, request, trusted, tried) => Ok(Metadata::HashFile(file)),
         },
-        None => from_http(shared, request, false, waiting).await,
+        None => from_http(shared, request, false, tried, waiting).await,
     }
 }
 
@@ -197,11 +203,12 @@ async fn from_http(
     shared: &Arc<Shared>,
     request: &Request,
     peers_are_asked: bool,
+    tried: &Tried,
     waiting: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<Metadata, JobError> {
     let mut pause = RETRY_FIRST;
     loop {
-        let missing = match one_round(shared, request).await {
+        let missing = match one_round(shared, request, tried).await {
             Round::Found(file) => return Ok(Metadata::HashFile(file)),
             Round::Missing(why) => why,
             Round::Unreachable(error) => {
@@ -241,19 +248,21 @@ enum Round {
     Unreachable(JobError),
 }
 
-async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
+async fn one_round(shared: &Arc<Shared>, request: &Request, tried: &Tried) -> Round {
     let mut missing = "no hash file was found beside the content".to_owned();
     let mut unreachable = None;
     let origins = candidates(request);
-    let origins = origins.into_iter().map(|urls| (&shared.origins, urls));
+    let background = !request.foreground;
+    let of_origins = shared.origins.in_background(background);
+    let origins = origins.into_iter().map(|urls| (of_origins.clone(), urls));
     // Where the origin cannot be reached a cache host may.
     let settings = shared.settings();
-    let hosts = settings.cache_hosts.iter().filter_map(|host| {
+    let hosts = settings.cache_hosts.iter().map(|host| {
         let urls = candidates(request).into_iter().flatten();
         let urls = urls.filter_map(|url| url_on(host, &url)).collect();
-        Some((shared.cache_hosts.client()?, urls))
+        (shared.cache_hosts.client().in_background(background), urls)
     });
-    let mut rounds: Vec<(&OriginClient, Vec<Url>)> = origins.collect();
+    let mut rounds: Vec<(OriginClient, Vec<Url>)> = origins.collect();
     let origin_rounds = rounds.len();
     rounds.extend(hosts);
     for (at, (client, candidates)) in rounds.into_iter().enumerate() {
@@ -270,11 +279,16 @@ async fn one_round(shared: &Arc<Shared>, request: &Request) -> Round {
                 (ShownUrl::from(&url), result)
             });
         }
+        let kind = match at < origin_rounds {
+            true => SourceKind::Origin,
+            false => SourceKind::CacheHost,
+        };
         while let Some(fetched) = fetches.join_next().await {
             let Ok((url, result)) = fetched else {
                 all_answered = false;
                 continue;
             };
+            tried.http(kind, &url, &result);
             match result {
                 Ok(Ok(file)) => return Round::Found(file),
                 Ok(Err(error)) => {
@@ -347,6 +361,7 @@ async fn from_peers(
     scope: Scope,
     request: &Request,
     trusted: HashOfHashes,
+    tried: &Arc<Tried>,
 ) -> PiecesHashFile {
     let mut search = shared
         .discovery()
@@ -357,6 +372,7 @@ async fn from_peers(
         shared: Arc::clone(shared),
         scope,
         trusted,
+        tried: Arc::clone(tried),
         places: Semaphore::new(ASKED_AT_ONCE),
     });
     let mut asked: HashSet<SocketAddr> = HashSet::new();
@@ -402,6 +418,7 @@ struct Asker {
     shared: Arc<Shared>,
     scope: Scope,
     trusted: HashOfHashes,
+    tried: Arc<Tried>,
     places: Semaphore,
 }
 
@@ -419,6 +436,9 @@ impl Asker {
             let answer = self.metainfo_of(address, finder == Finder::LinkLocal).await;
             drop(place);
             asked += 1;
+            if let Err(error) = &answer {
+                self.tried.peer(address, error, pause);
+            }
             match answer {
                 Ok(file) => return (address, Some(file)),
                 Err(DialError::Ourselves) => return (address, None),

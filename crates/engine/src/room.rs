@@ -1,10 +1,11 @@
-//! Room on the disk for downloads under way: the part of it that is to stay free is never touched.
+//! Room on the disk for downloads and imports under way: the part of it that is to stay free is never touched.
 //!
-//! What all running downloads still lack is added up, so that two that begin together don't both count on the same
+//! What all of them still lack is added up, so that two that begin together don't both count on the same
 //! space. While they run the disk is looked at again and again, for others fill it too.
 
 use crate::{
     api::JobError,
+    cache,
     errors::DISK_FULL,
     shared::{Shared, lock},
     upkeep,
@@ -14,7 +15,10 @@ use dosvc_piece_store::{Content, ContentKey};
 use dosvc_policy::{DiskSpace, writable_bytes};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,10 +30,12 @@ const AHEAD_BYTES: u64 = 192 << 20;
 /// How often the disk is looked at while nothing else has a download look.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What downloads under way still need.
+/// What downloads and imports under way still need.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     needs: Mutex<HashMap<ContentKey, Need>>,
+    /// Bytes of files that are being taken in. What of them is written already still counts.
+    imports: AtomicU64,
     /// Held by who looks whether there is room, and makes it.
     turn: tokio::sync::Mutex<()>,
 }
@@ -63,7 +69,8 @@ impl Room {
     /// Bytes that are still to be written, a content that several want counted once.
     fn lacks(&self) -> u64 {
         let needs = lock(&self.needs);
-        needs.values().map(|need| lacks(&need.content)).sum()
+        let downloads: u64 = needs.values().map(|need| lacks(&need.content)).sum();
+        downloads.saturating_add(self.imports.load(Ordering::Relaxed))
     }
 }
 
@@ -103,10 +110,15 @@ pub(crate) async fn claim<'a>(
         shared,
         key: content.key(),
     };
-    let all = room.lacks();
+    make(shared, others).await.map(|()| claim)
+}
+
+/// Makes room for all that downloads and imports lack, `others` of it before the one that has come.
+async fn make(shared: &Arc<Shared>, others: u64) -> Result<(), JobError> {
+    let all = shared.room.lacks();
     if all == others {
         // Nothing is missing, or somebody else downloads it already.
-        return Ok(claim);
+        return Ok(());
     }
     let wanted = all.saturating_add(OVERHEAD_BYTES);
     // What would not fit into an empty cache either drives nothing out.
@@ -117,11 +129,62 @@ pub(crate) async fn claim<'a>(
     }
     match writable(shared) {
         Some(bytes) if bytes < wanted && keeps_free(shared) => {
-            Err(refusal(shared, all, bytes, others > 0))
+            Err(refusal(shared, wanted, bytes, others > 0))
         }
         // Nothing is to stay free: the disk itself says when it is full, and what fitted is kept.
-        _ => Ok(claim),
+        _ => Ok(()),
     }
+}
+
+/// An import's claim to room; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Intake<'a> {
+    shared: &'a Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Intake<'_> {
+    fn drop(&mut self) {
+        let imports = &self.shared.room.imports;
+        imports.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Makes room for a file of so many bytes that is to be taken into the cache, by evicting what may go. `written`: the
+/// bytes that the disk has to take for it; none when the cache becomes a link to the file.
+///
+/// # Errors
+/// When the cache may never hold so much, or the part of the disk that is to stay free would be touched.
+pub(crate) async fn intake(
+    shared: &Arc<Shared>,
+    length: u64,
+    written: u64,
+) -> Result<Intake<'_>, JobError> {
+    let _turn = shared.room.turn.lock().await;
+    let settings = shared.settings();
+    let disk = dosvc_host::disk(shared.store.cache_dir()).ok();
+    let bytes_max = disk.map(|disk| {
+        let cache_bytes = shared.store.bytes_on_disk();
+        cache::bytes_max(&settings, disk, cache_bytes)
+    });
+    if let Some(bytes_max) = bytes_max.filter(|max| *max < length) {
+        // It would be the first to go.
+        let message = format!(
+            "the file has {}, but the cache may take {} at most: max_cache_size and absolute_max_cache_size say so, \
+             and the last {} of the disk stay free (cache.keep_free_percent)",
+            format_bytes(length),
+            format_bytes(bytes_max),
+            settings.config.keep_free
+        );
+        return Err(JobError::new(DISK_FULL, message));
+    }
+    let others = shared.room.lacks();
+    shared.room.imports.fetch_add(written, Ordering::Relaxed);
+    let intake = Intake {
+        shared,
+        bytes: written,
+    };
+    make(shared, others).await.map(|()| intake)
 }
 
 impl Claim<'_> {
@@ -165,9 +228,9 @@ fn writable(shared: &Shared) -> Option<u64> {
 fn refusal(shared: &Shared, lacks: u64, writable: u64, with_others: bool) -> JobError {
     let keep_free = shared.settings().config.keep_free;
     let whose = if with_others {
-        "this download and those that run lack"
+        "this one and the downloads that run lack"
     } else {
-        "the download lacks"
+        "it lacks"
     };
     JobError::new(
         DISK_FULL,

@@ -8,6 +8,7 @@ use crate::{
     cloud::OpenCloud,
     config::EngineConfig,
     counters::Totals,
+    explain::Taken,
     limiter::{Budgets, Limiter},
     machine::Facts,
     month::Ledger,
@@ -200,14 +201,14 @@ pub(crate) struct Shared {
     pub(crate) pool: BlockPool,
     pub(crate) workers: Arc<Workers>,
     pub(crate) budgets: Arc<Budgets>,
-    /// What is known of HTTP connections, to give way on them.
-    pub(crate) receivers: dosvc_polite::Receivers,
     /// What keeps the budgets at what they should be.
-    pub(crate) bandwidth: Bandwidth,
+    pub(crate) bandwidth: Arc<Bandwidth>,
     /// What was uploaded this month.
     pub(crate) ledger: Ledger,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
+    /// Where files that were taken came from.
+    pub(crate) taken: Taken,
     /// What downloads under way need of the disk.
     pub(crate) room: Room,
     pub(crate) upload_turns: UploadTurns,
@@ -246,6 +247,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
     pub(crate) origins: OriginClient,
+    pub(crate) cache_hosts: CacheHosts,
     pub(crate) pool: BlockPool,
     pub(crate) links: Links,
 }
@@ -258,6 +260,7 @@ impl Shared {
             store,
             host,
             origins,
+            cache_hosts,
             pool,
             links,
         } = parts;
@@ -276,8 +279,7 @@ impl Shared {
         bandwidth.apply(&budgets, &settings.config.policies);
         Self {
             budgets: Arc::new(budgets),
-            receivers: dosvc_polite::Receivers::default(),
-            bandwidth,
+            bandwidth: Arc::new(bandwidth),
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
@@ -286,11 +288,12 @@ impl Shared {
             store,
             host,
             origins,
-            cache_hosts: CacheHosts::default(),
+            cache_hosts,
             hash_file_fetches: Semaphore::new(crate::metadata::HTTP_FETCHES_MAX),
             pool,
             totals: Totals::default(),
             turns,
+            taken: Taken::default(),
             room: Room::default(),
             upload_turns,
             incoming: Arc::new(Semaphore::new(INCOMING_MAX)),

@@ -13,11 +13,11 @@ mod sources;
 mod transfer;
 
 use crate::{
-    api::{JobError, JobId, PeerInfo, SourceBytes},
+    api::{JobError, JobId, PeerInfo, SourceBytes, SourceExplanation},
     cache, cloud,
     counters::RateMeter,
     errors::storage_error,
-    limiter::{DownloadGate, SwarmPriority},
+    limiter::{DownloadGate, Inflow, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
     uploads::Standing,
@@ -33,9 +33,9 @@ use dosvc_discovery::{
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
-use dosvc_scheduler::{FetchId, Giving, SourceId, SourceKind, Swarm as Core};
+use dosvc_scheduler::{DelayKind, FetchId, Giving, SourceId, SourceKind, Swarm as Core, Waiting};
 use dosvc_wire::net;
-pub(crate) use explain::SwarmView;
+pub(crate) use explain::{SOURCES_KEPT_MAX, SwarmView, blank, http_name, other_url};
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
 use sources::HttpSource;
@@ -147,6 +147,8 @@ pub(crate) struct Progress {
     /// The cache host that gave something last.
     pub(crate) cache_host: Option<String>,
     pub(crate) error: Option<JobError>,
+    /// The sources at the end: when all was here, or nothing more could be had.
+    pub(crate) last_sources: Option<Arc<[SourceExplanation]>>,
 }
 
 /// The way to a running swarm.
@@ -226,8 +228,12 @@ pub(crate) struct Swarm {
     /// See [`Counted::wishes`].
     wishes: u64,
     rate: RateMeter,
+    /// The same, for the connections.
+    inflow: Inflow,
     /// Nothing more can be downloaded: the swarm ends, its jobs with it.
     error: Option<JobError>,
+    /// The sources when the content was complete, or the swarm failed; nothing before.
+    last_sources: Option<Arc<[SourceExplanation]>>,
     /// Who asked the swarm to end; it does unless a job comes. As many as delete the content at once, so few.
     stopping: Vec<oneshot::Sender<()>>,
     /// What HTTP sources last failed with.
@@ -303,7 +309,9 @@ impl Swarm {
             wasted_bytes: 0,
             wishes: 0,
             rate: RateMeter::default(),
+            inflow: Inflow::default(),
             error: None,
+            last_sources: None,
             stopping: Vec::new(),
             http_error: None,
             changed: true,
@@ -724,10 +732,21 @@ impl Swarm {
         if let Some(gate) = self.why_held() {
             return Some(gate);
         }
+        let waiting = self.waiting_text(&waiting);
         Some(match &self.http_error {
             Some(error) => format!("{waiting}; HTTP: {}", error.message),
-            None => waiting.to_string(),
+            None => waiting,
         })
+    }
+
+    /// The scheduler's reason, and the policy behind it.
+    fn waiting_text(&self, waiting: &Waiting) -> String {
+        let policy = match waiting {
+            Waiting::HttpDelay { .. } => DelayKind::HttpForPeers,
+            Waiting::CacheFallback { .. } => DelayKind::OriginForCacheHost,
+            _ => return waiting.to_string(),
+        };
+        format!("{waiting} ({})", self.delay_policy(policy))
     }
 
     fn news_is_urgent(&self) -> bool {
@@ -744,6 +763,14 @@ impl Swarm {
             let source = self.origins.get(source);
             *connections.of(source.map_or(SourceKind::Origin, |s| s.kind)) += 1;
         }
+        let has_ended = self.error.is_some() || self.is_complete();
+        if !has_ended {
+            self.last_sources = None;
+        } else if self.last_sources.is_none() && !self.jobs.is_empty() {
+            self.last_sources = Some(self.sources_to_keep(now));
+        }
+        let rate_bps = self.rate.bps(now);
+        self.inflow.set(rate_bps);
         let progress = Progress {
             bytes_done: held_bytes(&self.content, self.core.have()),
             recovered_bytes: self.recovered_bytes,
@@ -752,12 +779,13 @@ impl Swarm {
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted_bytes: self.wasted_bytes,
-            rate_bps: self.rate.bps(now),
+            rate_bps,
             connections,
             num_peers: self.dials.known_count(),
             waiting: self.waiting(now),
             cache_host: self.cache_host.clone(),
             error: self.error.clone(),
+            last_sources: self.last_sources.clone(),
         };
         self.progress.send_if_modified(|old| {
             let changed = *old != progress;

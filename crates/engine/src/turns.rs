@@ -35,6 +35,19 @@ impl Turns {
         self.changed.notify_waiters();
     }
 
+    /// How many downloads of a priority run at a time.
+    pub(crate) fn limit(&self, foreground: bool) -> usize {
+        lock(&self.state).limits[usize::from(!foreground)]
+    }
+
+    /// A turn, if it is to be had at once.
+    pub(crate) fn try_enter(&self, foreground: bool) -> Option<Turn<'_>> {
+        let class = usize::from(!foreground);
+        let mut state = lock(&self.state);
+        let is_next = state.waiting[class].is_empty();
+        (is_next && state.take_place(class)).then(|| Turn { turns: self, class })
+    }
+
     /// Waits for a turn. Dropping the future leaves the queue; dropping the turn lets the next one in.
     ///
     /// A background download starts only while no foreground one waits.
@@ -65,14 +78,20 @@ impl Turns {
 
 impl State {
     fn admit(&mut self, class: usize, ticket: u64) -> bool {
-        let first = self.waiting[class].first() == Some(&ticket);
-        let foreground_waits = class == 1 && !self.waiting[0].is_empty();
-        if !first || foreground_waits || self.active[class] >= self.limits[class] {
-            return false;
+        let is_first = self.waiting[class].first() == Some(&ticket);
+        let admitted = is_first && self.take_place(class);
+        if admitted {
+            self.waiting[class].remove(0);
         }
-        self.waiting[class].remove(0);
-        self.active[class] += 1;
-        true
+        admitted
+    }
+
+    /// Takes a place among those that run; false: there is none, or a foreground download goes before.
+    fn take_place(&mut self, class: usize) -> bool {
+        let foreground_waits = class == 1 && !self.waiting[0].is_empty();
+        let has_place = !foreground_waits && self.active[class] < self.limits[class];
+        self.active[class] += usize::from(has_place);
+        has_place
     }
 }
 

@@ -13,6 +13,9 @@ use std::{
 const CACHE_INTERVAL: Duration = Duration::from_secs(600);
 /// How soon they are looked at again after something was written.
 const CACHE_INTERVAL_BUSY: Duration = Duration::from_secs(10);
+/// How often the disk is asked how full it is, while the cache holds anything: others fill it too, and nothing tells of
+/// that.
+const DISK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How soon after a swarm has ended; others may end with it.
 const AFTER_SWARM: Duration = Duration::from_secs(1);
@@ -51,8 +54,10 @@ pub(crate) async fn sync_store(shared: Arc<Shared>) {
 pub(crate) async fn keep_cache(shared: Arc<Shared>) {
     let mut written = 0;
     let mut was_reached = false;
+    let mut settings = shared.settings_changes();
     loop {
-        enforce(&shared).await;
+        settings.mark_unchanged();
+        enforce_with(&shared, 0).await;
         month::save(&shared).await;
         // A new month may have begun.
         let reached = shared.giving() != Giving::ALL;
@@ -69,30 +74,37 @@ pub(crate) async fn keep_cache(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            () = until_too_much(&shared) => {}
+            Ok(()) = settings.changed() => {}
             // What a swarm held in use may go now, once its task is gone for good.
             () = shared.swarm_ended.notified() => tokio::time::sleep(AFTER_SWARM).await,
         }
     }
 }
 
-async fn enforce(shared: &Arc<Shared>) {
-    enforce_with(shared, 0).await;
-}
-
-/// `room`: bytes that are to be free beside what always is. Where any are, contents that nobody uses just now go too,
-/// though their swarms wait for somebody to come.
-pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
-    if room > 0 {
-        cache::end_unused_swarms(shared).await;
-    }
-    let settings = shared.settings();
-    let disk = match dosvc_host::disk(shared.store.cache_dir()) {
-        Ok(disk) => disk,
-        Err(error) => {
-            tracing::warn!(%error, "free disk space is unknown; cache limits are not enforced");
+/// Waits until the cache holds more than it may, or the disk is too full for what it holds.
+async fn until_too_much(shared: &Shared) {
+    loop {
+        tokio::time::sleep(DISK_INTERVAL).await;
+        let limits = limits(shared, 0);
+        if limits.is_ok_and(|(limits, available)| is_too_much(shared, &limits, available)) {
             return;
         }
-    };
+    }
+}
+
+/// Whether the cache holds anything that has to go for its size, or the disk's.
+fn is_too_much(shared: &Shared, limits: &CacheLimits, available: u64) -> bool {
+    let held = shared.store.bytes_on_disk();
+    let too_large = limits.bytes_max.is_some_and(|max| max < held);
+    held > 0 && (too_large || available < limits.keep_free_bytes)
+}
+
+/// The cache's limits as settings and disk are now, `room` to be free beside what always is; and what is free.
+fn limits(shared: &Shared, room: u64) -> Result<(CacheLimits, u64), std::io::Error> {
+    let settings = shared.settings();
+    let disk = dosvc_host::disk(shared.store.cache_dir())?;
+    let keep_free = settings.config.keep_free.part_of(disk.total);
     let limits = CacheLimits {
         bytes_max: Some(cache::bytes_max(
             &settings,
@@ -100,12 +112,26 @@ pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
             shared.store.bytes_on_disk(),
         )),
         age_max: settings.config.policies.max_cache_age(),
-        keep_free_bytes: settings
-            .config
-            .keep_free
-            .part_of(disk.total)
-            .saturating_add(room),
+        keep_free_bytes: keep_free.saturating_add(room),
         now: SystemTime::now(),
+    };
+    Ok((limits, disk.available))
+}
+
+/// `room`: bytes that are to be free beside what always is. Where something has to go, contents that nobody uses just
+/// now may go too, though their swarms wait for somebody to come.
+pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
+    let limits = match limits(shared, room) {
+        Ok((limits, available)) => {
+            if is_too_much(shared, &limits, available) {
+                cache::end_unused_swarms(shared).await;
+            }
+            limits
+        }
+        Err(error) => {
+            tracing::warn!(%error, "free disk space is unknown; cache limits are not enforced");
+            return;
+        }
     };
     let store = Arc::clone(&shared.store);
     match tokio::task::spawn_blocking(move || store.enforce(limits)).await {

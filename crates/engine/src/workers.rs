@@ -2,7 +2,9 @@
 //!
 //! Pieces that wait are taken together, because several are hashed at once for less than one after the other
 //! ([`PieceHash::of_each`]). So a thread is not started for each piece: one works alone until a whole batch waits
-//! behind it. Under load there are few threads with full batches, and nothing ever waits for a batch to fill.
+//! behind it, and a thread beside others does not take less than what is worth hashing together; whoever is done next
+//! finds more. Under load there are few threads with full batches, and nothing waits for a batch to fill when nobody
+//! works.
 
 use crate::shared::lock;
 use dosvc_content::PieceHash;
@@ -35,12 +37,21 @@ enum Turn {
     Other(Box<dyn FnOnce() + Send>),
 }
 
+/// How many pieces are hashed together.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    /// As many as can be.
+    full: usize,
+    /// From as many on it is faster than one by one.
+    worth: usize,
+}
+
 /// A bound on what runs of the blocking pool. What waits is bounded by who asks: blocks by the buffers that hold them,
 /// pieces that are read back by a few for each swarm.
 pub(crate) struct Workers {
     max: usize,
     /// Pieces that are taken together.
-    batch: usize,
+    batch: Batch,
     state: Mutex<State>,
 }
 
@@ -53,10 +64,14 @@ struct State {
 impl Workers {
     /// `max`: threads at once; `None`: one for each processor.
     pub(crate) fn new(max: Option<NonZeroUsize>) -> Self {
-        Self::with_batches(max, PieceHash::at_once())
+        let batch = Batch {
+            full: PieceHash::at_once(),
+            worth: PieceHash::worth_at_once(),
+        };
+        Self::with_batches(max, batch)
     }
 
-    fn with_batches(max: Option<NonZeroUsize>, batch: usize) -> Self {
+    fn with_batches(max: Option<NonZeroUsize>, batch: Batch) -> Self {
         let processors = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             max: max.unwrap_or_else(processors).get(),
@@ -80,7 +95,7 @@ impl Workers {
             let mut state = lock(&self.state);
             let may_wait = matches!(work, Work::Piece(_));
             state.waiting.push_back(work);
-            let is_enough = may_wait && state.running > 0 && state.waiting.len() < self.batch;
+            let is_enough = may_wait && state.running > 0 && state.waiting.len() < self.batch.full;
             if is_enough || state.running == self.max {
                 return;
             }
@@ -95,9 +110,14 @@ impl Workers {
         });
     }
 
-    /// The next work for one of those that run, which ends when there is none.
+    /// The next work for one of those that run, which ends when there is none for it.
     fn next(&self) -> Option<Turn> {
         let mut state = lock(&self.state);
+        if state.running > 1 && state.are_few_pieces(self.batch.worth) {
+            // Somebody who is done later takes them, with those that come until then.
+            state.running -= 1;
+            return None;
+        }
         match state.waiting.pop_front() {
             None => {
                 state.running -= 1;
@@ -106,7 +126,7 @@ impl Workers {
             Some(Work::Other(work)) => Some(Turn::Other(work)),
             Some(Work::Piece(first)) => {
                 let mut pieces = vec![first];
-                while pieces.len() < self.batch {
+                while pieces.len() < self.batch.full {
                     match state.waiting.pop_front() {
                         Some(Work::Piece(piece)) => pieces.push(piece),
                         Some(other) => {
@@ -119,6 +139,14 @@ impl Workers {
                 Some(Turn::Pieces(pieces))
             }
         }
+    }
+}
+
+impl State {
+    /// Whether nothing waits but pieces, and those are fewer than are worth hashing together.
+    fn are_few_pieces(&self, worth: usize) -> bool {
+        let is_piece = |work: &Work| matches!(work, Work::Piece(_));
+        self.waiting.len() < worth && self.waiting.iter().all(is_piece)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Engines, an origin and peers on loopback: what a download does end to end.
 
 #[allow(unreachable_pub, reason = "a module of tests")]
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use dosvc_content::{HResult, PiecesHashFile};
@@ -164,20 +165,31 @@ async fn the_part_of_the_disk_that_stays_free_is_live() {
     // Nobody has more than 99 % of a disk free for long, and then it is empty: nothing may stay.
     node.engine.reconfigure(with(99)).await;
     assert_eq!(node.engine.status().cache_bytes_max, 0);
-    let Node { engine, dir } = node;
-    engine.shutdown().await;
-    drop(engine);
-    let mut config = config(&dir, &[("absolute_max_cache_size", "0")], &[]);
-    config.keep_free = Percent::of(99);
-    let engine = Engine::start(config).await.expect("starts");
     let empty = async {
-        while !engine.cache().await.is_empty() {
+        while !node.engine.cache().await.is_empty() {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), empty)
         .await
-        .expect("the cache gives way");
+        .expect("the cache gives way, while it runs");
+    // Nor does a file of this machine get in.
+    let bytes = content(20, 2 * MIB);
+    let path = node.dir.path().join("local.bin");
+    std::fs::write(&path, &bytes).expect("written");
+    for link in [false, true] {
+        let request = ImportRequest {
+            hash_file_json: String::from_utf8(hash_file(&bytes, 1 << 20).to_json()).expect("text"),
+            link,
+            ..ImportRequest::default()
+        };
+        let file = std::fs::File::open(&path).expect("readable");
+        let refused = node.engine.import(file, request).await;
+        let error = refused.expect_err("there is no room");
+        assert_eq!(error.code, "0x80070070", "{error}");
+        assert!(error.message.contains("max_cache_size"), "{error}");
+        assert!(node.engine.cache().await.is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

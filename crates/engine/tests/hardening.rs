@@ -262,3 +262,29 @@ async fn passwords_in_addresses_are_not_shown() {
     assert!(!format!("{status:?}{entries:?}").contains("secret"));
     assert!(format!("{entries:?}").contains("me:***@"));
 }
+
+/// Without hashes only tag and date tell versions apart: bytes of another one are never mixed in.
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_host_with_another_version_of_plain_content_is_not_used() {
+    let table = [
+        ("\"v1\"", true),
+        ("W/\"v1\"", true),
+        ("\"v2\"", false),
+        ("", false),
+    ];
+    for (etag, is_used) in table {
+        let (origin, cache) = (Origin::start().await, Origin::start().await);
+        let (bytes, older) = (content(41, 3 * MIB), content(43, 3 * MIB));
+        origin.add("a.bin", bytes.clone());
+        cache.add("a.bin", if is_used { bytes.clone() } else { older });
+        cache.set_etag(etag);
+        let host = cache.address.to_string();
+        let node = Node::start(&[("cache_host", &host)], &[]).await;
+        let job = node.get(&origin.url("a.bin")).await;
+        let status = node.finish(job).await;
+        assert!(node.bytes(job).await == bytes, "{etag}");
+        let from = status.downloaded;
+        assert_eq!(from.cache_server > 0, is_used, "{etag}: {from:?}");
+        assert_eq!(from.total(), bytes.len() as u64, "{etag}: {from:?}");
+    }
+}

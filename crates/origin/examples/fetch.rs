@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let lanes: u64 = args.next().map_or(Ok(4), |text| text.parse())?;
 
     let started = Instant::now();
-    let origin = OriginClient::new(OriginConfig::default())?.open(vec![url], None);
+    let origin = OriginClient::new(OriginConfig::default()).open(vec![url], None);
     let total = origin.probe().await?.total;
     let mut tasks = JoinSet::new();
     for lane in 0..lanes {

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use dosvc_content::CONTENT_LENGTH_MAX;
-use reqwest::StatusCode;
-use reqwest::header::{
+use hyper::StatusCode;
+use hyper::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName,
     LAST_MODIFIED, RETRY_AFTER,
 };
@@ -175,8 +175,8 @@ fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
     use proptest::prelude::*;
-    use reqwest::header::HeaderValue;
     use url::Url;
 
     use super::*;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper_util::client::legacy::connect::HttpInfo;
-use reqwest::Response;
+use dosvc_polite::Throttle;
+use http_body_util::BodyExt;
 
-use crate::client::cause_text;
+use crate::client::{Response, cause_text};
 use crate::error::OriginError;
 use crate::limits::{PROGRESS_BYTES_MIN, SPEED_FLOOR_BYTES_PER_SECOND};
+use crate::line::{LineInfo, Reading};
 use crate::origin::{Shared, Ticket};
 use crate::shown::ShownUrl;
 
@@ -32,6 +33,8 @@ pub struct Body {
     state: State,
     shared: Arc<Shared>,
     ticket: Ticket,
+    /// There while a gate of the caller's limits the connection.
+    reading: Option<Reading>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl Body {
             state: State::Reading,
             shared,
             ticket,
+            reading: None,
         }
     }
 
@@ -67,12 +71,11 @@ impl Body {
         self.left
     }
 
-    /// The ends of the connection that the bytes come over, ours and the other, as far as known: for who wants to look
-    /// at the socket. Several bodies may share a connection (HTTP/2).
-    pub fn connection(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let extensions = self.reader.response.extensions();
-        let info: &HttpInfo = extensions.get()?;
-        Some((info.local_addr(), info.remote_addr()))
+    /// From now on what the connection brings is limited by this gate, instead of by what limits requests of its kind.
+    /// Bodies that share a connection (HTTP/2) share what the first in the foreground has, else what the first has.
+    pub fn limit(&mut self, gate: Arc<dyn Throttle>) {
+        let line = self.reader.line();
+        self.reading = line.map(|line| line.read_through(gate));
     }
 
     /// Where the bytes come from, after redirects.
@@ -82,9 +85,8 @@ impl Body {
 
     /// The address of the server that the bytes come from; `None` when a proxy may stand between.
     pub fn server(&self) -> Option<SocketAddr> {
-        self.reader
-            .response
-            .remote_addr()
+        let line = self.reader.line();
+        line.map(|line| line.remote)
             .filter(|_| !self.shared.client.uses_proxies())
     }
 
@@ -193,9 +195,16 @@ impl Reader {
     /// [`OriginError::Stalled`] when none come within the idle timeout or when they come below the floor over that
     /// time; [`OriginError::Lost`] when the connection ends within the body.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let since = Instant::now();
-        let next = tokio::time::timeout(self.idle_timeout, self.response.chunk()).await;
-        self.waited += since.elapsed();
+        let waiting = Waiting::new(self.line().cloned());
+        let next = loop {
+            let left = self.idle_timeout.saturating_sub(waiting.time());
+            let next = tokio::time::timeout(left, chunk(&mut self.response)).await;
+            // Our own limit may have been what was waited for.
+            if next.is_ok() || waiting.time() >= self.idle_timeout {
+                break next;
+            }
+        };
+        self.waited += waiting.time();
         let next = match next {
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {
@@ -220,6 +229,10 @@ impl Reader {
         Ok(next)
     }
 
+    fn line(&self) -> Option<&LineInfo> {
+        self.response.extensions().get()
+    }
+
     fn stalled(&self) -> OriginError {
         OriginError::Stalled {
             url: self.url.clone(),
@@ -227,4 +240,36 @@ impl Reader {
             waited: self.waited,
         }
     }
+}
+
+/// How long a server is waited for. What our own limit took of it does not count.
+struct Waiting {
+    line: Option<LineInfo>,
+    since: Instant,
+    held: Duration,
+}
+
+impl Waiting {
+    fn new(line: Option<LineInfo>) -> Self {
+        Self {
+            since: Instant::now(),
+            held: line.as_ref().map(LineInfo::held).unwrap_or_default(),
+            line,
+        }
+    }
+
+    fn time(&self) -> Duration {
+        let held = self.line.as_ref().map(LineInfo::held).unwrap_or_default();
+        self.since.elapsed().saturating_sub(held - self.held)
+    }
+}
+
+/// The next bytes of a body; trailers are left out.
+async fn chunk(response: &mut Response) -> Result<Option<Bytes>, hyper::Error> {
+    while let Some(frame) = response.frame().await {
+        if let Ok(bytes) = frame?.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
 }

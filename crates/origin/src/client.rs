@@ -8,22 +8,33 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use dosvc_polite::Unlimited;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+    PROXY_AUTHORIZATION, USER_AGENT,
+};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::address;
 use crate::answer;
 use crate::body::Reader;
+use crate::connector::{ConnectError, Connector, Parts};
 use crate::error::{OriginError, RedirectRefusal, cut};
 use crate::limits::{LOOKED_AT_BYTES, LOOKUP_TIMEOUT, PAGE_BYTES_MAX};
+use crate::line::Limits;
 use crate::origin::Origin;
 use crate::redirect::{RedirectPolicy, Trail};
-use crate::resolver::{NotPublic, PublicOnly, environment_proxies};
+use crate::resolver::{NotPublic, Resolver, environment_proxies};
 use crate::shown::ShownUrl;
 use crate::validator::Validator;
 
@@ -52,7 +63,14 @@ pub struct OriginConfig {
     pub backoff_min: Duration,
     /// The longest wait after failures. Default 30 s.
     pub backoff_max: Duration,
+    /// What limits the connections. Default nothing.
+    pub limits: Arc<dyn Limits>,
 }
+
+/// The head of an answer with its body to come.
+pub(crate) type Response = hyper::Response<Incoming>;
+
+type Client = legacy::Client<Connector, Full<Bytes>>;
 
 impl Default for OriginConfig {
     fn default() -> Self {
@@ -72,6 +90,7 @@ impl Default for OriginConfig {
             extra_roots: Vec::new(),
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(30),
+            limits: Arc::new(Unlimited),
         }
     }
 }
@@ -86,20 +105,40 @@ impl OriginConfig {
     }
 }
 
-/// A pool of connections to origins. Cheap to clone; one per process and kind (origin, cache host) is enough.
+/// Pools of connections to origins, one for what somebody waits for and one for what is in the background. Cheap to
+/// clone; one per process and kind (origin, cache host) is enough.
 #[derive(Debug, Clone)]
-pub struct OriginClient(Arc<Inner>);
+pub struct OriginClient {
+    inner: Arc<Inner>,
+    background: bool,
+}
 
 #[derive(Debug)]
 struct Inner {
     config: OriginConfig,
-    tls: ClientConfig,
-    /// For URLs that the caller gave.
-    open: Client,
-    /// For redirects of public servers: connects to public addresses only. Made at the first such redirect.
-    guarded: OnceLock<Client>,
     /// Host names of the environment's proxies.
     proxies: Arc<HashSet<String>>,
+    matcher: Arc<Matcher>,
+    // What follows is made when it is needed first: who never asks a server has neither its memory nor its start.
+    identity: OnceCell<Identity>,
+    foreground: Lane,
+    background: Lane,
+}
+
+/// How servers see us, and how we see whether it is they.
+#[derive(Debug)]
+struct Identity {
+    tls: ClientConfig,
+    user_agent: HeaderValue,
+}
+
+/// The connections of one priority: none ever serves both, for each has its limits.
+#[derive(Debug, Default)]
+struct Lane {
+    /// For URLs that the caller gave.
+    open: OnceLock<Client>,
+    /// For redirects of public servers: connects to public addresses only. Made at the first such redirect.
+    guarded: OnceLock<Client>,
 }
 
 /// A small file, whole.
@@ -137,30 +176,44 @@ impl Hop {
 }
 
 impl OriginClient {
-    /// Makes a client. Reads the environment's proxies and the system's root certificates once; without any root
-    /// certificate only http works, and https fails with [`OriginError::Tls`].
-    ///
-    /// # Errors
-    /// [`OriginError::Setup`] for an unusable user agent or extra root certificate.
-    pub fn new(config: OriginConfig) -> Result<Self, OriginError> {
-        let tls = tls_config(&config)?;
-        let open = http_client(&config, tls.clone(), None)?;
-        let proxies = match config.env_proxies {
-            true => environment_proxies(),
-            false => HashSet::new(),
+    /// Makes a client. Reads the environment's proxies now, and the system's root certificates with the first request;
+    /// without any root certificate only http works, and https fails with [`OriginError::Tls`]. With an unusable user
+    /// agent or extra root certificate, every request fails with [`OriginError::Setup`].
+    pub fn new(config: OriginConfig) -> Self {
+        let (matcher, proxies) = match config.env_proxies {
+            true => (Matcher::from_env(), environment_proxies()),
+            false => (Matcher::builder().build(), HashSet::new()),
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             config,
-            tls,
-            open,
-            guarded: OnceLock::new(),
             proxies: Arc::new(proxies),
-        })))
+            matcher: Arc::new(matcher),
+            identity: OnceCell::new(),
+            foreground: Lane::default(),
+            background: Lane::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+            background: false,
+        }
+    }
+
+    /// The same for requests that nobody waits for, or for those that somebody does.
+    #[must_use]
+    pub fn in_background(&self, background: bool) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            background,
+        }
+    }
+
+    pub(crate) fn is_in_background(&self) -> bool {
+        self.background
     }
 
     /// Whether requests may go through a proxy.
     pub(crate) fn uses_proxies(&self) -> bool {
-        !self.0.proxies.is_empty()
+        !self.inner.proxies.is_empty()
     }
 
     /// One content, to be fetched from `urls` in this order of preference; those that are neither http nor https are
@@ -236,12 +289,7 @@ impl OriginClient {
     }
 
     pub(crate) fn config(&self) -> &OriginConfig {
-        &self.0.config
-    }
-
-    /// The connections to addresses that the caller chose.
-    pub(crate) fn open_client(&self) -> &Client {
-        &self.0.open
+        &self.inner.config
     }
 
     /// One GET with its redirects; `headers` says what is asked of each hop.
@@ -258,7 +306,7 @@ impl OriginClient {
         let mut trail = Trail::new(policy, hop.url.clone());
         let mut judged = hop.guarded;
         loop {
-            let response = self.send(&hop, headers(&hop)).await?;
+            let response = self.send(&hop, headers(&hop), None).await?;
             if !is_redirect(response.status()) {
                 return Ok((response, hop));
             }
@@ -288,24 +336,33 @@ impl OriginClient {
         }
     }
 
-    /// Sends one request. A GET is safe to repeat: when a kept connection turns out to be closed, it is sent once
-    /// more on a new one.
-    async fn send(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
-        match self.send_once(hop, headers.clone()).await {
-            Err(OriginError::Lost { .. }) => self.send_once(hop, headers).await,
+    /// Sends one request: GET, or POST of a body. It must be safe to repeat: when a kept connection turns out to be
+    /// closed, it is sent once more on a new one.
+    pub(crate) async fn send(
+        &self,
+        hop: &Hop,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response, OriginError> {
+        match self.send_once(hop, headers.clone(), body.clone()).await {
+            Err(OriginError::Lost { .. }) => self.send_once(hop, headers, body).await,
             other => other,
         }
     }
 
-    async fn send_once(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
-        let client = match hop.guarded {
-            true => self.guarded()?,
-            false => &self.0.open,
-        };
+    async fn send_once(
+        &self,
+        hop: &Hop,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response, OriginError> {
+        let identity = self.inner.identity.get_or_try_init(|| self.identity());
+        let identity = identity.await?;
+        let request = self.request(&hop.url, headers, body, identity)?;
         let after = self.config().connect_timeout + self.config().idle_timeout;
-        let answer = client.get(hop.url.clone()).headers(headers).send();
+        let answer = self.connections(hop.guarded, identity).request(request);
         match tokio::time::timeout(after, answer).await {
-            Ok(answer) => answer.map_err(|error| self.classify(&hop.url, error)),
+            Ok(answer) => answer.map_err(|error| self.classify(&hop.url, &error)),
             Err(_) => Err(OriginError::Timeout {
                 url: ShownUrl::from(&hop.url),
                 after,
@@ -313,13 +370,82 @@ impl OriginClient {
         }
     }
 
-    fn guarded(&self) -> Result<&Client, OriginError> {
-        if let Some(client) = self.0.guarded.get() {
-            return Ok(client);
+    /// Files are read for that, so it is not done on the runtime's threads.
+    async fn identity(&self) -> Result<Identity, OriginError> {
+        let inner = Arc::clone(&self.inner);
+        let setup = |cause: String| OriginError::Setup { cause: cut(cause) };
+        let read = tokio::task::spawn_blocking(move || {
+            let user_agent = HeaderValue::try_from(&inner.config.user_agent);
+            Ok(Identity {
+                tls: tls_config(&inner.config)?,
+                user_agent: user_agent.map_err(|error| setup(error.to_string()))?,
+            })
+        });
+        read.await
+            .unwrap_or_else(|error| Err(setup(error.to_string())))
+    }
+
+    fn request(
+        &self,
+        url: &Url,
+        mut headers: HeaderMap,
+        body: Option<Bytes>,
+        identity: &Identity,
+    ) -> Result<Request<Full<Bytes>>, OriginError> {
+        let bad = |cause: String| OriginError::BadUrl {
+            url: ShownUrl::from(url),
+            cause: cut(cause),
+        };
+        if let Some(value) = authorization(url) {
+            headers.insert(AUTHORIZATION, value);
         }
-        let resolver = PublicOnly::new(Arc::clone(&self.0.proxies));
-        let client = http_client(&self.0.config, self.0.tls.clone(), Some(resolver))?;
-        Ok(self.0.guarded.get_or_init(|| client))
+        let mut bare = url.clone();
+        // Neither fails for URLs that have a host; one without is refused below.
+        let _ = (bare.set_username(""), bare.set_password(None));
+        bare.set_fragment(None);
+        let uri = Uri::try_from(bare.as_str()).map_err(|error| bad(error.to_string()))?;
+        let proxy = self.inner.matcher.intercept(&uri);
+        let auth = proxy.as_ref().and_then(|proxy| proxy.basic_auth());
+        if let Some(auth) = auth.filter(|_| uri.scheme_str() == Some("http")) {
+            headers.insert(PROXY_AUTHORIZATION, auth.clone());
+        }
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(USER_AGENT, identity.user_agent.clone());
+        let method = match body {
+            Some(_) => Method::POST,
+            None => Method::GET,
+        };
+        let mut request = Request::new(Full::new(body.unwrap_or_default()));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    fn connections(&self, guarded: bool, identity: &Identity) -> &Client {
+        let inner = &self.inner;
+        let lane = match self.background {
+            true => &inner.background,
+            false => &inner.foreground,
+        };
+        let (client, resolver): (_, fn(&Inner) -> Resolver) = match guarded {
+            true => (&lane.guarded, |inner| {
+                Resolver::PublicOnly(Arc::clone(&inner.proxies))
+            }),
+            false => (&lane.open, |_| Resolver::Open),
+        };
+        client.get_or_init(|| {
+            let connector = Connector::new(Parts {
+                resolver: resolver(inner),
+                proxies: Arc::clone(&inner.matcher),
+                tls: identity.tls.clone(),
+                timeout: inner.config.connect_timeout,
+                limits: Arc::clone(&inner.config.limits),
+                background: self.background,
+            });
+            http_client(&inner.config, connector)
+        })
     }
 
     /// Whether a host that the caller named is on no public address at all, so that its redirects may stay there.
@@ -345,10 +471,11 @@ impl OriginClient {
     }
 
     /// Says what a failed request is.
-    pub(crate) fn classify(&self, url: &Url, error: reqwest::Error) -> OriginError {
+    fn classify(&self, url: &Url, error: &legacy::Error) -> OriginError {
         let url = ShownUrl::from(url);
-        let error = error.without_url();
-        for cause in Causes::of(&error) {
+        let mut connecting = None;
+        let mut is_late = false;
+        for cause in Causes::of(error) {
             if cause.is::<NotPublic>() {
                 return OriginError::Redirect {
                     url,
@@ -366,32 +493,57 @@ impl OriginClient {
                     certificate,
                 };
             }
+            connecting = connecting.or_else(|| cause.downcast_ref::<ConnectError>());
+            is_late |= is_timeout(cause);
         }
-        let cause = cause_text(&error);
-        if error.is_builder() {
-            OriginError::BadUrl { url, cause }
-        } else if error.is_timeout() {
-            let after = match error.is_connect() {
-                true => self.config().connect_timeout,
-                false => self.config().idle_timeout,
-            };
-            OriginError::Timeout { url, after }
-        } else if error.is_dns() {
-            OriginError::Dns { url, cause }
-        } else if error.is_connect() {
-            OriginError::Connect { url, cause }
-        } else {
-            OriginError::Lost { url, cause }
+        let cause = cause_text(error);
+        match connecting {
+            Some(ConnectError::NoHost) => OriginError::BadUrl { url, cause },
+            Some(ConnectError::Name(_)) => OriginError::Dns { url, cause },
+            Some(ConnectError::Timeout) => OriginError::Timeout {
+                url,
+                after: self.config().connect_timeout,
+            },
+            _ if is_late => OriginError::Timeout {
+                url,
+                after: self.config().idle_timeout,
+            },
+            Some(_) => OriginError::Connect { url, cause },
+            None => OriginError::Lost { url, cause },
         }
     }
 }
 
-/// The causes of an error, outermost first, also those that an `io::Error` wraps and does not name as its source.
+fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
+    let io = cause.downcast_ref::<io::Error>();
+    let http = cause.downcast_ref::<hyper::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        || http.is_some_and(hyper::Error::is_timeout)
+}
+
+/// What a URL's user name and password come to.
+fn authorization(url: &Url) -> Option<HeaderValue> {
+    use base64::Engine as _;
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let mut credentials: Vec<u8> = percent_encoding::percent_decode_str(url.username()).collect();
+    credentials.push(b':');
+    credentials.extend(percent_encoding::percent_decode_str(
+        url.password().unwrap_or_default(),
+    ));
+    let credentials = base64::engine::general_purpose::STANDARD.encode(credentials);
+    let mut value = HeaderValue::try_from(format!("Basic {credentials}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// An error and its causes, outermost first, also those that an `io::Error` wraps and does not name as its source.
 struct Causes<'a>(Option<&'a (dyn Error + 'static)>);
 
 impl<'a> Causes<'a> {
-    fn of(error: &'a reqwest::Error) -> Self {
-        Self(error.source())
+    fn of(error: &'a (dyn Error + 'static)) -> Self {
+        Self(Some(error))
     }
 }
 
@@ -412,49 +564,29 @@ impl<'a> Iterator for Causes<'a> {
 }
 
 /// The innermost cause: the outer ones say only that a request failed.
-pub(crate) fn cause_text(error: &reqwest::Error) -> String {
-    let innermost = Causes::of(error).last();
-    cut(innermost.map_or_else(|| error.to_string(), ToString::to_string))
+pub(crate) fn cause_text(error: &(dyn Error + 'static)) -> String {
+    let innermost = Causes::of(error).last().unwrap_or(error);
+    cut(innermost.to_string())
 }
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn http_client(
-    config: &OriginConfig,
-    tls: ClientConfig,
-    resolver: Option<PublicOnly>,
-) -> Result<Client, OriginError> {
-    let mut always = HeaderMap::new();
-    always.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let mut builder = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .user_agent(&config.user_agent)
-        .default_headers(always)
-        .redirect(Policy::none())
-        .referer(false)
-        .connect_timeout(config.connect_timeout)
+fn http_client(config: &OriginConfig, connector: Connector) -> Client {
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(config.pool_idle_per_host)
         // Shorter than what servers and NATs keep (60 s and more), so that a kept connection is rarely dead.
         .pool_idle_timeout(Duration::from_secs(30))
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(15))
         // All ranges share one HTTP/2 connection: 16 MiB in flight fill 1 Gbit/s at 130 ms.
         .http2_initial_stream_window_size(4 << 20)
         .http2_initial_connection_window_size(16 << 20)
         // A dead HTTP/2 connection would take every later request with it: ask it while it is in use.
         .http2_keep_alive_interval(Duration::from_secs(10))
-        .http2_keep_alive_timeout(config.idle_timeout);
-    if !config.env_proxies {
-        builder = builder.no_proxy();
-    }
-    if let Some(resolver) = resolver {
-        builder = builder.dns_resolver(Arc::new(resolver));
-    }
-    builder.build().map_err(|error| OriginError::Setup {
-        cause: cause_text(&error),
-    })
+        .http2_keep_alive_timeout(config.idle_timeout)
+        .build(connector)
 }
 
 fn tls_config(config: &OriginConfig) -> Result<ClientConfig, OriginError> {
@@ -496,7 +628,7 @@ mod tests {
             env_proxies: false,
             ..OriginConfig::default()
         };
-        OriginClient::new(config).unwrap()
+        OriginClient::new(config)
     }
 
     #[tokio::test]
@@ -536,5 +668,20 @@ mod tests {
     fn cache_host_has_less_time_to_connect() {
         assert_eq!(OriginConfig::default().connect_timeout.as_secs(), 15);
         assert_eq!(OriginConfig::cache_host().connect_timeout.as_secs(), 3);
+    }
+
+    #[tokio::test]
+    async fn user_and_password_of_a_url_are_sent_apart_from_it() {
+        let value = authorization(&url("http://some%40one:se%3Acret@host/")).unwrap();
+        // some@one:se:cret
+        assert_eq!(value, "Basic c29tZUBvbmU6c2U6Y3JldA==");
+        assert_eq!(authorization(&url("http://host/")), None);
+        let client = client();
+        let identity = client.identity().await.unwrap();
+        let url = url("http://a:b@host/p?q#f");
+        let request = client.request(&url, HeaderMap::new(), None, &identity);
+        let request = request.unwrap();
+        assert_eq!(request.uri(), "http://host/p?q");
+        assert!(request.headers().contains_key(AUTHORIZATION));
     }
 }

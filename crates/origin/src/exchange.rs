@@ -4,13 +4,13 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use url::Url;
 
 use crate::answer;
 use crate::body::Reader;
-use crate::client::OriginClient;
+use crate::client::{Hop, OriginClient, Response};
 use crate::error::{OriginError, cut};
 use crate::retry_after;
 use crate::shown::ShownUrl;
@@ -46,10 +46,11 @@ impl OriginClient {
         time_max: Duration,
     ) -> Result<Reply, OriginError> {
         let exchange = async {
-            let response = match self.send_question(url, json.clone()).await {
-                Err(OriginError::Lost { .. }) => self.send_question(url, json).await?,
-                other => other?,
-            };
+            let mut headers = HeaderMap::new();
+            if json.is_some() {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            }
+            let response = self.send(&Hop::given(url.clone()), headers, json).await?;
             self.read_reply(url, response, bytes_max).await
         };
         match tokio::time::timeout(time_max, exchange).await {
@@ -59,19 +60,6 @@ impl OriginClient {
                 after: time_max,
             }),
         }
-    }
-
-    async fn send_question(&self, url: &Url, json: Option<Bytes>) -> Result<Response, OriginError> {
-        let client = self.open_client();
-        let request = match json {
-            None => client.get(url.clone()),
-            Some(json) => client
-                .post(url.clone())
-                .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-                .body(json),
-        };
-        let sent = request.send().await;
-        sent.map_err(|error| self.classify(url, error))
     }
 
     async fn read_reply(

@@ -14,7 +14,10 @@
 //! - Nothing that a server sends makes memory grow: chunks are handed on as they come, small files are
 //!   bounded while they are read ([`OriginClient::fetch_small`]), answers of services too ([`OriginClient::ask`]).
 //!
-//! What it does not do: decide which bytes to fetch, limit the rate, check hashes, keep anything on disk.
+//! - A limited connection brings no more than its limit lets through ([`Limits`], [`Body::limit`]); the limit lies below
+//!   TLS and HTTP.
+//!
+//! What it does not do: decide which bytes to fetch or what the limits are, check hashes, keep anything on disk.
 
 mod address;
 mod answer;
@@ -22,10 +25,12 @@ mod backoff;
 mod body;
 mod cache_host;
 mod client;
+mod connector;
 mod content_range;
 mod error;
 mod exchange;
 mod limits;
+mod line;
 mod origin;
 mod redirect;
 mod resolver;
@@ -41,7 +46,8 @@ pub use exchange::Reply;
 pub use limits::{
     ETAG_BYTES_MAX, RETRY_AFTER_MAX, SPEED_FLOOR_BYTES_PER_SECOND, URLS_MAX, VALIDATOR_BYTES_MAX,
 };
-pub use origin::{ContentFacts, Origin};
+pub use line::Limits;
+pub use origin::{ContentFacts, Origin, UrlReport};
 pub use rustls::pki_types::CertificateDer;
 pub use shown::ShownUrl;
 pub use url::Url;

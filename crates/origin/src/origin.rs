@@ -3,21 +3,22 @@
 mod state;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use reqwest::Response;
-use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use hyper::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use url::Url;
 
 use crate::answer::{self, Answer};
 use crate::body::{Body, Reader};
-use crate::client::{Hop, OriginClient};
+use crate::client::{Hop, OriginClient, Response};
 use crate::error::OriginError;
 use crate::shown::ShownUrl;
 use crate::validator::Validator;
 
 pub(crate) use state::Ticket;
+pub use state::UrlReport;
 use state::{Sources, Tried};
 
 /// One content on its origins: its URLs in order of preference with the state of each. Clones share the state, so
@@ -29,6 +30,8 @@ pub struct Origin(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) client: OriginClient,
+    /// Whether nobody waits for what is asked for next.
+    background: AtomicBool,
     /// Held for moments only, never across an `.await`.
     sources: Mutex<Sources>,
 }
@@ -81,7 +84,16 @@ impl Origin {
     ) -> Self {
         let wait = (client.config().backoff_min, client.config().backoff_max);
         let sources = Mutex::new(Sources::new(urls, validator, wait, seed));
-        Self(Arc::new(Shared { client, sources }))
+        Self(Arc::new(Shared {
+            background: AtomicBool::new(client.is_in_background()),
+            client,
+            sources,
+        }))
+    }
+
+    /// Whether nobody waits for what is asked for from now on, or somebody does. At first it is as with the client.
+    pub fn set_background(&self, background: bool) {
+        self.0.background.store(background, Ordering::Relaxed);
     }
 
     /// Asks for the content's length and version, where no hash file gives them: a GET of the first byte. (A HEAD
@@ -131,6 +143,11 @@ impl Origin {
     /// Why no URL will ever do, once every one has failed for good: the failure of the most preferred one.
     pub fn is_dead(&self) -> Option<OriginError> {
         self.0.lock().dead()
+    }
+
+    /// How each URL stands, in the caller's order.
+    pub fn report(&self) -> Vec<UrlReport> {
+        self.0.lock().report(Instant::now())
     }
 
     /// The version of the content, to keep with the download's resume state; `None` before anything is known.
@@ -219,9 +236,8 @@ impl Origin {
     async fn request(&self, ticket: Ticket, start: Hop, ask: &Ask) -> Result<Arrival, OriginError> {
         let range = ask.range();
         let pin = self.0.lock().pin(ticket);
-        let (response, hop) = self
-            .0
-            .client
+        let client = self.0.client();
+        let (response, hop) = client
             .follow(start.clone(), |hop| range_headers(&range, &pin, hop))
             .await?;
         let (response, hop, answer) = match (read(&response, &hop, &range), ask) {
@@ -257,7 +273,8 @@ impl Origin {
     }
 
     async fn request_whole(&self, start: Hop) -> Result<(Response, Hop, Answer), OriginError> {
-        let (response, hop) = self.0.client.follow(start, |_| HeaderMap::new()).await?;
+        let client = self.0.client();
+        let (response, hop) = client.follow(start, |_| HeaderMap::new()).await?;
         let answer = read(&response, &hop, &(0..1))?;
         Ok((response, hop, answer))
     }
@@ -278,6 +295,11 @@ impl Origin {
 }
 
 impl Shared {
+    fn client(&self) -> OriginClient {
+        let background = self.background.load(Ordering::Relaxed);
+        self.client.in_background(background)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Sources> {
         // Nothing panics while it is held; if something does, the state is still whole.
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,47 +1,49 @@
-//! Name resolution that leads to public addresses only: for redirects that a public server chose.
+//! Name resolution, which for redirects that a public server chose leads to public addresses only.
 
 use std::collections::HashSet;
 use std::env;
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
 use crate::address;
+use crate::connector::BoxError;
 
-/// Resolves by the system and leaves out addresses that are not public, at the moment of connecting: a name that
-/// was public when a redirect was judged can't be pointed at a private address afterwards.
-#[derive(Debug)]
-pub(crate) struct PublicOnly {
-    /// The environment's proxies: they are ours, wherever they are.
-    proxies: Arc<HashSet<String>>,
+/// Resolves by the system.
+#[derive(Debug, Clone)]
+pub(crate) enum Resolver {
+    /// To whatever there is.
+    Open,
+    /// Leaves out addresses that are not public, at the moment of connecting: a name that was public when a redirect was
+    /// judged can't be pointed at a private address afterwards. But these hosts, the environment's proxies, are ours,
+    /// wherever they are.
+    PublicOnly(Arc<HashSet<String>>),
 }
 
-impl PublicOnly {
-    /// Resolves everything but the hosts in `proxies` to public addresses only.
-    pub(crate) fn new(proxies: Arc<HashSet<String>>) -> Self {
-        Self { proxies }
-    }
-}
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        let is_proxy = self.proxies.contains(name.as_str());
-        Box::pin(async move {
-            // Port 0 is replaced by the URL's.
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> = found
-                .filter(|address| is_proxy || address::is_public(address.ip()))
-                .collect();
-            if found.is_empty() {
-                return Err(NotPublic.into());
+impl Resolver {
+    /// The addresses of a host, at least one.
+    ///
+    /// # Errors
+    /// [`NotPublic`], or what the system says.
+    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, BoxError> {
+        let found = tokio::net::lookup_host((name, 0)).await?;
+        let may = |ip: &IpAddr| match self {
+            Self::Open => true,
+            Self::PublicOnly(proxies) => proxies.contains(name) || address::is_public(*ip),
+        };
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for ip in found.map(|address| address.ip()).filter(may) {
+            if !ips.contains(&ip) {
+                ips.push(ip);
             }
-            let addresses: Addrs = Box::new(found.into_iter());
-            Ok(addresses)
-        })
+        }
+        if ips.is_empty() {
+            return Err(NotPublic.into());
+        }
+        Ok(ips)
     }
 }
 
@@ -94,18 +96,16 @@ mod tests {
 
     #[tokio::test]
     async fn name_of_a_private_address_resolves_only_for_a_proxy() {
-        let guarded = PublicOnly::new(Arc::default());
-        let Err(refused) = guarded.resolve("localhost".parse().unwrap()).await else {
+        let guarded = Resolver::PublicOnly(Arc::default());
+        let Err(refused) = guarded.resolve("localhost").await else {
             panic!("localhost resolved to a public address");
         };
         assert!(refused.is::<NotPublic>(), "{refused}");
 
         let proxies = HashSet::from(["localhost".to_owned()]);
-        let with_proxy = PublicOnly::new(Arc::new(proxies));
-        let found = with_proxy
-            .resolve("localhost".parse().unwrap())
-            .await
-            .unwrap();
-        assert!(found.count() > 0);
+        let with_proxy = Resolver::PublicOnly(Arc::new(proxies));
+        for resolver in [with_proxy, Resolver::Open] {
+            assert!(!resolver.resolve("localhost").await.unwrap().is_empty());
+        }
     }
 }

@@ -18,7 +18,8 @@ pub struct Validator {
     /// The length of the content in bytes.
     pub total: Option<u64>,
     /// The server that `etag` and `last_modified` are from, as `scheme://host:port`: servers that hold the same
-    /// content may have different tags for it. `None`: they hold for every server.
+    /// content may have different tags for it. `None`: they hold for every server, and its first answer must confirm one
+    /// of them.
     pub server: Option<String>,
 }
 
@@ -107,6 +108,11 @@ impl Validator {
             Some(etag) if is_strong(etag) => Some(etag),
             _ => self.last_modified.as_deref(),
         }
+    }
+
+    /// Whether it tells one version from another of the same length.
+    pub(crate) fn names_version(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
     }
 
     /// Whether tag and date are those of this server (`scheme://host:port`), or of any.

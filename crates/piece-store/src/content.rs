@@ -17,6 +17,7 @@ use crate::{
     ledger::Change,
     snapshot::{self, Record},
     stamp::FileStamp,
+    steps::WriteSteps,
     store::Store,
 };
 use dosvc_content::{Bitfield, PieceLengths, PiecesHashFile};
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     store_bytes: Arc<AtomicU64>,
     /// What the store remembers of closed contents.
     checks: Arc<Checks>,
+    write_steps: Arc<WriteSteps>,
     writing: Mutex<()>,
     state: Mutex<State>,
 }
@@ -152,6 +154,7 @@ pub(crate) struct Parts {
     pub(crate) have: Bitfield,
     pub(crate) store_bytes: Arc<AtomicU64>,
     pub(crate) checks: Arc<Checks>,
+    pub(crate) write_steps: Arc<WriteSteps>,
 }
 
 impl Inner {
@@ -202,6 +205,7 @@ impl Inner {
             last_used_ms: AtomicU64::new(state.record.progress.last_used_ms),
             store_bytes: parts.store_bytes,
             checks: parts.checks,
+            write_steps: parts.write_steps,
             writing: Mutex::new(()),
             state: Mutex::new(state),
         };

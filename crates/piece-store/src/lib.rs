@@ -29,6 +29,7 @@ pub mod limits;
 mod place;
 mod snapshot;
 mod stamp;
+mod steps;
 mod store;
 
 pub use content::{

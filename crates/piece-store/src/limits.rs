@@ -20,9 +20,5 @@ pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
 pub const CHECKS_BYTES_MAX: usize = 2 << 20;
 /// Most threads that one call hashes on.
 pub const HASH_THREADS_MAX: usize = 16;
-/// Bytes written to a file at a time. The page cache takes memory in runs of this length, and on a virtual machine long
-/// runs were measured to cost ten times as much when they had lain free (3 CPU s/GiB against 0.3), probably because the
-/// host had taken them back. Where the memory is warm, a megabyte at once would cost 0.1 less.
-pub(crate) const WRITE_STEP_BYTES: usize = 16 << 10;
 /// Bytes read at a time when a file is hashed; lives on the stack.
 pub(crate) const HASH_CHUNK_BYTES: usize = 64 << 10;

@@ -19,6 +19,7 @@ use crate::{
     ledger::Ledger,
     limits::{CONTENT_ID_BYTES_MAX, PIN_MAX, URL_BYTES_MAX, URLS_MAX, VALIDATOR_BYTES_MAX},
     snapshot::{Progress, Record, to_ms},
+    steps::WriteSteps,
 };
 use dosvc_content::{HashOfHashes, PieceLengths, PiecesHashFile};
 pub use import::{LocalFile, Sharing};
@@ -83,6 +84,7 @@ pub struct Store {
     rebuilt_from: Option<PathBuf>,
     bytes: Arc<AtomicU64>,
     checks: Arc<Checks>,
+    write_steps: Arc<WriteSteps>,
     removals: AtomicU64,
     commit: Mutex<()>,
     open: Mutex<HashMap<ContentKey, Slot>>,
@@ -122,6 +124,7 @@ impl Store {
             rebuilt_from,
             bytes: Arc::new(AtomicU64::new(bytes)),
             checks: Arc::default(),
+            write_steps: Arc::default(),
             removals: AtomicU64::new(0),
             commit: Mutex::default(),
             open: Mutex::default(),
@@ -355,6 +358,7 @@ impl Store {
             have,
             store_bytes: self.bytes.clone(),
             checks: self.checks.clone(),
+            write_steps: self.write_steps.clone(),
         })?);
         if inner.claims_too_much() {
             self.mark_dirty(&inner, 0);

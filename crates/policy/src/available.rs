@@ -2,8 +2,9 @@
 //!
 //! A share of the bandwidth needs to know the whole. Nobody but the download itself can tell: what a network card
 //! could do says little of the way to a server. So every few minutes the limits that are shares are lifted for a few
-//! seconds, and the best rate that was sustained over three of them is what is available until the next time. What piled
-//! up in the system's buffers while a limit was in force does not count: the first half second is left out.
+//! seconds, and the rate that was sustained over three of them is what is available until the next time: the median of the
+//! last such stretches, since one in which a busy machine noticed late what had come before shows more than there is. What
+//! piled up in the system's buffers while a limit was in force does not count: the first half second is left out.
 
 use dosvc_content::ByteRate;
 use std::{
@@ -51,6 +52,8 @@ struct Measurement {
     best_bps: u64,
     /// When the best rate was last clearly beaten.
     grown_at: Instant,
+    /// Rates since then, that one included.
+    rates_bps: Vec<u64>,
 }
 
 impl Estimator {
@@ -123,6 +126,7 @@ impl Measurement {
             steps: VecDeque::new(),
             best_bps: 0,
             grown_at: now,
+            rates_bps: Vec::new(),
         }
     }
 
@@ -159,10 +163,21 @@ impl Measurement {
                 .saturating_add(self.best_bps / 100 * GROWTH_PERCENT)
         {
             self.grown_at = now;
+            self.rates_bps.clear();
         }
         self.best_bps = self.best_bps.max(bps);
+        if self.rates_bps.len() < STEPS_MAX {
+            self.rates_bps.push(bps);
+        }
         let over = now >= self.grown_at + GROWTH_TIME || now >= self.since + MEASURING_MAX;
-        over.then(|| ByteRate::from_bps(self.best_bps)).flatten()
+        over.then(|| self.median()).flatten()
+    }
+
+    /// The lower one, if there are two.
+    fn median(&mut self) -> Option<ByteRate> {
+        self.rates_bps.sort_unstable();
+        let middle = self.rates_bps.len().checked_sub(1)? / 2;
+        ByteRate::from_bps(self.rates_bps[middle])
     }
 }
 
@@ -275,6 +290,28 @@ mod tests {
         rig.run(Duration::from_secs(5));
         let available = rig.estimator.available().unwrap().bps();
         assert!(available >= 78 * MB / 10, "{available}");
+    }
+
+    /// What came in a tenth of a second is noticed a step late, once.
+    #[test]
+    fn what_is_noticed_late_counts_for_nothing() {
+        for late in 0..24 {
+            let mut rig = Rig::new(10 * MB, 45);
+            let mut held = 0;
+            for step in 0..24 {
+                rig.now += STEP;
+                let bytes = 10 * MB / 4 + std::mem::take(&mut held);
+                if step == late {
+                    held = MB;
+                }
+                rig.estimator.feed(bytes - held, rig.now);
+            }
+            let available = rig.estimator.last().unwrap().bps();
+            assert!(
+                (98 * MB / 10..=101 * MB / 10).contains(&available),
+                "{late}: {available}"
+            );
+        }
     }
 
     #[test]

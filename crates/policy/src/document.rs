@@ -1,6 +1,6 @@
 //! Documents that come from the table: the page of policies and the commented sample of the configuration.
 
-use crate::{Allowed, POLICIES, PolicySpec, Unit};
+use crate::{Allowed, Evidence, POLICIES, PolicySpec, Unit};
 
 /// What stands in `docs/policies.md` before the table.
 const INTRODUCTION: &str = "\
@@ -16,6 +16,8 @@ This page is generated from `crates/policy/src/table.rs`. To write it anew after
 - GB, MB and KB are powers of 1024. KB/s are 1024 bytes a second.
 - Numbers are whole; anything out of range is refused with the range. A choice is given by its number or its name.
 - Lists are TOML lists or one text with commas.
+- Tests in `tests/lab` see the effect from outside, with the real program: `cargo test --test lab NAME` runs one (those that need
+  root are run as the README says).
 - Who wins: default < file < `conf.d` < environment < managed < command; see below.
 - A running daemon takes changes of its files over by itself within two seconds, and on SIGHUP, in running downloads too.
   A new limit drops no connection; a mode drops those that it forbids. What is wrong changes nothing.
@@ -54,7 +56,7 @@ made, so whoever may write the file can put an older signed one back.
 
 Shares (percentages, hours, \"dynamic\") are of what is available toward the sources: HTTP servers, group and Internet
 peers, all downloads together. Nothing but a download itself can tell how much that is, so it is measured as it runs: for
-about four seconds limits that are shares are lifted, and the best rate that was kept up for three seconds is what is
+about four seconds limits that are shares are lifted, and the rate that was kept up for three seconds is what is
 available. The first half second is left out, for it brings what had piled up in buffers. A measurement begins with a
 download, unless the last one is less than half a minute old, and every three minutes; a link that changes is noticed
 then. What was measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while
@@ -62,15 +64,18 @@ measuring too, and a share of 100 is no limit.
 
 ## What is limited, and how exactly
 
-- Limits count bytes on the wire, as the interface's counters show them: for each 1448 bytes of content 66 of headers
-  (Ethernet, IPv4, TCP with timestamps). With IPv6 1.4 % more pass, with jumbo frames 3.8 % less; acknowledgements and
-  requests are not counted. On virtual links whose packets are up to 64 KiB long the counters see hardly any headers.
+- Limits count bytes on the wire, as the interface's counters show them: content and whatever carries it, TLS and headers
+  (Ethernet, IP, TCP), and acknowledgements in the same direction. The kernel counts bytes and segments of each connection;
+  nothing is guessed. What is sent twice counts with its headers alone. On virtual links whose packets are up to 64 KiB
+  long the interface's counters see hardly any headers, on others without Ethernet 14 bytes a segment fewer.
 - Downloads of one priority share one limit, over all contents and connections. Peers in the LAN are exempt from every
   limit, the machine's own uploads to them too; an HTTP server in the LAN is exempt from the dynamic share alone.
-- Over ten seconds an absolute limit is exact within 3 % as a rule, and was seen 5 % off; shares of what was measured come
-  to within 15 % (a small share, or one right after the measurement, is the least exact).
-- Once a download runs, no more passes at a time than 26 ms of the limit and about 18 KB for each connection. A new
-  connection to a server near by may bring up to some megabytes before anything is known of it; that is paid for later.
+- Over ten seconds limits are exact within 3 %, absolute ones from the first byte on, and shares of what was measured as
+  soon as that is (mostly they are within 1 %). How: no byte is asked for before it is paid for, in the kernel's buffers
+  no more waits than little above what the limit brings in a round trip, and what is charged is what the kernel counted.
+- No more passes at a time than 26 ms of the limit and about 18 KB for each connection (before Linux 5.14: 64 KiB more at the
+  beginning of each). When a limit comes into force while a download runs without one, what its servers had been told that
+  they may send still comes, and is paid for before anything else does.
 - A new limit is in force within two seconds, usually at once, and drops no connection.
 - `dosvc config --verbose` shows what is configured and by whom; `dosvc status` the limits in force, where each comes from
   and what is available (`bandwidth` in `--json`).
@@ -90,7 +95,7 @@ nothing, or too little, this is what dosvc does.
 | A mode for one content | nothing | must be within the device's; Lan is not within Group, since it would open to machines outside the group |
 | `absolute_max_cache_size` = 0 | Intune: unlimited, cleaned when the disk runs low | only the free part of the disk limits the cache |
 | \"Available\" space of `max_cache_size` | nothing on the cache's own bytes | free space plus what the cache takes, so that a cache that fills does not shrink its limit |
-| The last part of a disk | cleaned when the disk runs low | the last 10 % of a disk (`cache.keep_free_percent`) are never taken |
+| The last part of a disk | cleaned when the disk runs low | the last 10 % of a disk (`cache.keep_free_percent`) are never taken; when others fill the disk the cache gives way, at once during downloads, within a minute otherwise |
 | \"10 MB\" below which a content is Simple | unit not said | 10 × 2²⁰ bytes |
 | `min_file_size_to_cache` under 10 MB | recommended for large groups, but the 10 MB rule would undo it | the policy wins: contents from its value on are exchanged, smaller ones are Simple |
 | Contents between 10 MB and `min_file_size_to_cache` | \"take no part in peering\" | effective mode 0 (CdnOnly): hash checks, no peers |
@@ -105,6 +110,7 @@ nothing, or too little, this is what dosvc does.
 | What a metered connection closes | nothing for peering; a cost policy for downloads | peers beyond the LAN, and HTTP for background downloads |
 | What a VPN closes | no peering, or no uploads | peers both ways; with `restrict_peer_selection_by` = 2 nothing |
 | Letters of `vpn_keywords` | nothing | their case does not matter |
+| AD site and domain SID (`group_id_source` 1 and 2) | the domain controller says | sssd's or winbind's tools are asked (`realm`, `adcli`, `wbinfo`, sssd's cache). Tested with programs that answer as these do, not on a machine that is joined to a domain |
 | `group_id_source` 1, 2 or 5 that has nothing | only 3 and 4 fall back to the automatic order | as written: no group, and no peers |
 | Scheme and port in `cache_host` | nothing; the Linux agent takes a scheme | both may be given |
 | `cache_host_source` = 0 | not in the CSP's range; the troubleshooter knows it | allowed |
@@ -147,8 +153,8 @@ pub fn policies_page() -> String {
 }
 
 const HEADER: &str = "\
-| Key | Windows' name | Unit | Allowed | Default | What it does | Source |
-|---|---|---|---|---|---|---|
+| Key | Windows' name | Unit | Allowed | Default | What it does | How to see it; the test that shows it | Source |
+|---|---|---|---|---|---|---|---|
 ";
 
 fn row(spec: &PolicySpec) -> String {
@@ -156,8 +162,13 @@ fn row(spec: &PolicySpec) -> String {
         Allowed::Hours => format!("`{}`", Allowed::Hours),
         other => other.to_string(),
     };
+    let Evidence {
+        shown,
+        test_file,
+        test,
+    } = spec.policy.evidence();
     format!(
-        "| `{}` | {} | {} | {allowed} | {} | {} | {} |\n",
+        "| `{}` | {} | {} | {allowed} | {} | {} | {shown}; `{test}` ({test_file}) | {} |\n",
         spec.key,
         spec.name,
         spec.unit,

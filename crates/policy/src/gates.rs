@@ -149,6 +149,36 @@ impl Gate {
         }
     }
 
+    /// What an administrator can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Ram { .. } => {
+                "a lower min_ram_allowed_to_peer lets the machine use peers all the same"
+            }
+            Self::Disk { .. } => {
+                "a lower min_disk_size_allowed_to_peer, or modify_cache_drive on a larger disk, lets it use peers"
+            }
+            Self::NoGroup => {
+                "set group_id, or group_id_source to one that this machine has; or use download_mode 1 (Lan)"
+            }
+            Self::Vpn { .. } => {
+                "allow_vpn_peer_caching = 1 lets peers be used over a VPN; restrict_peer_selection_by = 2 those on the link"
+            }
+            Self::CacheHostOnVpn { .. } => {
+                "disallow_cache_server_downloads_on_vpn = 0 lets cache hosts be used over a VPN"
+            }
+            Self::Battery { .. } => {
+                "uploads go on with mains power; min_battery_percentage_allowed_to_upload allows them from a charge on"
+            }
+            Self::Metered => {
+                "`dosvc get --foreground` downloads all the same; else it goes on when the connection is not metered any more (NetworkManager says so)"
+            }
+            Self::MonthlyCap { .. } => {
+                "uploads to Internet peers go on with the next month; a higher monthly_upload_data_cap (0: none) allows more"
+            }
+        }
+    }
+
     /// A word for scripts.
     pub fn name(&self) -> &'static str {
         match self {

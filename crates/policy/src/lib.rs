@@ -13,6 +13,7 @@ mod cache;
 mod delays;
 mod device;
 pub mod document;
+mod evidence;
 mod gates;
 mod group;
 mod hours;
@@ -32,6 +33,7 @@ pub use bandwidth::{
 pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writable_bytes};
 pub use delays::{HttpDelays, http_delays};
 pub use device::{Adapter, AdapterKind, Device, Power};
+pub use evidence::Evidence;
 pub use gates::{Closed, Gate, Gates, gates, vpn};
 pub use group::{GroupFacts, GroupFrom, ResolvedGroup, resolve_group};
 pub use hours::Hours;

@@ -168,6 +168,22 @@ pub enum ModeReason {
     Gate(Gate),
 }
 
+impl ModeReason {
+    /// What can be done about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Requested(_) => "leave --mode out to download in the device's mode",
+            Self::NoHashFile => {
+                "`dosvc publish` writes the hash file; put it beside the content, or give it with --hash-file"
+            }
+            Self::SmallContent { .. } | Self::BelowMinFileSize { .. } => {
+                "a lower min_file_size_to_cache shares smaller contents"
+            }
+            Self::Gate(gate) => gate.remedy(),
+        }
+    }
+}
+
 impl fmt::Display for ModeReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

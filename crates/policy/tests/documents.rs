@@ -28,3 +28,15 @@ fn compatibility_page_lists_the_contradictions_of_the_sources() {
         "docs/compatibility.md lacks:\n{contradictions}"
     );
 }
+
+/// What the page names as evidence exists.
+#[test]
+fn tests_that_the_page_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for spec in dosvc_policy::POLICIES {
+        let evidence = spec.policy.evidence();
+        let source = fs::read_to_string(root.join(evidence.test_file)).unwrap_or_default();
+        let test = format!("fn {}()", evidence.test);
+        assert!(source.contains(&test), "{}: {evidence:?}", spec.key);
+    }
+}

@@ -26,13 +26,31 @@ const UNACKED_ACKED_LATE: u32 = 2;
 /// … by so much, which is no queue's delay (Linux' shortest, and about everybody's).
 const ACK_DELAY_MAX: Duration = Duration::from_millis(40);
 
-/// So much of a limited rate may wait to be read (each connection has all of this, and a library that reads HTTP has as
-/// much again three times) …
-const READ_AHEAD: Duration = Duration::from_millis(2);
+/// So much of a limited rate, and a quarter of what a round trip brings, may wait to be read at each connection, for
+/// readers that wake late …
+const READ_AHEAD: Duration = Duration::from_millis(4);
 /// … and so many segments at least, so that acknowledgements flow.
 const READ_AHEAD_PACKETS: u64 = 4;
+/// So much of the inflow may be under way by one connection beyond what fills its path: about what an end takes to answer
+/// when it is busy …
+const QUEUE: Duration = Duration::from_millis(5);
+/// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
+const QUEUE_MIN: u64 = 128 << 10;
+/// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
+const FIRST_ROOM_MIN: u32 = 8 << 10;
+const FIRST_ROOM_MAX: u32 = 64 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
+/// Memory that a byte takes while it waits to be read, with what the system needs around it: more than segments of any
+/// size come to but the smallest, which the system packs when it runs out of room.
+const MEMORY_PER_BYTE: u32 = 2;
+/// A bound is moved when it is off by more than one part in so many.
+const ROOM_SLACK: u32 = 8;
+
+/// The kernel sends no longer bursts, in bytes …
+const BURST_MAX: u32 = 64 << 10;
+/// … and shorter ones than this would only cost.
+const BURST_MIN: u32 = 2 << 10;
 
 /// Segments out of order that make a loss: fewer may only have overtaken each other (RFC 5681, section 3.2).
 const REORDERED_MAX: u32 = 3;
@@ -49,7 +67,7 @@ struct Flow {
     marked: bool,
     /// The knob's setting, if it is set.
     limit: Option<u64>,
-    /// What may wait to be read, while that is bounded.
+    /// There while what waits to be read is bounded.
     room: Option<Room>,
     /// Something waits in the socket, as far as is known.
     waiting: bool,
@@ -57,16 +75,20 @@ struct Flow {
     broken: bool,
 }
 
-/// How many bytes may wait to be read.
+/// The memory that what waits to be read may take.
 #[derive(Debug, Clone, Copy)]
-enum Room {
-    /// To be bounded when so many bytes have come, ever. What was offered before may still arrive, and without room it
-    /// would be dropped and sent again.
-    From(u64),
-    Bounded {
-        now: u32,
-        before: u32,
-    },
+struct Room {
+    /// As it was without a bound.
+    before: u32,
+    /// The most that the system lets us ask for.
+    most: u32,
+}
+
+impl Room {
+    /// Whether the system grants what is asked for.
+    fn is_bounded(self) -> bool {
+        self.most == u32::MAX
+    }
 }
 
 /// The receiving direction.
@@ -85,6 +107,10 @@ pub struct Manner {
     /// It is read at no more than so many bytes a second, so no more than this needs to be under way and to wait in the
     /// socket. (What it is limited to is up to its reader; this keeps the kernel from taking in more.)
     pub rate: Option<u64>,
+    /// So many bytes a second come by all connections together. No more of them than fill the path, and a short queue,
+    /// need be under way by this one: what several senders have under way at once is what overflows the queue before
+    /// us, and what everything else that is said to us waits behind.
+    pub inflow: Option<u64>,
 }
 
 impl Manner {
@@ -94,25 +120,49 @@ impl Manner {
 }
 
 impl Receiving {
-    /// Bytes have arrived.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, manner: Manner) {
-        self.0.moved(socket, now, manner, look_received, offer);
+    /// Bytes have arrived. Answers with what the socket said, if it was asked.
+    pub fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        manner: Manner,
+    ) -> Option<TcpFacts> {
+        self.0.moved(socket, now, manner, look_received, offer)
     }
 
-    /// Whether the socket was told anything, and not told otherwise since.
-    pub fn is_held(&self) -> bool {
-        self.0.is_held()
+    /// The window that is offered at most, in bytes, while it is bounded.
+    pub fn window(&self) -> Option<u64> {
+        self.0.limit
     }
+
+    /// Whether what may wait to be read is bounded.
+    pub fn is_bounded(&self) -> bool {
+        self.0.room.is_some_and(Room::is_bounded)
+    }
+}
+
+/// The memory that what waits at a new connection may take, so that a limited reader is not overrun before it has looked
+/// at the connection for the first time. Its round trip is not known then; as soon as it is the room follows.
+pub fn first_room(rate: u64) -> u32 {
+    let bytes = u128::from(rate) * READ_AHEAD.as_nanos() / 1_000_000_000;
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let bytes = bytes.clamp(FIRST_ROOM_MIN, FIRST_ROOM_MAX);
+    bytes * MEMORY_PER_BYTE
 }
 
 impl Sending {
     /// Bytes have been sent or wait for room. `background`: whether the connection is to give way at this moment.
-    pub fn moved(&mut self, socket: BorrowedSocket<'_>, now: Instant, background: bool) {
+    pub fn moved(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        now: Instant,
+        background: bool,
+    ) -> Option<TcpFacts> {
         let manner = Manner {
             background,
-            rate: None,
+            ..Manner::default()
         };
-        self.0.moved(socket, now, manner, look_sent, pace);
+        self.0.moved(socket, now, manner, look_sent, pace)
     }
 
     /// How often to call [`Self::moved`] at least, even if nothing moves, for what is held back may wait for long in the
@@ -120,6 +170,14 @@ impl Sending {
     pub fn interval(&self) -> Option<Duration> {
         let held_back = self.0.limit.is_some() && self.0.waiting;
         held_back.then(|| self.0.interval())
+    }
+
+    /// How many bytes to hand to the kernel at once, while that matters; a power of two. Where round trips are short it
+    /// sends up to 64 KiB in one burst, however slow the pace is, and what comes next waits for as long as all of that
+    /// takes at this pace: more than a second at the least one.
+    pub fn burst(&self) -> Option<u32> {
+        let half = u32::try_from(self.0.limit? / 2).unwrap_or(u32::MAX);
+        (half < BURST_MAX).then(|| half.next_power_of_two().max(BURST_MIN))
     }
 }
 
@@ -138,13 +196,23 @@ struct Look {
 }
 
 impl Look {
-    /// The window that a rate needs, and the round trip time that it is for.
+    /// The window that a limited rate needs, and the round trip time that it is for.
     fn window_at(&self, rate: u64) -> (u64, Duration) {
-        // The least there was: what waits to be read counts in the others.
-        let rtt = self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX);
-        let bytes = u128::from(rate) * (rtt + READ_AHEAD).as_nanos() / 1_000_000_000;
+        let least = READ_AHEAD_PACKETS * u64::from(self.packet);
+        self.window_for(rate, self.path() / 4 + READ_AHEAD, least)
+    }
+
+    /// The window that lets so many bytes a second through, and the round trip time that it is for.
+    fn window_for(&self, rate: u64, ahead: Duration, least: u64) -> (u64, Duration) {
+        let rtt = self.path();
+        let bytes = u128::from(rate) * (rtt + ahead).as_nanos() / 1_000_000_000;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        (bytes.max(READ_AHEAD_PACKETS * u64::from(self.packet)), rtt)
+        (bytes.max(least), rtt)
+    }
+
+    /// The path's round trip time: the least there was, for what waits to be read counts in the others.
+    fn path(&self) -> Duration {
+        self.base.or(self.rtt).unwrap_or_default().min(RTT_MAX)
     }
 }
 
@@ -188,13 +256,31 @@ fn known(time: Duration) -> Option<Duration> {
 }
 
 /// The window to offer, in bytes.
-fn offer(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+fn offer(
+    socket: BorrowedSocket<'_>,
+    window: Option<(u64, Duration)>,
+    room: Option<Room>,
+) -> io::Result<()> {
     let bytes = window.map(|(bytes, _)| u32::try_from(bytes).unwrap_or(u32::MAX));
-    socket::set_window_clamp(socket, bytes)
+    socket::set_window_clamp(socket, bytes)?;
+    let kept = match (room, bytes) {
+        (Some(room), _) if room.is_bounded() => true,
+        // The room is as large as it needs to be for that.
+        (_, Some(bytes)) => {
+            socket::receive_memory(socket)?.room >= bytes.saturating_mul(MEMORY_PER_BYTE)
+        }
+        (_, None) => false,
+    };
+    socket::set_room_kept(socket, kept);
+    Ok(())
 }
 
 /// The rate at which a window goes out in a round trip.
-fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Result<()> {
+fn pace(
+    socket: BorrowedSocket<'_>,
+    window: Option<(u64, Duration)>,
+    _: Option<Room>,
+) -> io::Result<()> {
     let rate = window.map(|(bytes, rtt)| {
         let rate = u128::from(bytes) * 1_000_000_000 / rtt.as_nanos().max(1);
         u64::try_from(rate).unwrap_or(u64::MAX)
@@ -202,7 +288,7 @@ fn pace(socket: BorrowedSocket<'_>, window: Option<(u64, Duration)>) -> io::Resu
     socket::set_pacing_rate(socket, rate)
 }
 
-type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>) -> io::Result<()>;
+type Steer = fn(BorrowedSocket<'_>, Option<(u64, Duration)>, Option<Room>) -> io::Result<()>;
 
 impl Flow {
     fn interval(&self) -> Duration {
@@ -211,7 +297,7 @@ impl Flow {
     }
 
     fn is_held(&self) -> bool {
-        self.marked || self.limit.is_some()
+        self.marked || self.limit.is_some() || self.room.is_some()
     }
 
     fn moved(
@@ -221,9 +307,9 @@ impl Flow {
         manner: Manner,
         look: fn(&TcpFacts) -> Look,
         steer: Steer,
-    ) {
+    ) -> Option<TcpFacts> {
         if self.broken || (manner.is_plain() && !self.is_held()) {
-            return;
+            return None;
         }
         let turned = manner.background != self.marked || manner.is_plain();
         let due = self
@@ -233,11 +319,19 @@ impl Flow {
         if !turned && !due && manner.rate.is_none() {
             // Somebody who sends: what was sent now may wait.
             self.waiting = true;
-            return;
+            return None;
         }
-        if let Err(error) = self.apply(socket, now, manner, look, steer) {
-            tracing::debug!(%error, "connection can't be made to give way");
-            self.broken = true;
+        let applied = socket::facts(socket).and_then(|facts| {
+            self.apply(socket, now, manner, (&facts, look(&facts)), steer)?;
+            Ok(facts)
+        });
+        match applied {
+            Ok(facts) => Some(facts),
+            Err(error) => {
+                tracing::debug!(%error, "connection can't be made to give way");
+                self.broken = true;
+                None
+            }
         }
     }
 
@@ -246,10 +340,9 @@ impl Flow {
         socket: BorrowedSocket<'_>,
         now: Instant,
         manner: Manner,
-        look: fn(&TcpFacts) -> Look,
+        (facts, look): (&TcpFacts, Look),
         steer: Steer,
     ) -> io::Result<()> {
-        let look = look(&socket::facts(socket)?);
         if look.bytes < self.bytes {
             // Another connection between the same addresses.
             *self = Self::default();
@@ -268,49 +361,57 @@ impl Flow {
             None
         };
         let needed = manner.rate.map(|rate| look.window_at(rate));
-        let limit = match (polite, needed) {
-            (Some(polite), Some(needed)) => Some((polite.0.min(needed.0), polite.1)),
-            (polite, needed) => polite.or(needed),
-        };
-        self.make_room(socket, needed.map(|(bytes, _)| bytes), look.bytes)?;
+        let enough = manner
+            .inflow
+            .map(|rate| look.window_for(rate, QUEUE, QUEUE_MIN));
+        let windows = [polite, needed, enough].into_iter().flatten();
+        let limit = windows.min_by_key(|(bytes, _)| *bytes);
+        self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)?;
         if limit.is_some() || self.limit.is_some() {
             // Every time: the kernel moves the bound when it makes the receive buffer larger.
-            steer(socket, limit)?;
+            steer(socket, limit, self.room)?;
         }
         self.limit = limit.map(|(bytes, _)| bytes);
         Ok(())
     }
 
     /// Lets no more wait to be read than is needed, or as much as there was before.
-    fn make_room(
+    ///
+    /// What waits already, and what the other end was told that it may send, keeps its room until it is read: what finds
+    /// none is dropped, and sent again much later.
+    fn bound_room(
         &mut self,
         socket: BorrowedSocket<'_>,
         needed: Option<u64>,
-        received: u64,
+        offered: Option<u32>,
     ) -> io::Result<()> {
-        let needed = needed.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
-        match (needed, self.room) {
-            (Some(_), None) => {
-                let offered = u64::from(socket::receive_room(socket)?);
-                self.room = Some(Room::From(received.saturating_add(offered)));
+        let Some(needed) = needed else {
+            // The kernel would not make it larger by itself where it once was as large.
+            if let Some(room) = self.room.take() {
+                socket::set_receive_room(socket, room.before)?;
+                socket::set_room_kept(socket, false);
             }
-            (Some(now), Some(Room::From(bytes))) if received >= bytes => {
-                let before = socket::receive_room(socket)?;
-                socket::set_receive_room(socket, now)?;
-                self.room = Some(Room::Bounded { now, before });
-            }
-            (Some(now), Some(Room::Bounded { now: last, before })) if now != last => {
-                socket::set_receive_room(socket, now)?;
-                self.room = Some(Room::Bounded { now, before });
-            }
-            (None, Some(room)) => {
-                // The kernel would not make it larger by itself where it once was as large.
-                if let Room::Bounded { before, .. } = room {
-                    socket::set_receive_room(socket, before)?;
-                }
-                self.room = None;
-            }
-            _ => {}
+            return Ok(());
+        };
+        let memory = socket::receive_memory(socket)?;
+        let room = self.room.get_or_insert(Room {
+            before: memory.room,
+            most: u32::MAX,
+        });
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        let needed = needed.saturating_mul(MEMORY_PER_BYTE);
+        let offered = offered.map_or(memory.room, |bytes| bytes.saturating_mul(MEMORY_PER_BYTE));
+        let held = memory.used.saturating_add(offered).min(memory.room);
+        let wanted = needed.max(held);
+        if wanted > room.most || wanted.abs_diff(memory.room) <= memory.room / ROOM_SLACK {
+            // Where the system lets us ask for no more, it makes the room larger by itself as long as the window, which
+            // is bounded, does not fit.
+            return Ok(());
+        }
+        socket::set_receive_room(socket, wanted)?;
+        let got = socket::receive_memory(socket)?.room;
+        if got < wanted {
+            room.most = got;
         }
         Ok(())
     }
@@ -380,5 +481,25 @@ impl Round {
             self.began = Some(now);
         }
         self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_pace_goes_out_in_bursts_that_fit_it() {
+        let burst = |limit| {
+            let flow = Flow {
+                limit,
+                ..Flow::default()
+            };
+            Sending(flow).burst()
+        };
+        assert_eq!(burst(None), None);
+        assert_eq!(burst(Some(1 << 20)), None, "the kernel's own are shorter");
+        assert_eq!(burst(Some(40_000)), Some(32 << 10));
+        assert_eq!(burst(Some(2 * 1448)), Some(2 << 10), "the least window");
     }
 }

@@ -1,17 +1,22 @@
-//! Background traffic that gives way.
+//! Traffic that keeps to limits and gives way.
 //!
-//! - [`ledbat`]: how much may be under way, a pure core: no socket, no clock.
+//! - [`ledbat`]: how much may be under way in the background, a pure core: no socket, no clock.
 //! - [`flow`]: the same for a TCP connection, as its receiver ([`Receiving`]) or its sender ([`Sending`]).
+//! - [`account`]: what a limited connection paid for and what came, pure.
+//! - [`Throttle`]: the seam to limits; [`Intake`] and [`Outlet`]: the two directions of a connection that has one.
 //! - [`socket`]: what the kernel knows of a connection and can be told about it.
-//! - [`Receivers`]: flows of connections that outlive the one who reads from them.
 //!
-//! What it does not do: know what is background, limit to a given rate, wait.
+//! What it does not do: know what is background or what the limits are, wait.
 
+pub mod account;
 pub mod flow;
 pub mod ledbat;
-mod receivers;
+pub mod limited;
 pub mod socket;
+pub mod throttle;
 
+pub use account::{Account, on_wire};
 pub use flow::{Manner, Receiving, Sending};
 pub use ledbat::{Ack, Ledbat};
-pub use receivers::{Ends, Receiver, Receivers};
+pub use limited::{Intake, Leave, Outlet};
+pub use throttle::{Throttle, Unlimited};

@@ -2,18 +2,17 @@
 //! [`ErrorKind::Unsupported`](std::io::ErrorKind::Unsupported).
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    BorrowedSocket, OwnedSocket, facts, find, receive_room, set_lower_effort, set_pacing_rate,
-    set_receive_room, set_window_clamp,
+    BorrowedSocket, facts, headers, receive_memory, set_acknowledging, set_first_receive_room,
+    set_lower_effort, set_pacing_rate, set_receive_room, set_room_kept, set_window_clamp,
 };
 #[cfg(not(target_os = "linux"))]
 pub use other::{
-    BorrowedSocket, OwnedSocket, facts, find, receive_room, set_lower_effort, set_pacing_rate,
-    set_receive_room, set_window_clamp,
+    BorrowedSocket, facts, headers, receive_memory, set_acknowledging, set_first_receive_room,
+    set_lower_effort, set_pacing_rate, set_receive_room, set_room_kept, set_window_clamp,
 };
 
 /// The lower-effort class, DSCP 000001 (RFC 8622), as it stands in the field of IPv4 and IPv6.
@@ -46,6 +45,23 @@ pub struct TcpFacts {
     pub bytes_received: u64,
     /// Segments received out of order: the first sign of a loss.
     pub out_of_order: u32,
+    /// Bytes of content sent, those that were sent again included.
+    pub bytes_sent: u64,
+    /// Segments sent, acknowledgements too.
+    pub segments_sent: u32,
+    /// Segments received, acknowledgements too.
+    pub segments_received: u32,
+    /// Bytes that the other end may send at once: the window that it was offered. `None` before Linux 6.2.
+    pub offered: Option<u32>,
+}
+
+/// How much of the system's memory waits to be read, and how much may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReceiveMemory {
+    /// What is taken, the system's own structures included: often the double of the bytes that wait, or more.
+    pub used: u32,
+    /// What may be taken.
+    pub room: u32,
 }
 
 impl TcpFacts {
@@ -80,12 +96,19 @@ impl TcpFacts {
                 us => Duration::from_micros(us.into()),
             },
             out_of_order: u32_at(224),
+            bytes_sent: u64_at(200),
+            segments_sent: u32_at(136),
+            segments_received: u32_at(140),
+            // A window of nothing can't be told from a field that isn't there; `facts` knows.
+            offered: Some(u32_at(232)),
         }
     }
 }
 
 /// As much of `struct tcp_info` as is read.
-const INFO_LEN: usize = 228;
+const INFO_LEN: usize = OFFERED_END;
+/// Where [`TcpFacts::offered`] ends.
+const OFFERED_END: usize = 236;
 
 #[cfg(target_os = "linux")]
 #[expect(
@@ -93,20 +116,19 @@ const INFO_LEN: usize = 228;
     reason = "no safe crate reads TCP_INFO, sets these options, or duplicates a descriptor by its number"
 )]
 mod linux {
-    use super::{INFO_LEN, LOWER_EFFORT, SocketAddr, TcpFacts, io};
+    use super::{INFO_LEN, LOWER_EFFORT, OFFERED_END, ReceiveMemory, TcpFacts, io};
     use socket2::SockRef;
     use std::ffi::{c_int, c_void};
-    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+    use std::os::fd::{AsRawFd, BorrowedFd};
 
     /// From asm-generic/socket.h.
     const SO_BUF_LOCK: c_int = 72;
+    const SO_MEMINFO: c_int = 55;
     /// From linux/socket.h: the receive buffer keeps its size. (Nobody here sets the send buffer's.)
     const SOCK_RCVBUF_LOCK: c_int = 2;
 
     /// A socket that somebody else owns.
     pub type BorrowedSocket<'a> = BorrowedFd<'a>;
-    /// A socket of ours.
-    pub type OwnedSocket = OwnedFd;
 
     /// Reads the connection's facts.
     ///
@@ -128,53 +150,128 @@ mod linux {
             )
         };
         check(result)?;
-        if usize::try_from(len).unwrap_or(0) < LEN_MIN {
+        let len = usize::try_from(len).unwrap_or(0);
+        if len < LEN_MIN {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(TcpFacts::parse(&info))
+        let mut facts = TcpFacts::parse(&info);
+        facts.offered = facts.offered.filter(|_| len >= OFFERED_END);
+        Ok(facts)
+    }
+
+    /// Bytes of headers that each segment of a connection has on Ethernet, as an interface counts them: of the link,
+    /// of IP, and of TCP without its options.
+    ///
+    /// # Errors
+    /// What getpeername(2) says; the connection may be over.
+    pub fn headers(socket: BorrowedFd<'_>) -> io::Result<u32> {
+        const ETHERNET: u32 = 14;
+        const TCP: u32 = 20;
+        let peer = SockRef::from(&socket).peer_addr()?.as_socket();
+        let is_v4 = peer.is_some_and(|peer| peer.ip().to_canonical().is_ipv4());
+        Ok(ETHERNET + if is_v4 { 20 } else { 40 } + TCP)
     }
 
     /// Offers the other end a window of at most so many bytes, or as many as the kernel likes; what was offered already
     /// stays so.
     ///
-    /// The kernel raises this bound whenever it makes the receive buffer larger. Where the buffer has room enough it is
-    /// kept from that (Linux 5.14); else this is to be called again and again.
+    /// The kernel raises this bound whenever it makes the receive buffer larger, from which [`set_room_kept`] keeps it;
+    /// else this is to be called again and again.
     ///
     /// # Errors
     /// What setsockopt(2) says.
     pub fn set_window_clamp(socket: BorrowedFd<'_>, bytes: Option<u32>) -> io::Result<()> {
-        // At least half of the buffer is window.
-        let room = SockRef::from(&socket).recv_buffer_size()? / 2;
-        let keep = bytes.is_some_and(|bytes| usize::try_from(bytes).is_ok_and(|b| b <= room));
-        let lock: c_int = if keep { SOCK_RCVBUF_LOCK } else { 0 };
-        // Older kernels don't know it.
-        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock);
         // Past the largest window of TCP there is no difference.
         let value = bytes.and_then(|bytes| c_int::try_from(bytes).ok());
         let value = value.unwrap_or(c_int::MAX).min(1 << 30);
         set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &value)
     }
 
-    /// About how many bytes may wait in the socket to be read.
+    /// Keeps the system from making the receive buffer larger, or no more. Does nothing before Linux 5.14.
+    pub fn set_room_kept(socket: BorrowedFd<'_>, on: bool) {
+        let lock: c_int = if on { SOCK_RCVBUF_LOCK } else { 0 };
+        // Older kernels don't know it.
+        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock);
+    }
+
+    /// What waits in the socket to be read, and what may.
     ///
     /// # Errors
     /// What getsockopt(2) says.
-    pub fn receive_room(socket: BorrowedFd<'_>) -> io::Result<u32> {
-        // The kernel takes the double of what it is told, for its own structures, and tells that.
-        let bytes = SockRef::from(&socket).recv_buffer_size()? / 2;
-        Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+    pub fn receive_memory(socket: BorrowedFd<'_>) -> io::Result<ReceiveMemory> {
+        /// Of `SK_MEMINFO_*` (linux/sock_diag.h): the first two are ours.
+        const NUMBERS: usize = 9;
+        let mut numbers = [0u32; NUMBERS];
+        let mut len = libc::socklen_t::try_from(size_of_val(&numbers)).expect("a few");
+        // SAFETY: `numbers` has room for `len` bytes, both outlive the call, and any bytes are valid numbers.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                numbers.as_mut_ptr().cast::<c_void>(),
+                &raw mut len,
+            )
+        };
+        check(result)?;
+        Ok(ReceiveMemory {
+            used: numbers[0],
+            room: numbers[1],
+        })
     }
 
-    /// Lets about so many bytes wait in the socket to be read. The kernel leaves the buffer as it is until
-    /// [`set_window_clamp`] gives it back to it.
+    /// Lets so much memory be taken by what waits to be read, or as much as the system allows, and keeps it so as
+    /// [`set_room_kept`] does.
     ///
-    /// A window alone doesn't bound them: it is offered anew for every byte that arrives, read or not.
+    /// A window alone doesn't bound what waits: it is offered anew for every byte that arrives, read or not.
     ///
     /// # Errors
     /// What setsockopt(2) says.
     pub fn set_receive_room(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        SockRef::from(&socket).set_recv_buffer_size(bytes)
+        // The kernel takes the double of what it is told.
+        let half = c_int::try_from(bytes / 2).unwrap_or(c_int::MAX);
+        // Past the limit for all, if we may.
+        set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &half)
+            .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &half))
+    }
+
+    /// The same for a socket that is not connected yet: nothing can come before the bound. The window can be made
+    /// larger later on, as large as any other's. Does nothing before Linux 5.14, where it could not.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_first_receive_room(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+        let unlock = || set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &0);
+        if unlock().is_err() {
+            return Ok(());
+        }
+        set_receive_room(socket, bytes)?;
+        // A connection that begins with a buffer of a fixed size never scales its window beyond that.
+        unlock()
+    }
+
+    /// Acknowledges what comes as it comes although nobody reads, or leaves that to the kernel. For a socket whose room is
+    /// bounded; it stays so.
+    ///
+    /// The kernel holds an acknowledgement back while the window shrinks, for whoever reads will soon open it again. A
+    /// reader that waits for a limit does not, and a sender near by that hears nothing for two milliseconds sends its last
+    /// segment again. While this is on, the socket hardly ever counts as readable.
+    ///
+    /// # Errors
+    /// What setsockopt(2) and getsockopt(2) say.
+    pub fn set_acknowledging(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+        let low_water = |bytes: c_int| set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes);
+        if !on {
+            return low_water(1);
+        }
+        // As long as fewer bytes wait than somebody wants to be woken for, the kernel acknowledges every other segment.
+        // To a buffer of a fixed size it allows no more than half of that, less than fits; another it makes larger.
+        let room = receive_memory(socket)?.room;
+        set_room_kept(socket, false);
+        low_water(c_int::try_from(room).unwrap_or(c_int::MAX))?;
+        set_receive_room(socket, room)?;
+        // What is held back now.
+        set(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &1)
     }
 
     /// Sends at most so many bytes a second; `None` takes the limit away. The kernel paces by itself or leaves it to
@@ -219,42 +316,6 @@ mod linux {
             return socket.set_tclass_v6(field);
         }
         socket.set_tos_v4(field)
-    }
-
-    /// A descriptor of this process's TCP connection between these addresses: for connections inside a library that
-    /// doesn't give theirs away. It keeps the connection open, so it is to be dropped with what uses it.
-    pub fn find(local: SocketAddr, remote: SocketAddr) -> Option<OwnedFd> {
-        let entries = std::fs::read_dir("/proc/self/fd").ok()?;
-        entries.flatten().find_map(|entry| {
-            let number: RawFd = entry.file_name().to_str()?.parse().ok()?;
-            let is_socket = std::fs::read_link(entry.path()).is_ok_and(|target| {
-                target
-                    .as_os_str()
-                    .as_encoded_bytes()
-                    .starts_with(b"socket:")
-            });
-            if !is_socket {
-                return None;
-            }
-            let fd = duplicate(number)?;
-            let is_it = {
-                let socket = SockRef::from(&fd);
-                let is = |found: io::Result<socket2::SockAddr>, wanted: SocketAddr| {
-                    found.is_ok_and(|found| found.as_socket() == Some(wanted))
-                };
-                is(socket.peer_addr(), remote) && is(socket.local_addr(), local)
-            };
-            is_it.then_some(fd)
-        })
-    }
-
-    /// Another descriptor of what a number stands for at this moment, if it stands for anything.
-    fn duplicate(number: RawFd) -> Option<OwnedFd> {
-        // SAFETY: takes two integers. A number that was closed meanwhile is refused, one that was given to something
-        // else is duplicated like any other, and the caller looks at what it got.
-        let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
-        // SAFETY: it was made just now, so it is open and nobody else's.
-        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     fn check(result: c_int) -> io::Result<()> {
@@ -325,63 +386,76 @@ mod linux {
         #[test]
         fn no_more_than_the_room_waits_to_be_read_and_it_can_be_given_back() {
             const ROOM: u32 = 256 << 10;
-            let (client, mut server) = pair("127.0.0.1");
-            server.set_nonblocking(true).expect("a socket");
-            // A sender's own buffer is no part of it.
-            SockRef::from(&server)
-                .set_send_buffer_size(1 << 22)
-                .expect("any number");
-            let before = receive_room(client.as_fd()).expect("a TCP socket");
+            let (client, server) = pair("127.0.0.1");
+            let before = receive_memory(client.as_fd()).expect("a TCP socket").room;
             set_receive_room(client.as_fd(), ROOM).expect("any number");
-            let mut sent = 0;
-            while let Ok(n) = server.write(&[7; 64 << 10]) {
-                sent += n;
-            }
-            assert!(sent > ROOM as usize * 2, "{sent}: the test needs more");
-            std::thread::sleep(Duration::from_millis(50));
-            let waiting = facts(client.as_fd()).expect("a TCP socket").bytes_received;
-            assert!(waiting <= u64::from(2 * ROOM), "{waiting}");
+            let waiting = fill(&server, &client);
+            assert!(waiting <= u64::from(ROOM), "{waiting}");
+            let memory = receive_memory(client.as_fd()).expect("a TCP socket");
+            assert!(
+                memory.room == ROOM && u64::from(memory.used) >= waiting,
+                "{memory:?} of {waiting}"
+            );
             set_receive_room(client.as_fd(), before).expect("any number");
-            assert_eq!(receive_room(client.as_fd()).expect("a TCP socket"), before);
+            let memory = receive_memory(client.as_fd()).expect("a TCP socket");
+            assert_eq!(memory.room, before);
         }
 
         #[test]
-        fn connection_is_found_by_its_addresses() {
-            let (client, server) = pair("127.0.0.1");
-            let addresses = |s: &TcpStream| {
-                (
-                    s.local_addr().expect("bound"),
-                    s.peer_addr().expect("connected"),
-                )
-            };
-            let (local, remote) = addresses(&client);
-            let found = TcpStream::from(find(local, remote).expect("it is open"));
-            assert_eq!(addresses(&found), (local, remote));
-            drop((client, server, found));
-            assert!(find(local, remote).is_none());
+        fn first_room_bounds_what_comes_at_once_and_not_for_ever() {
+            const ROOM: u32 = 32 << 10;
+            let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+            let address = listener.local_addr().expect("bound");
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let socket = socket.expect("a socket");
+            set_first_receive_room(socket.as_fd(), ROOM).expect("any number");
+            socket.connect(&address.into()).expect("listening");
+            let client = TcpStream::from(socket);
+            let server = listener.accept().expect("connected").0;
+            let waiting = fill(&server, &client);
+            assert!(waiting <= u64::from(ROOM), "{waiting}");
+            set_receive_room(client.as_fd(), 1 << 20).expect("any number");
+            set_room_kept(client.as_fd(), false);
+            set_window_clamp(client.as_fd(), None).expect("any number");
+            server.set_nonblocking(false).expect("a socket");
+            let sender = std::thread::spawn(move || (&server).write_all(&[7; 8 << 20]));
+            let mut bytes = vec![0; 64 << 10];
+            let mut offered = 0;
+            for _ in 0..64 {
+                (&client).read_exact(&mut bytes).expect("it comes");
+                offered = offered.max(facts(client.as_fd()).expect("open").offered.unwrap_or(0));
+            }
+            assert!(offered > 2 * ROOM, "{offered}");
+            drop(client);
+            let _cut_off = sender.join().expect("no panic");
+        }
+
+        /// Sends what goes, and says how much of it has come.
+        fn fill(server: &TcpStream, client: &TcpStream) -> u64 {
+            server.set_nonblocking(true).expect("a socket");
+            // A sender's own buffer is no part of it.
+            SockRef::from(server)
+                .set_send_buffer_size(1 << 22)
+                .expect("any number");
+            let mut sent = 0;
+            while let Ok(n) = (&mut &*server).write(&[7; 64 << 10]) {
+                sent += n;
+            }
+            assert!(sent > 1 << 20, "{sent}: the test needs more");
+            std::thread::sleep(Duration::from_millis(50));
+            facts(client.as_fd()).expect("a TCP socket").bytes_received
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod other {
-    use super::{SocketAddr, TcpFacts, io};
+    use super::{ReceiveMemory, TcpFacts, io};
     use std::marker::PhantomData;
 
     /// A socket that somebody else owns.
     #[derive(Debug, Clone, Copy)]
     pub struct BorrowedSocket<'a>(PhantomData<&'a ()>);
-    /// A socket of ours; there is none.
-    #[derive(Debug)]
-    pub enum OwnedSocket {}
-
-    impl OwnedSocket {
-        /// As of standard's descriptors.
-        pub fn as_fd(&self) -> BorrowedSocket<'_> {
-            match *self {}
-        }
-    }
-
     /// Unsupported.
     pub fn facts(_: BorrowedSocket<'_>) -> io::Result<TcpFacts> {
         Err(io::ErrorKind::Unsupported.into())
@@ -393,12 +467,30 @@ mod other {
     }
 
     /// Unsupported.
-    pub fn receive_room(_: BorrowedSocket<'_>) -> io::Result<u32> {
+    pub fn headers(_: BorrowedSocket<'_>) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported: does nothing.
+    pub fn set_room_kept(_: BorrowedSocket<'_>, _: bool) {}
+
+    /// Unsupported.
+    pub fn receive_memory(_: BorrowedSocket<'_>) -> io::Result<ReceiveMemory> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Unsupported.
     pub fn set_receive_room(_: BorrowedSocket<'_>, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_first_receive_room(_: BorrowedSocket<'_>, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Unsupported.
+    pub fn set_acknowledging(_: BorrowedSocket<'_>, _: bool) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -410,10 +502,5 @@ mod other {
     /// Unsupported.
     pub fn set_lower_effort(_: BorrowedSocket<'_>, _: bool) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Never found.
-    pub fn find(_: SocketAddr, _: SocketAddr) -> Option<OwnedSocket> {
-        None
     }
 }

@@ -194,7 +194,7 @@ pub enum Refusal {
         /// The limit.
         max: usize,
     },
-    /// The same block is already queued or being sent.
+    /// The same block is already queued.
     #[error("block requested twice")]
     Repeated,
 }

@@ -18,6 +18,13 @@ pub enum Waiting {
         /// How long that is from now.
         rest: Duration,
     },
+    /// No peer has what is missing; the origin is held back for a cache host that fails, by the fallback delay.
+    CacheFallback {
+        /// Until then.
+        until: Instant,
+        /// How long that is from now.
+        rest: Duration,
+    },
     /// Every peer that has what is missing chokes us.
     AllChoked,
     /// Peers are connected, but none has what is missing, and there is no HTTP source.
@@ -43,6 +50,11 @@ impl fmt::Display for Waiting {
             Self::HttpDelay { rest, .. } => write!(
                 f,
                 "no peer has what is missing; HTTP is held back by policy for another {} s",
+                rest.as_secs().max(1)
+            ),
+            Self::CacheFallback { rest, .. } => write!(
+                f,
+                "no peer has what is missing; the origin is held back by policy for another {} s, for the cache host",
                 rest.as_secs().max(1)
             ),
             Self::AllChoked => {
@@ -154,10 +166,19 @@ impl Swarm {
         }
         let http = |s: &&Source| !s.is_peer();
         if self.sources.values().filter(http).any(|s| !s.is_down(now)) {
-            let until = self.start + self.config.http_delay;
-            return Some(if now < until {
-                let rest = until - now;
-                Waiting::HttpDelay { until, rest }
+            let (http_at, origin_at) = (self.http_at(), self.cache_fallback_at());
+            return Some(if now < http_at {
+                let rest = http_at - now;
+                Waiting::HttpDelay {
+                    until: http_at,
+                    rest,
+                }
+            } else if self.waits_for_cache_host(now) {
+                let rest = origin_at - now;
+                Waiting::CacheFallback {
+                    until: origin_at,
+                    rest,
+                }
             } else {
                 Waiting::Discovery
             });

@@ -190,6 +190,42 @@ fn unchoke_slots_go_round() {
     assert!(later.contains(&Command::Unchoke { source: b }), "{later:?}");
 }
 
+/// What a Choke made void, before or after it began to be sent, is served when it is asked for again; nothing is left
+/// of it that would keep a slot.
+#[test]
+fn block_that_a_choke_made_void_is_served_when_it_is_asked_for_again() {
+    for begun in [false, true] {
+        let mut small = Small::new(true, |c| c.limits.unchoked = 1);
+        let [a, b] = [1, 2].map(|id| small.add(id, SourceKind::LanPeer, false));
+        for id in [a, b] {
+            small.swarm.handle_interested(id, true, small.now);
+        }
+        let block = small.block(0);
+        let serve = Command::Serve { source: a, block };
+        let asked = small.swarm.handle_request(a, block, small.now);
+        asked.expect("it is unchoked");
+        assert!(small.commands().contains(&serve));
+        let later = small.wait(Duration::from_secs(11));
+        assert!(later.contains(&Command::Choke { source: a }), "{later:?}");
+        if !begun {
+            small.swarm.handle_cancelled(a, block, small.now);
+        }
+        let later = small.wait(Duration::from_secs(11));
+        assert!(later.contains(&Command::Unchoke { source: a }), "{later:?}");
+        let again = small.swarm.handle_request(a, block, small.now);
+        again.expect("the peer has forgotten the first time");
+        if begun {
+            // What the peer threw away.
+            small.swarm.handle_served(a, block, small.now);
+        }
+        assert!(small.commands().contains(&serve), "begun: {begun}");
+        small.swarm.handle_served(a, block, small.now);
+        let stats = small.swarm.stats();
+        let times = if begun { 2 } else { 1 };
+        assert_eq!(stats.uploaded, times * u64::from(block.len()));
+    }
+}
+
 #[test]
 fn who_may_be_given_nothing_is_choked_and_who_may_again_is_not() {
     let mut small = Small::new(true, |c| {

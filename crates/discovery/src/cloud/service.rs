@@ -16,7 +16,7 @@ const CERTIFICATES_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Service {
     roots: Vec<CertificateDer<'static>>,
-    client: OnceLock<Result<OriginClient, String>>,
+    client: OnceLock<OriginClient>,
 }
 
 impl Service {
@@ -35,9 +35,8 @@ impl Service {
                 extra_roots: self.roots.clone(),
                 ..OriginConfig::default()
             };
-            OriginClient::new(config).map_err(|error| error.to_string())
+            OriginClient::new(config)
         });
-        let client = client.as_ref().map_err(Clone::clone)?;
         let url = Url::parse(&ask.url).map_err(|error| error.to_string())?;
         let body = ask.body.map(Into::into);
         let reply = client

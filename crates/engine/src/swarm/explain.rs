@@ -4,10 +4,17 @@ use super::{Swarm, dials::DialError, peers::kind_name};
 use crate::{
     api::{DelayExplanation, SourceExplanation, SourceStanding},
     request::without_password,
+    shared::Settings,
 };
-use dosvc_origin::Origin;
+use dosvc_origin::UrlReport;
 use dosvc_scheduler::{DelayKind, SourceKind, SourceReport, SourceState};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Sources that are remembered of a download when its swarm says nothing of them any more.
+pub(crate) const SOURCES_KEPT_MAX: usize = 64;
 
 /// A swarm's part of an explanation.
 #[derive(Debug)]
@@ -19,22 +26,48 @@ pub(crate) struct SwarmView {
 
 impl Swarm {
     pub(super) fn explain(&self, now: Instant) -> SwarmView {
+        SwarmView {
+            waiting: self.waiting(now),
+            delays: self.delays(now),
+            sources: self.sources(now),
+        }
+    }
+
+    /// Every source that is known or was tried, the useful ones first.
+    fn sources(&self, now: Instant) -> Vec<SourceExplanation> {
         let mut sources: Vec<SourceExplanation> = self
             .core
             .explain(now)
             .iter()
-            .filter_map(|report| self.known_source(report))
+            .flat_map(|report| self.known_source(report, now))
             .chain(self.held_sources())
+            .chain(self.absent_cache_hosts(now))
             .chain(self.greeting_peers())
             .chain(self.unconnected_peers(now))
             .collect();
         sources.sort_by(|a, b| {
             (a.state, b.delivered_bytes, &a.address).cmp(&(b.state, a.delivered_bytes, &b.address))
         });
-        SwarmView {
-            waiting: self.waiting(now),
-            delays: self.delays(now),
-            sources,
+        sources
+    }
+
+    /// What is remembered of the sources when the download has ended.
+    pub(super) fn sources_to_keep(&self, now: Instant) -> Arc<[SourceExplanation]> {
+        let mut sources = self.sources(now);
+        sources.truncate(SOURCES_KEPT_MAX);
+        sources.into()
+    }
+
+    /// The policy that a delay of this download comes from; empty when it is no policy.
+    pub(super) fn delay_policy(&self, delay: DelayKind) -> String {
+        let priority = match self.is_foreground() {
+            true => "foreground",
+            false => "background",
+        };
+        match delay {
+            DelayKind::HttpForPeers => format!("delay_{priority}_download_from_http"),
+            DelayKind::OriginForCacheHost => format!("delay_cache_server_fallback_{priority}"),
+            DelayKind::Discovery => String::new(),
         }
     }
 
@@ -43,51 +76,22 @@ impl Swarm {
         if !self.is_wanted() {
             return Vec::new();
         }
-        let priority = if self.is_foreground() {
-            "foreground"
-        } else {
-            "background"
-        };
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let delays = self.core.delays(now).into_iter();
         delays
             .map(|delay| DelayExplanation {
                 what: delay.kind.to_string(),
-                policy: match delay.kind {
-                    DelayKind::HttpForPeers => format!("delay_{priority}_download_from_http"),
-                    DelayKind::OriginForCacheHost => {
-                        format!("delay_cache_server_fallback_{priority}")
-                    }
-                    DelayKind::Discovery => String::new(),
-                },
+                policy: self.delay_policy(delay.kind),
                 total_ms: ms(delay.total),
                 left_ms: ms(delay.left),
             })
             .collect()
     }
 
-    /// A source that the scheduler decides about.
-    fn known_source(&self, report: &SourceReport) -> Option<SourceExplanation> {
+    /// A source that the scheduler decides about: of an HTTP source each address.
+    fn known_source(&self, report: &SourceReport, now: Instant) -> Vec<SourceExplanation> {
         let id = report.source.0;
-        let http_why = |origin: &Origin| match (report.state, &self.http_error) {
-            _ if origin.is_dead().is_some() => {
-                Some(origin.is_dead().map(|e| e.to_string()).unwrap_or_default())
-            }
-            (SourceState::Down, Some(error)) => Some(error.message.clone()),
-            _ => None,
-        };
-        let (kind, address, why) = if let Some(peer) = self.peers.get(&id) {
-            (kind_name(peer.kind), peer.address.to_string(), None)
-        } else {
-            let origin = &self.origins.get(&id)?.origin;
-            let address = origin.current_url().map(|u| without_password(u.as_str()));
-            (
-                http_name(report.kind),
-                address.unwrap_or_default(),
-                http_why(origin),
-            )
-        };
-        Some(SourceExplanation {
+        let explained = |kind: &str, address: String, why: Option<String>| SourceExplanation {
             kind: kind.to_owned(),
             address,
             state: standing(report.state),
@@ -97,7 +101,29 @@ impl Swarm {
             in_flight: u64::try_from(report.in_flight).unwrap_or(u64::MAX),
             useful_pieces: report.kind.is_peer().then_some(report.interesting),
             why: why.unwrap_or_else(|| report.why.to_owned()),
-        })
+        };
+        if let Some(peer) = self.peers.get(&id) {
+            return vec![explained(
+                kind_name(peer.kind),
+                peer.address.to_string(),
+                None,
+            )];
+        }
+        let Some(source) = self.origins.get(&id) else {
+            return Vec::new();
+        };
+        let is_down = report.state == SourceState::Down;
+        let why = source.left_for.clone().filter(|_| is_down);
+        let kind = http_name(report.kind);
+        let mut urls = source.origin.report();
+        let preferred = urls.iter().position(|url| url.is_preferred).unwrap_or(0);
+        let given = (!urls.is_empty()).then(|| urls.remove(preferred).url);
+        // Where redirects lead says more than where it was looked for.
+        let address = source.origin.current_url().or(given);
+        let address = address.map_or_else(String::new, |url| without_password(url.as_str()));
+        std::iter::once(explained(kind, address, why))
+            .chain(urls.iter().map(|url| other_url(kind, url, now)))
+            .collect()
     }
 
     /// HTTP sources that a closed gate keeps from the scheduler.
@@ -111,6 +137,50 @@ impl Swarm {
                 ..blank(SourceStanding::Idle, &why)
             }
         })
+    }
+
+    /// Cache hosts that are configured and are no source of this download.
+    fn absent_cache_hosts(&self, now: Instant) -> impl Iterator<Item = SourceExplanation> + '_ {
+        let settings = self.shared.settings();
+        let hosts = settings.facts.cache_hosts(&settings.config.policies);
+        let all = || self.origins.values().chain(&self.held);
+        let is_source = |host: &String| all().any(|source| source.host.as_ref() == Some(host));
+        let absent: Vec<SourceExplanation> = hosts
+            .into_iter()
+            .filter(|host| !self.jobs.is_empty() && !is_source(host))
+            .map(|host| {
+                let (state, why) = self.why_absent(&settings, &host, now);
+                SourceExplanation {
+                    kind: http_name(SourceKind::CacheHost).to_owned(),
+                    address: host,
+                    ..blank(state, &why)
+                }
+            })
+            .collect();
+        absent.into_iter()
+    }
+
+    fn why_absent(
+        &self,
+        settings: &Settings,
+        host: &str,
+        now: Instant,
+    ) -> (SourceStanding, String) {
+        let closing = |gate: &&dosvc_policy::Gate| gate.closes().cache_hosts;
+        if let Some(gate) = settings.gates.iter().find(closing) {
+            return (
+                SourceStanding::Refused,
+                format!("{gate} ({})", gate.hresult()),
+            );
+        }
+        if let Some(left) = self.shared.cache_hosts.banned_for(host, now) {
+            let minutes = left.as_secs().div_ceil(60);
+            let why =
+                format!("it failed for another download, and is left alone for {minutes} min");
+            return (SourceStanding::Down, why);
+        }
+        let why = "there is no address of the content to ask it for";
+        (SourceStanding::Refused, why.to_owned())
     }
 
     /// Peers that are connected and have not said yet what they are.
@@ -161,7 +231,30 @@ impl Swarm {
     }
 }
 
-fn http_name(kind: SourceKind) -> &'static str {
+/// An address of an HTTP source that another one of its addresses comes before.
+pub(crate) fn other_url(kind: &str, url: &UrlReport, now: Instant) -> SourceExplanation {
+    let (state, why) = match (&url.error, url.retry_at) {
+        (Some(error), Some(at)) => {
+            let wait = at.saturating_duration_since(now).as_secs().max(1);
+            (
+                SourceStanding::Down,
+                format!("{error}; tried again in {wait} s"),
+            )
+        }
+        (Some(error), None) => (SourceStanding::Down, error.to_string()),
+        (None, _) => (
+            SourceStanding::Idle,
+            "another address of the content comes first".to_owned(),
+        ),
+    };
+    SourceExplanation {
+        kind: kind.to_owned(),
+        address: without_password(url.url.as_str()),
+        ..blank(state, &why)
+    }
+}
+
+pub(crate) fn http_name(kind: SourceKind) -> &'static str {
     match kind {
         SourceKind::CacheHost => "CacheServer",
         _ => "Http",
@@ -169,7 +262,7 @@ fn http_name(kind: SourceKind) -> &'static str {
 }
 
 /// A source that gave and took nothing.
-fn blank(state: SourceStanding, why: &str) -> SourceExplanation {
+pub(crate) fn blank(state: SourceStanding, why: &str) -> SourceExplanation {
     SourceExplanation {
         kind: String::new(),
         address: String::new(),

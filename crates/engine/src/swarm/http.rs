@@ -1,12 +1,11 @@
 //! HTTP sources of a swarm: one task per fetch, which turns a response body into blocks.
 
-use crate::{bandwidth::HttpGate, limiter::DownloadGate, shared::Shared};
+use crate::{bandwidth::HttpGate, limiter::SwarmPriority, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
-use dosvc_origin::{Body, Origin, OriginError};
-use dosvc_polite::{Manner, Receiver};
+use dosvc_origin::{Origin, OriginError};
 use dosvc_scheduler::{FetchId, SourceKind};
 use dosvc_wire::net::{BlockBuf, BlockPool};
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What a fetch tells its swarm.
@@ -38,7 +37,7 @@ pub(super) struct Fetch {
     pub(super) first: PieceIndex,
     pub(super) count: u32,
     pub(super) pool: BlockPool,
-    pub(super) gate: Arc<DownloadGate>,
+    pub(super) priority: SwarmPriority,
     pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
 }
@@ -58,14 +57,14 @@ impl Fetch {
         let last = self.first.get() + self.count - 1;
         let last = self.lengths.piece(last).unwrap_or(self.first);
         let end = self.lengths.offset(last) + u64::from(self.lengths.len(last));
+        self.origin.set_background(!self.priority.is_foreground());
         let mut body = self.origin.fetch(start..end).await?;
-        let mut polite = Polite::Unknown;
-        let server = body.server().map(|server| server.ip());
-        let gate = HttpGate {
-            gate: Arc::clone(&self.gate),
-            in_lan: server.is_some_and(|ip| self.shared.is_in_lan(ip)),
-            shared: Arc::clone(&self.shared),
-        };
+        // The swarm's priority may change meanwhile: its own gate follows.
+        body.limit(Arc::new(HttpGate::new(
+            &self.shared,
+            self.priority.clone(),
+            body.server().map(|server| server.ip()),
+        )));
         let mut pieces = (self.first.get()..=last.get()).filter_map(|i| self.lengths.piece(i));
         let mut all = self.lengths.pieces();
         let whole = body.whole;
@@ -85,13 +84,10 @@ impl Fetch {
                         let Some(chunk) = body.chunk().await? else {
                             return Ok(());
                         };
-                        polite.moved(&gate, &body);
                         rest = chunk;
                         continue;
                     }
                     let n = rest.len().min(data.len() - filled);
-                    let n = n.min(gate.slice());
-                    gate.take(u32::try_from(n).unwrap_or(u32::MAX)).await;
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     let news = u32::try_from(filled - reported).unwrap_or(0);
@@ -111,43 +107,5 @@ impl Fetch {
     async fn send(&self, event: HttpEvent) {
         // A swarm that has ended needs no events.
         let _ = self.events.send((self.key, event)).await;
-    }
-}
-
-/// A body's connection as one that gives way or is limited. It is looked for when that is wanted for the first time.
-enum Polite {
-    Unknown,
-    /// Nothing is asked of it, and nothing ever was.
-    Plain,
-    Found(Receiver),
-    /// The system doesn't show it.
-    Hidden,
-}
-
-impl Polite {
-    fn moved(&mut self, gate: &HttpGate, body: &Body) {
-        let manner = gate.manner();
-        let wanted = manner != Manner::default();
-        let look = match self {
-            Self::Unknown => true,
-            Self::Plain => wanted,
-            Self::Found(_) | Self::Hidden => false,
-        };
-        if look {
-            let found = body.connection().and_then(|ends| {
-                let known = wanted || gate.shared.receivers.is_held(ends);
-                known
-                    .then(|| gate.shared.receivers.receiver(ends))
-                    .flatten()
-            });
-            *self = match found {
-                Some(receiver) => Self::Found(receiver),
-                None if wanted => Self::Hidden,
-                None => Self::Plain,
-            };
-        }
-        if let Self::Found(receiver) = self {
-            receiver.moved(Instant::now(), manner);
-        }
     }
 }

@@ -105,7 +105,7 @@ impl Swarm {
             pool: self.shared.pool.clone(),
             events: self.peer_events.0.clone(),
             down: if open {
-                Arc::new(LanGate(self.priority.clone()))
+                Arc::new(self.lan_gate())
             } else {
                 Arc::clone(&self.download_gate) as _
             },
@@ -115,7 +115,7 @@ impl Swarm {
                     priority: self.priority.clone(),
                 })
             } else {
-                Arc::new(LanGate(self.priority.clone()))
+                Arc::new(self.lan_gate())
             },
         };
         let Established {
@@ -161,6 +161,13 @@ impl Swarm {
             self.greeted(key, true, now);
         }
         self.changed = true;
+    }
+
+    fn lan_gate(&self) -> LanGate {
+        LanGate {
+            priority: self.priority.clone(),
+            inflow: self.inflow.clone(),
+        }
     }
 
     /// Two machines may dial each other at the same moment: the connection that the machine with the smaller id

@@ -13,7 +13,13 @@ pub(super) struct HttpSource {
     pub(super) origin: Origin,
     /// The cache host, as configured; `None`: the origin.
     pub(super) host: Option<String>,
+    /// Why it was left last.
+    pub(super) left_for: Option<String>,
 }
+
+/// Why the cache hosts behind one that failed are not asked.
+const PASSED_OVER: &str =
+    "the cache host before it failed, and without a fallback delay the origin stands in at once";
 
 impl Swarm {
     pub(super) fn add_origin(&mut self, origin: Origin, now: Instant) {
@@ -21,6 +27,7 @@ impl Swarm {
             kind: SourceKind::Origin,
             origin,
             host: None,
+            left_for: None,
         };
         self.add_http(source, now);
     }
@@ -119,6 +126,7 @@ impl Swarm {
                     kind: SourceKind::CacheHost,
                     origin,
                     host: Some(host),
+                    left_for: None,
                 };
                 self.add_http(source, now);
             }
@@ -126,13 +134,14 @@ impl Swarm {
     }
 
     /// What a cache host's answers must agree with: the length, and where no hashes tell versions apart, the version
-    /// that the origin has.
+    /// that the origin has: a cache host hands on the origin's tag and date.
     fn validator(&self) -> Validator {
         let mut all = self.origins.values().chain(&self.held);
         let origin = all.find(|s| s.kind == SourceKind::Origin);
         let version = origin.filter(|_| self.content.hash_file().is_none());
         Validator {
             total: Some(self.content.lengths().content_length()),
+            server: None,
             ..version
                 .and_then(|s| s.origin.validator())
                 .unwrap_or_default()
@@ -141,14 +150,16 @@ impl Swarm {
 
     pub(super) fn fetch_failed(&mut self, source: SourceId, error: &OriginError) -> FetchEnd {
         let now = Instant::now();
-        let Some(failed) = self.origins.get(&source.0) else {
+        let Some(failed) = self.origins.get_mut(&source.0) else {
             return FetchEnd::Failed { retry_at: None };
         };
         let host = failed.host.clone();
         tracing::warn!(content = %self.content.key(), cache_host = host.as_deref(), %error, "fetch from HTTP source failed");
         let fatal = failed.origin.is_dead();
         let retry_at = failed.origin.next_attempt().unwrap_or(now);
-        self.http_error = Some(origin_error(error));
+        let error_now = origin_error(error);
+        failed.left_for = Some(error_now.message.clone());
+        self.http_error = Some(error_now);
         match (fatal, host) {
             (Some(fatal), host) => {
                 self.source_died(source, host.is_some(), &fatal);
@@ -170,12 +181,11 @@ impl Swarm {
     /// The first failure of a cache host, or the first after the fallback delay, leads to the origin and not to the
     /// next cache host (policies, section 6.2).
     fn leave_cache_hosts(&mut self, failed: SourceId, now: Instant) {
-        let hosts = self.origins.iter().filter(|(_, s)| s.host.is_some());
-        let others = hosts
-            .map(|(id, _)| SourceId(*id))
-            .filter(|id| *id != failed);
-        for id in others.collect::<Vec<_>>() {
-            self.core.handle_source_down(id, Some(now + BAN_TIME), now);
+        let hosts = self.origins.iter_mut().filter(|(_, s)| s.host.is_some());
+        for (id, source) in hosts.filter(|(id, _)| **id != failed.0) {
+            source.left_for = Some(PASSED_OVER.to_owned());
+            self.core
+                .handle_source_down(SourceId(*id), Some(now + BAN_TIME), now);
         }
     }
 

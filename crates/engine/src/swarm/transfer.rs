@@ -9,6 +9,7 @@ use super::{
 };
 use dosvc_content::{Block, PieceIndex};
 use dosvc_piece_store::{Accepted, PieceCheck, ServeError, StoreError};
+use dosvc_polite::on_wire;
 use dosvc_scheduler::{BlockUse, Command, FetchEnd, FetchId, SourceId, SourceKind};
 use dosvc_wire::net;
 use std::{sync::Arc, time::Instant};
@@ -92,7 +93,7 @@ impl Swarm {
             first,
             count,
             pool: self.shared.pool.clone(),
-            gate: Arc::clone(&self.download_gate),
+            priority: self.priority.clone(),
             shared: Arc::clone(&self.shared),
             events: self.http_events.0.clone(),
         };
@@ -190,7 +191,7 @@ impl Swarm {
             peer.partial += bytes;
             peer.rate_in.add(u64::from(bytes), now);
             if is_beyond_lan(peer.kind) {
-                self.shared.bandwidth.count(u64::from(bytes));
+                self.shared.bandwidth.count(on_wire(bytes.into()));
             }
         }
         self.rate.add(u64::from(bytes), now);
@@ -208,7 +209,7 @@ impl Swarm {
         peer.bytes_in += u64::from(block.len());
         peer.rate_in.add(news, now);
         if is_beyond_lan(peer.kind) {
-            self.shared.bandwidth.count(news);
+            self.shared.bandwidth.count(on_wire(news));
         }
         self.rate.add(news, now);
         let kind = peer.kind;

@@ -51,7 +51,10 @@ async fn pieces_that_wait_are_judged_one_by_one() {
     };
     let content = store.add(&hash_file, info).expect("added");
     let pool = BlockPool::new(1 << 16, PIECES as usize);
-    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(1), 8));
+    let workers = Arc::new(Workers::with_batches(
+        NonZeroUsize::new(1),
+        Batch { full: 8, worth: 6 },
+    ));
     let (done, mut results) = mpsc::channel(100);
     let (go, wait) = std::sync::mpsc::channel::<()>();
     workers.run(move || wait.recv().expect("told to go on"));

@@ -56,6 +56,8 @@ struct Inner {
     sent: AtomicU64,
     down: AtomicBool,
     ranges: AtomicBool,
+    /// Sent as it is; none when empty.
+    etag: Mutex<String>,
     bytes_per_second: AtomicU64,
 }
 
@@ -69,6 +71,7 @@ impl Origin {
                 sent: AtomicU64::new(0),
                 down: AtomicBool::new(false),
                 ranges: AtomicBool::new(true),
+                etag: Mutex::new("\"v1\"".to_owned()),
                 bytes_per_second: AtomicU64::new(u64::MAX),
             }),
         };
@@ -114,6 +117,11 @@ impl Origin {
         self.inner.ranges.store(false, Ordering::Relaxed);
     }
 
+    /// The entity tag of every file from now on; none when empty.
+    pub fn set_etag(&self, etag: &str) {
+        etag.clone_into(&mut self.inner.etag.lock().expect("lock"));
+    }
+
     pub fn limit(&self, bytes_per_second: u64) {
         self.inner
             .bytes_per_second
@@ -135,7 +143,8 @@ impl Origin {
             }
             let text = String::from_utf8_lossy(&head).into_owned();
             head.clear();
-            let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
+            // A cache host is asked with the origin's name behind the path.
+            let path = text.split([' ', '?']).nth(1).unwrap_or("/").to_owned();
             let file = self.inner.files.lock().expect("lock").get(&path).cloned();
             let Some(file) = file else {
                 let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
@@ -173,8 +182,12 @@ impl Origin {
             }
             None => ("200 OK", file, String::new()),
         };
+        let etag = match self.inner.etag.lock().expect("lock").as_str() {
+            "" => String::new(),
+            etag => format!("etag: {etag}\r\n"),
+        };
         let head = format!(
-            "HTTP/1.1 {status}\r\netag: \"v1\"\r\ncontent-length: {}\r\n{extra}\r\n",
+            "HTTP/1.1 {status}\r\n{etag}content-length: {}\r\n{extra}\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).await?;

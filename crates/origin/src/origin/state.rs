@@ -37,7 +37,24 @@ struct Source {
     /// Not to be asked before.
     due: Option<Instant>,
     dead: Option<OriginError>,
+    /// The failure that it waits after.
+    error: Option<OriginError>,
     backoff: Backoff,
+}
+
+/// How one URL of a content stands.
+#[derive(Debug, Clone)]
+pub struct UrlReport {
+    /// The URL, as given. May hold secrets: show it by [`ShownUrl`].
+    pub url: Url,
+    /// What it failed with last; `None` when it has not failed since it last gave something.
+    pub error: Option<OriginError>,
+    /// It is asked again then; `None`: now, or never again when `is_dead`.
+    pub retry_at: Option<Instant>,
+    /// It has failed for good.
+    pub is_dead: bool,
+    /// It is the one that is asked first.
+    pub is_preferred: bool,
 }
 
 /// One attempt: at which URL, and how often that had failed when it began. Requests that run side by side and fail
@@ -193,6 +210,13 @@ impl Sources {
             let is = etag.or(last_modified).unwrap_or("unknown");
             return Some(Difference::new("the version (If-Range)", was, is));
         }
+        if pin.server.is_none() && pin.names_version() && !pin.is_confirmed_by(etag, last_modified)
+        {
+            // Of another server than the one that the version is from: it must say that it has the same.
+            let was = pin.etag.as_deref().or(pin.last_modified.as_deref());
+            let is = etag.or(last_modified).unwrap_or("unknown");
+            return Some(Difference::new("the version", was.unwrap_or_default(), is));
+        }
         pin.difference(etag, last_modified)
     }
 
@@ -223,6 +247,7 @@ impl Sources {
         self.last_error = Some(error.clone());
         let source = &mut self.sources[ticket.at];
         source.target = None;
+        source.error = Some(error.clone());
         if error.is_permanent() {
             source.dead.get_or_insert_with(|| error.clone());
             return;
@@ -247,7 +272,21 @@ impl Sources {
         if source.failures == ticket.failures {
             source.failures = 0;
             source.due = None;
+            source.error = None;
         }
+    }
+
+    /// How each URL stands, in the caller's order.
+    pub(crate) fn report(&self, now: Instant) -> Vec<UrlReport> {
+        let preferred = self.preferred().map(|source| &source.url);
+        let report = |source: &Source| UrlReport {
+            url: source.url.clone(),
+            error: source.error.clone(),
+            retry_at: source.due.filter(|due| *due > now),
+            is_dead: source.dead.is_some(),
+            is_preferred: preferred == Some(&source.url),
+        };
+        self.sources.iter().map(report).collect()
     }
 
     /// When the first URL is due, if none is now.
@@ -319,6 +358,7 @@ impl Source {
             failures: 0,
             due: None,
             dead: None,
+            error: None,
             backoff,
         }
     }

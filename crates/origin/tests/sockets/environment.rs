@@ -5,6 +5,8 @@ use std::env;
 use std::process::Command;
 
 use dosvc_origin::{OriginClient, OriginConfig, Url};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::server::{Reply, Server, config, content, read};
 use crate::tls::TlsServer;
@@ -20,7 +22,7 @@ async fn child() {
         env_proxies: true,
         ..config()
     };
-    let client = OriginClient::new(config).unwrap();
+    let client = OriginClient::new(config);
     let origin = client.open(vec![Url::parse(&url).unwrap()], None);
     let result = match origin.fetch(0..10).await {
         Ok(body) => read(body).await,
@@ -72,6 +74,44 @@ async fn proxy_of_the_environment_is_asked() {
     .await;
     assert_eq!(said, "10 bytes");
     assert_eq!(proxy.requests()[0].target, "http://public.invalid/file");
+}
+
+#[tokio::test]
+async fn https_goes_through_a_tunnel_of_the_proxy() {
+    let server = TlsServer::start("http/1.1", |_| None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("own.pem");
+    std::fs::write(&own, server.pem()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let to = server.address;
+    let head = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        let mut server = TcpStream::connect(to).await.unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let _over = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        String::from_utf8(head).unwrap().to_lowercase()
+    });
+    let proxy = format!("http://someone:secret@localhost:{port}");
+    let environment = [
+        ("https_proxy", proxy.as_str()),
+        ("SSL_CERT_FILE", own.to_str().unwrap()),
+        ("SSL_CERT_DIR", ""),
+    ];
+    let said = child_says(server.url("localhost", "/file"), &environment).await;
+    assert_eq!(said, "10 bytes");
+    let head = head.await.unwrap();
+    let asked = format!("connect localhost:{} http/1.1\r\n", to.port());
+    assert!(head.starts_with(&asked), "{head}");
+    // someone:secret
+    assert!(
+        head.contains("proxy-authorization: basic c29tzw9uztpzzwnyzxq="),
+        "{head}"
+    );
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 mod changes;
 mod environment;
+mod limits;
 mod nginx;
 mod ranges;
 mod redirects;

@@ -24,9 +24,7 @@ async fn server_that_recovers_is_used_again() {
         connect_timeout: Duration::from_millis(200),
         ..config()
     };
-    let origin = OriginClient::new(quick)
-        .unwrap()
-        .open(vec![server.url("/file")], None);
+    let origin = OriginClient::new(quick).open(vec![server.url("/file")], None);
     assert_eq!(
         fetch_patiently(&origin, 0..10).await.unwrap(),
         content(100)[..10]

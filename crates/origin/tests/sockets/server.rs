@@ -237,7 +237,7 @@ pub(crate) fn config() -> OriginConfig {
 }
 
 pub(crate) fn client() -> OriginClient {
-    OriginClient::new(config()).unwrap()
+    OriginClient::new(config())
 }
 
 pub(crate) fn open(url: Url) -> Origin {

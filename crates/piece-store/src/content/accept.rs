@@ -2,9 +2,9 @@
 
 use super::Content;
 use super::Inner;
-use crate::{StoreError, limits::WRITE_STEP_BYTES};
+use crate::{StoreError, steps::WriteSteps};
 use dosvc_content::{Block, PieceHash, PieceIndex};
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc, time::Instant};
 
 /// What became of a piece that was handed to the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -196,7 +196,7 @@ impl Inner {
             state.file.clone()
         };
         let at = self.lengths.offset(piece) + u64::from(offset);
-        let written = write_in_steps(&file, bytes, at);
+        let written = write_in_steps(&file, bytes, at, &self.write_steps);
         let mut state = self.state();
         state.in_write = false;
         let stamp = self.check_names(&file);
@@ -249,10 +249,12 @@ impl Inner {
     }
 }
 
-fn write_in_steps(file: &File, bytes: &[u8], mut at: u64) -> io::Result<()> {
-    for step in bytes.chunks(WRITE_STEP_BYTES) {
-        file.write_all_at(step, at)?;
-        at += step.len() as u64;
+fn write_in_steps(file: &File, bytes: &[u8], mut at: u64, steps: &WriteSteps) -> io::Result<()> {
+    let (step, begun) = (steps.next(), Instant::now());
+    for part in bytes.chunks(step) {
+        file.write_all_at(part, at)?;
+        at += part.len() as u64;
     }
+    steps.note(step, bytes.len(), begun.elapsed());
     Ok(())
 }

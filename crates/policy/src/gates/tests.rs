@@ -330,5 +330,6 @@ fn every_gate_has_its_code_and_says_what_it_closes() {
         assert_eq!(gate.hresult().to_string(), code, "{gate:?}");
         assert_eq!(gate.closes().names(), closes, "{gate:?}");
         assert!(gate.to_string().contains(says), "{gate}");
+        assert!(!gate.remedy().is_empty(), "{gate}");
     }
 }

@@ -158,7 +158,7 @@ impl Swarm {
     }
 
     /// When HTTP may be used: peers have their time before.
-    pub(super) fn http_at(&self) -> Instant {
+    pub(crate) fn http_at(&self) -> Instant {
         self.start + self.config.http_delay
     }
 

@@ -249,7 +249,8 @@ impl Swarm {
         if !self.pieces.have().has(block.piece()) {
             return Err(Refusal::NotHeld);
         }
-        if s.up.queue.contains(&block) || self.uploads.active.iter().any(|a| a.is(id, block)) {
+        // One that is being sent may be asked for again: our Choke made the peer forget that it is on its way.
+        if s.up.queue.contains(&block) {
             return Err(Refusal::Repeated);
         }
         if s.up.queue.len() >= max {
@@ -265,7 +266,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// The peer withdrew a request before its block began to be sent; one that has begun goes on and is not reported here.
+    /// The peer withdrew a request before its block began to be sent, or our Choke made it void; one that has begun goes on
+    /// and is not reported here.
     pub fn handle_cancelled(&mut self, id: SourceId, block: Block, now: Instant) {
         if let Some(s) = self.sources.get_mut(&id) {
             s.last_heard = now;

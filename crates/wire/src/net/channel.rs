@@ -75,7 +75,8 @@ pub enum Event {
     Interested(bool),
     /// The peer asks for a block: answer with [`Command::Serve`] or [`Command::Refuse`].
     Requested(Block),
-    /// The peer withdrew its request.
+    /// The peer withdrew its request, or our Choke made it void. An answer that was commanded and had not begun is
+    /// not sent.
     Cancelled(Block),
     /// A block has begun (perhaps with no byte yet), or a part of it arrived: about every 128 KiB, every 20 ms of a
     /// fast one and every 100 ms of a slow one. What no `Progress` told is implied by [`Event::Received`].

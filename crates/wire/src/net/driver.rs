@@ -25,6 +25,7 @@ use crate::limits::{CONTROL_BYTES_MAX, Limits};
 use dosvc_content::{Block, PieceLengths};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
@@ -222,7 +223,8 @@ impl State {
         match command {
             Command::Choke => {
                 connection.choke();
-                self.answers.clear();
+                let void = self.answers.drain(..).map(|(block, _)| block);
+                self.outbox.extend(void.map(Event::Cancelled));
             }
             Command::Unchoke => connection.unchoke(),
             Command::Interested(interested) => connection.set_interested(interested),
@@ -246,6 +248,8 @@ impl State {
                 if connection.accept_answer(block) {
                     read_ahead(&body, block.len());
                     self.answers.push_back((block, body));
+                } else {
+                    self.outbox.push_back(Event::Cancelled(block));
                 }
             }
             Command::Refuse(block) => {
@@ -280,11 +284,12 @@ impl State {
     }
 }
 
-/// Asks the kernel to read a block's bytes from the disk while others are still being sent: sending from a
-/// file stops the thread for what is not in memory.
+/// Asks the kernel to read a block's bytes from the disk, if they are not in memory, while others are still being sent.
 fn read_ahead(body: &Body, len: u32) {
     #[cfg(target_os = "linux")]
-    if let Body::File { file, offset } = body {
+    if let Body::File { file, offset } = body
+        && !super::transport::is_part_in_memory(file, *offset, len as usize)
+    {
         use rustix::fs::{Advice, fadvise};
         // Only advice.
         let _ = fadvise(
@@ -296,4 +301,9 @@ fn read_ahead(body: &Body, len: u32) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (body, len);
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn lost(error: io::Error) -> CloseReason {
+    CloseReason::Lost(error.kind())
 }

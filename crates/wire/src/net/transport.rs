@@ -32,6 +32,11 @@ pub trait ReadHalf: Send {
         second: &mut [u8],
     ) -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// Waits until something may be there to read; may be wrong about it.
+    fn ready(&mut self) -> impl Future<Output = io::Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The TCP socket below, if that is what it is: how background traffic is steered.
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
         None
@@ -149,6 +154,10 @@ impl ReadHalf for OwnedReadHalf {
         }
     }
 
+    async fn ready(&mut self) -> io::Result<()> {
+        self.readable().await
+    }
+
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
         let stream: &TcpStream = self.as_ref();
         Some(stream.as_fd())
@@ -202,6 +211,7 @@ impl WriteHalf for OwnedWriteHalf {
         offset: u64,
         len: usize,
     ) -> Result<usize, SendFileError> {
+        load(file, offset, len).await.map_err(SendFileError::File)?;
         let stream: &TcpStream = (*self).as_ref();
         let sent = stream
             .async_io(Interest::WRITABLE, || {
@@ -225,6 +235,53 @@ impl WriteHalf for OwnedWriteHalf {
     }
 }
 
+/// Sees to it that a part of a file is in memory: sendfile(2) would stop the runtime's thread, and all that waits for it,
+/// until the disk has read it.
+#[cfg(target_os = "linux")]
+async fn load(file: &Arc<File>, offset: u64, len: usize) -> io::Result<()> {
+    if is_part_in_memory(file, offset, len) {
+        return Ok(());
+    }
+    let file = Arc::clone(file);
+    let read = move || {
+        let mut chunk = [0; 16 << 10];
+        let (mut at, end) = (offset, offset + len as u64);
+        while at < end {
+            match std::os::unix::fs::FileExt::read_at(&*file, &mut chunk, at) {
+                // Sending says so.
+                Ok(0) => break,
+                Ok(n) => at += n as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(read).await?
+}
+
+/// Whether a part of a file can be sent without waiting for a disk, as far as its ends tell: what is read ahead comes in
+/// order, and what has to make room goes in order.
+#[cfg(target_os = "linux")]
+pub(super) fn is_part_in_memory(file: &File, offset: u64, len: usize) -> bool {
+    let last = offset + len.saturating_sub(1) as u64;
+    is_in_memory(file, last) && is_in_memory(file, offset)
+}
+
+/// Whether a byte can be read without waiting for a disk. True also where the file system doesn't tell.
+#[cfg(target_os = "linux")]
+fn is_in_memory(file: &File, at: u64) -> bool {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    let mut byte = [0];
+    let read = preadv2(
+        file,
+        &mut [IoSliceMut::new(&mut byte)],
+        at,
+        ReadWriteFlags::NOWAIT,
+    );
+    read != Err(Errno::AGAIN)
+}
+
 /// sendfile(2) tells both ends' errors in one number.
 #[cfg(target_os = "linux")]
 fn is_about_the_connection(error: &io::Error) -> bool {
@@ -241,4 +298,31 @@ fn is_about_the_connection(error: &io::Error) -> bool {
             | K::NetworkUnreachable
             | K::NetworkDown
     )
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::fs::{Advice, fadvise};
+    use std::io::Write as _;
+
+    #[tokio::test]
+    async fn a_part_that_left_memory_is_there_again_before_it_is_sent() {
+        const LEN: usize = 3 << 20;
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&vec![7; LEN]).expect("room for it");
+        file.sync_all().expect("written");
+        // Nothing leaves where there is no disk below.
+        fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
+        let file = Arc::new(file);
+        load(&file, 0, LEN).await.expect("readable");
+        let ends = [0, LEN as u64 / 2, LEN as u64 - 1];
+        assert!(ends.iter().all(|&at| is_in_memory(&file, at)));
+    }
+
+    #[tokio::test]
+    async fn a_part_beyond_the_end_is_left_to_who_sends_it() {
+        let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
+        load(&file, 5, 1 << 20).await.expect("no error of the disk");
+    }
 }

@@ -225,9 +225,17 @@ async fn what_our_choke_makes_void_is_not_served() {
     }
     assert_eq!(raw.header().await, Header::Piece(block(0, 0, 1000).into()));
     driven.send(Command::Choke);
+    // Who commanded the second answer hears that it is not sent.
+    let void = block(1, 0, 1000);
+    assert!(matches!(driven.next().await, Event::Cancelled(b) if b == void));
     gate.open(1000);
     raw.payload(1000).await;
+    assert!(matches!(driven.next().await, Event::Served { .. }));
     assert_eq!(raw.header().await, Header::Choke);
+    // The same with one that is commanded too late.
+    let body = Body::Bytes(vec![0; 1000].into());
+    driven.send(Command::Serve { block: void, body });
+    assert!(matches!(driven.next().await, Event::Cancelled(b) if b == void));
     driven.send(Command::Unchoke);
     assert_eq!(raw.header().await, Header::Unchoke, "and no second block");
 }

@@ -6,9 +6,9 @@ use dosvc_wire::{Expired, Header, Limits, Message};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
-/// Both ends limited by the same amount: what was let through is what moved.
+/// Both ends limited: what was let through is what moved, with its headers.
 #[tokio::test]
-async fn a_limit_is_drawn_from_for_exactly_the_bytes_of_blocks() {
+async fn a_limit_is_drawn_from_for_the_bytes_of_blocks_and_what_they_weigh() {
     let (up, down) = (Gate::new(), Gate::new());
     let (a, b) = streams().await;
     let mut seeder = Driven::new(
@@ -38,15 +38,14 @@ async fn a_limit_is_drawn_from_for_exactly_the_bytes_of_blocks() {
     seeder.send(Command::Serve { block: asked, body });
     up.open(1 << 20);
     assert!(matches!(seeder.next().await, Event::Served { .. }));
-    assert_eq!(up.taken(), 100_001);
+    let weighs = 100_001..=110_000;
+    assert!(weighs.contains(&up.taken()), "{}", up.taken());
     down.open(1 << 20);
     assert!(matches!(leecher.next().await, Event::Received { data, .. } if data[..] == bytes));
     // What came along with the header was in memory already.
-    assert!(
-        down.taken() <= 100_001 && down.taken() > 90_000,
-        "{}",
-        down.taken()
-    );
+    // What is read makes room for more, which the seeder might send.
+    let weighs = 90_000..=220_000;
+    assert!(weighs.contains(&down.taken()), "{}", down.taken());
 }
 
 #[tokio::test]

@@ -192,7 +192,7 @@ impl Raw {
 #[derive(Clone)]
 pub(crate) struct Gate(
     Arc<tokio::sync::Semaphore>,
-    Arc<std::sync::atomic::AtomicU32>,
+    Arc<std::sync::atomic::AtomicU64>,
 );
 
 impl Gate {
@@ -203,23 +203,29 @@ impl Gate {
         ))
     }
 
+    /// Lets so many bytes of content through, with what they weigh beside it.
     pub(crate) fn open(&self, bytes: usize) {
-        self.0.add_permits(bytes);
+        self.0.add_permits(bytes * 11 / 10 + 1000);
     }
 
-    pub(crate) fn taken(&self) -> u32 {
+    /// What was taken and what is owed.
+    pub(crate) fn taken(&self) -> u64 {
         self.1.load(std::sync::atomic::Ordering::SeqCst)
     }
 }
 
 impl Throttle for Gate {
     fn take(&self, bytes: u32) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        assert!(bytes > 0 && bytes <= 16 << 10, "{bytes} at once");
+        assert!(bytes > 0 && bytes <= 18 << 10, "{bytes} at once");
         Box::pin(async move {
             let permits = self.0.acquire_many(bytes).await.expect("never closed");
             permits.forget();
-            self.1.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst);
+            self.charge(bytes.into());
         })
+    }
+
+    fn charge(&self, bytes: u64) {
+        self.1.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst);
     }
 
     fn is_unlimited(&self) -> bool {

@@ -1,11 +1,12 @@
 //! The receiving loop.
 
-use super::{Driver, OUTBOX_MAX};
+use super::{Driver, OUTBOX_MAX, lost};
 use crate::codec::Header;
 use crate::connection::Payload;
 use crate::extension::EXTENSION_PREFIX_LEN;
 use crate::net::{BlockBuf, CloseReason, Event, ReadHalf};
 use dosvc_content::Block;
+use dosvc_polite::{Intake, Leave};
 use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
@@ -29,9 +30,8 @@ impl Driver {
             inbox: Box::new([0; INBOX_LEN]),
             start: 0,
             end: 0,
-            credit: 0,
             partial: None,
-            polite: dosvc_polite::Receiving::default(),
+            intake: Intake::default(),
         };
         loop {
             if let Err(reason) = reader.read_message().await {
@@ -66,11 +66,10 @@ struct Reader<'a, R> {
     /// The inbox holds bytes not looked at yet in `start..end`.
     start: usize,
     end: usize,
-    /// Bytes taken from the rate limit and not used yet.
-    credit: u32,
     /// The block of which a part is here.
     partial: Option<Partial>,
-    polite: dosvc_polite::Receiving,
+    /// What the rate limit lets in.
+    intake: Intake,
 }
 
 struct Partial {
@@ -145,13 +144,11 @@ impl<R: ReadHalf> Reader<'_, R> {
             Ok(n) => {
                 let now = Instant::now();
                 self.driver.state().connection.handle_received(now, n);
-                if let Some(socket) = self.half.socket() {
-                    let manner = self.driver.params.down.manner();
-                    self.polite.moved(socket, now, manner);
-                }
+                let down = &*self.driver.params.down;
+                self.intake.moved(self.half.socket(), down, n, now);
                 Ok(n)
             }
-            Err(error) => Err(CloseReason::Lost(error.kind())),
+            Err(error) => Err(lost(error)),
         }
     }
 
@@ -204,14 +201,12 @@ impl<R: ReadHalf> Reader<'_, R> {
         debug_assert_eq!(self.start, self.end, "the inbox is empty inside a block");
         let rest = end - filled;
         if !self.driver.params.down.is_unlimited() {
-            let max = self.draw(rest).await;
+            let max = self.draw(rest).await.map_err(lost)?;
             let n = self
                 .half
                 .read(&mut data[filled..filled + max], &mut [])
                 .await;
-            let n = self.arrived(n)?;
-            self.spend(n);
-            return Ok(n);
+            return self.arrived(n);
         }
         let n = self
             .half
@@ -224,21 +219,17 @@ impl<R: ReadHalf> Reader<'_, R> {
         Ok(into_block)
     }
 
-    /// How many of `wanted` bytes the rate limit lets in now; waits until it is at least one.
-    async fn draw(&mut self, wanted: usize) -> usize {
-        if self.credit == 0 {
-            let down = &self.driver.params.down;
-            let slice = down.slice().min(u32::try_from(wanted).unwrap_or(u32::MAX));
-            self.driver.hold_receive(down.take(slice)).await;
-            self.credit = slice;
+    /// How many of `wanted` bytes the rate limit lets in now; waits until it is at least one, and something is there to
+    /// be read.
+    async fn draw(&mut self, wanted: usize) -> io::Result<usize> {
+        loop {
+            self.half.ready().await?;
+            let down = &*self.driver.params.down;
+            match self.intake.ask(self.half.socket(), down, wanted) {
+                Leave::Move(bytes) => return Ok(bytes),
+                Leave::Pay(bytes) => self.driver.hold_receive(down.take(bytes)).await,
+            }
         }
-        wanted.min(self.credit as usize)
-    }
-
-    fn spend(&mut self, n: usize) {
-        self.credit = self
-            .credit
-            .saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
     }
 
     /// Reads and drops. What a block weighs counts towards the rate limit, wanted or not.
@@ -250,14 +241,10 @@ impl<R: ReadHalf> Reader<'_, R> {
             let mut max = rest.min(INBOX_LEN);
             let limited = is_block && !self.driver.params.down.is_unlimited();
             if limited {
-                max = max.min(self.draw(rest).await);
+                max = max.min(self.draw(rest).await.map_err(lost)?);
             }
             let n = self.half.read(&mut self.inbox[..max], &mut []).await;
-            let n = self.arrived(n)?;
-            if limited {
-                self.spend(n);
-            }
-            rest -= n;
+            rest -= self.arrived(n)?;
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! The sending loop.
 
-use super::Driver;
+use super::{Driver, lost};
 use crate::Pace;
 use crate::net::transport::SendFileError;
 use crate::net::{Body, CloseReason, Event, WriteHalf};
 use dosvc_content::Block;
+use dosvc_polite::{Leave, Outlet};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -23,11 +24,11 @@ impl Driver {
             driver: self,
             half,
             messages: Vec::new(),
-            credit: 0,
             pace: Pace::default(),
-            polite: dosvc_polite::Sending::default(),
+            unsent_max: 0,
+            outlet: Outlet::default(),
         };
-        writer.half.set_unsent_max(writer.pace.unsent_max());
+        writer.bound_unsent();
         loop {
             if let Err(reason) = writer.write_next().await {
                 return reason;
@@ -53,10 +54,11 @@ struct Writer<'a, W> {
     half: W,
     /// Messages on their way out; kept to be filled again.
     messages: Vec<u8>,
-    /// Bytes taken from the rate limit and not used yet.
-    credit: u32,
     pace: Pace,
-    polite: dosvc_polite::Sending,
+    /// What the kernel was told that it may hold unsent, in bytes.
+    unsent_max: u32,
+    /// What the rate limit lets out, and what gives way.
+    outlet: Outlet,
 }
 
 impl<W: WriteHalf> Writer<'_, W> {
@@ -103,13 +105,12 @@ impl<W: WriteHalf> Writer<'_, W> {
                 .await?;
             let end = sent + part;
             while sent < end {
-                let max = self.draw(end - sent).await;
+                let max = self.draw(end - sent).await.min(self.burst());
                 sent += self.write_part(block, body, sent, max).await?;
             }
         }
-        if self.pace.note(block.len(), begun.elapsed()) {
-            self.half.set_unsent_max(self.pace.unsent_max());
-        }
+        self.pace.note(block.len(), begun.elapsed());
+        self.bound_unsent();
         self.driver.with(|state| {
             state.connection.end_answer(block);
             state.outbox.push_back(Event::Served { block });
@@ -151,16 +152,14 @@ impl<W: WriteHalf> Writer<'_, W> {
                 self.half.write(part, false).await.map_err(lost)?
             }
         };
-        let n = u32::try_from(self.moved(n)?).expect("no more than was asked for");
-        self.credit = self.credit.saturating_sub(n);
-        Ok(n)
+        Ok(u32::try_from(self.moved(n)?).expect("no more than was asked for"))
     }
 
     /// Waits until there may be something to send. What was sent before may still be held back to give way: its pace is
     /// looked after meanwhile.
     async fn wait(&mut self) {
         let wake = self.driver.write_wake.notified();
-        match self.polite.interval() {
+        match self.outlet.interval() {
             None => wake.await,
             Some(interval) => {
                 if tokio::time::timeout(interval, wake).await.is_err() {
@@ -178,7 +177,7 @@ impl<W: WriteHalf> Writer<'_, W> {
         max: usize,
     ) -> Result<usize, SendFileError> {
         loop {
-            let Some(interval) = self.polite.interval() else {
+            let Some(interval) = self.outlet.interval() else {
                 return self.half.send_file(file, at, max).await;
             };
             let send = self.half.send_file(file, at, max);
@@ -190,9 +189,21 @@ impl<W: WriteHalf> Writer<'_, W> {
     }
 
     fn give_way(&mut self, now: Instant) {
-        if let Some(socket) = self.half.socket() {
-            let background = self.driver.params.up.is_background();
-            self.polite.moved(socket, now, background);
+        let up = &*self.driver.params.up;
+        self.outlet.give_way(self.half.socket(), up, now);
+        self.bound_unsent();
+    }
+
+    /// The most that may leave in one burst, in bytes.
+    fn burst(&self) -> u32 {
+        self.outlet.burst().unwrap_or(u32::MAX)
+    }
+
+    /// Tells the kernel how much it may hold unsent, when that has changed.
+    fn bound_unsent(&mut self) {
+        let bytes = self.pace.unsent_max().min(self.burst());
+        if std::mem::replace(&mut self.unsent_max, bytes) != bytes {
+            self.half.set_unsent_max(bytes);
         }
     }
 
@@ -202,26 +213,20 @@ impl<W: WriteHalf> Writer<'_, W> {
         }
         let now = Instant::now();
         self.driver.state().connection.handle_sent(now, n);
-        self.give_way(now);
+        let up = &*self.driver.params.up;
+        self.outlet.moved(self.half.socket(), up, n, now);
         Ok(n)
     }
 
     /// How many of `wanted` bytes may go out now; waits for the rate limit if there is one.
     async fn draw(&mut self, wanted: u32) -> u32 {
-        if self.driver.params.up.is_unlimited() {
-            return wanted.min(SLICE);
+        let up = &*self.driver.params.up;
+        let most = wanted.min(SLICE);
+        loop {
+            match self.outlet.ask(self.half.socket(), up, most as usize) {
+                Leave::Move(bytes) => return u32::try_from(bytes).unwrap_or(most),
+                Leave::Pay(bytes) => self.driver.hold_send(up.take(bytes)).await,
+            }
         }
-        if self.credit == 0 {
-            let up = &self.driver.params.up;
-            let slice = up.slice().min(wanted);
-            self.driver.hold_send(up.take(slice)).await;
-            self.credit = slice;
-        }
-        wanted.min(self.credit)
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
-fn lost(error: io::Error) -> CloseReason {
-    CloseReason::Lost(error.kind())
 }
