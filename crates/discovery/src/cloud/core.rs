@@ -232,7 +232,8 @@ impl Core {
             };
             let member = self.members.get_mut(&content)?;
             let ask = member.ask(now, content, &context);
-            if !urgent && matches!(&ask, Some(ask) if matches!(ask.question, Question::Join(..))) {
+            // Also when discovery does not answer, contents that lie idle ask one after the other.
+            if !urgent {
                 self.idle_due = now + IDLE_JOIN_GAP;
             }
             match ask {

@@ -176,6 +176,8 @@ pub(crate) struct Member {
     said: Option<(Scope, Option<GroupHash>, bool, bool, Part)>,
     /// It must be joined again: the machine has changed.
     stale: bool,
+    /// Discovery has just answered: the join follows at once.
+    found: bool,
 }
 
 impl Member {
@@ -194,6 +196,7 @@ impl Member {
             joined: None,
             said: None,
             stale: false,
+            found: false,
         }
     }
 
@@ -268,7 +271,7 @@ impl Member {
 
     /// Whether it may go ahead of contents that lie idle.
     pub(crate) fn is_urgent(&self) -> bool {
-        self.announcement().is_none_or(|a| a.wanted)
+        self.found || self.announcement().is_none_or(|a| a.wanted)
     }
 
     /// When it is to be joined, or left; `None`: a question is under way.
@@ -350,6 +353,7 @@ impl Member {
         let fresh = self.arrays.as_ref().is_some_and(|(_, until)| *until > now);
         let (geo, key_value) = context.answers?;
         self.slot.asked(now);
+        self.found = false;
         match array.filter(|_| fresh) {
             None => Some(self.discovery(content, geo, key_value)),
             Some(array) => {
@@ -430,6 +434,7 @@ impl Member {
     pub(crate) fn handle_arrays(&mut self, now: Instant, arrays: Arrays, fresh: Duration) {
         self.arrays = Some((arrays, now + fresh));
         // On to the join, at once.
+        self.found = true;
         self.slot.answered(now);
     }
 

@@ -703,6 +703,39 @@ fn a_thousand_idle_contents_are_joined_one_after_the_other() {
     );
 }
 
+/// Whatever is away: no content has a pace of its own.
+#[test]
+fn a_thousand_idle_contents_are_as_quiet_while_discovery_is_away() {
+    let mut world = World::new();
+    for n in 0..1000_u32 {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&n.to_be_bytes());
+        world.announce(Announcement {
+            content: hash.into(),
+            ..held(0)
+        });
+    }
+    let start = world.now;
+    let mut asked = 0;
+    while world.now < start + Duration::from_secs(600) {
+        world.now = world.core.timeout(world.now).unwrap();
+        for ask in world.poll() {
+            asked += 1;
+            match ask.question {
+                Question::Discovery(_) => {
+                    let away = Err("no route".to_owned());
+                    world.core.handle(world.now, ask.question, away);
+                }
+                _ => _ = world.answer(&ask),
+            }
+        }
+    }
+    assert!(
+        (200..=303).contains(&asked),
+        "{asked} questions in ten minutes"
+    );
+}
+
 #[test]
 fn a_restart_asks_nothing_anew_and_shows_its_tokens() {
     let mut world = World::new();
