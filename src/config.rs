@@ -25,6 +25,7 @@ pub(crate) use managed::{DEFAULT_FILE as MANAGED_FILE, PublicKey};
 pub(crate) use sample::sample_file;
 pub(crate) use watch::Watch;
 
+use dosvc_cloud_protocol::HttpUrl;
 use dosvc_control_plane::ControlPlaneConfig;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
@@ -105,6 +106,14 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) peers: Vec<SocketAddr>,
     /// The Entra tenant's id, a source of the group's id.
     pub(crate) tenant_id: Option<String>,
+    /// Geo's address (`Geo_EndpointFullUri`); `None`: the fleet has no cloud.
+    pub(crate) geo_url: Option<HttpUrl>,
+    /// Where geo's version is asked (`GeoVersion_EndpointFullUri`).
+    pub(crate) geo_version_url: Option<HttpUrl>,
+    /// Certificates that the cloud's may be signed by.
+    pub(crate) cloud_ca_file: Option<PathBuf>,
+    /// Whose signature content policies must carry.
+    pub(crate) publisher_key: Option<PublicKey>,
 }
 
 /// The table `[cache]`.
@@ -289,6 +298,10 @@ impl Config {
                 dns_sd: true,
                 peers: Vec::new(),
                 tenant_id: None,
+                geo_url: None,
+                geo_version_url: None,
+                cloud_ca_file: None,
+                publisher_key: None,
             },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,

@@ -35,6 +35,7 @@ fn text(explanation: &Explanation) -> String {
         no_peers,
         gates,
         restriction,
+        array,
         limit,
         delays,
         waiting,
@@ -56,6 +57,7 @@ fn text(explanation: &Explanation) -> String {
     }));
     let may = restriction.as_ref().filter(|_| no_peers.is_empty());
     lines.extend(may.map(|only| format!("          {only} (restrict_peer_selection_by)")));
+    lines.extend(array.iter().map(|array| format!("array     {array}")));
     lines.extend(
         limit
             .as_ref()

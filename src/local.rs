@@ -2,10 +2,12 @@
 //!
 //! A trait, so that the API and its client are tested against an engine that does what a test says.
 
-use crate::config::{CacheConfig, Config, DaemonConfig, DiscoveryConfig, TransferConfig};
+use crate::config::{
+    CacheConfig, Config, DaemonConfig, DiscoveryConfig, PublicKey, TransferConfig,
+};
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
-    EngineConfig,
+    CloudSettings, EngineConfig,
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
         JobStatus, PeerInfo,
@@ -86,6 +88,10 @@ fn engine_config(config: &Config) -> EngineConfig {
         dns_sd,
         peers,
         tenant_id,
+        geo_url,
+        geo_version_url,
+        cloud_ca_file,
+        publisher_key,
     } = &config.discovery;
     let TransferConfig {
         max_active_foreground,
@@ -102,6 +108,12 @@ fn engine_config(config: &Config) -> EngineConfig {
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
+        cloud: geo_url.clone().map(|geo_url| CloudSettings {
+            geo_url,
+            geo_version_url: geo_version_url.clone(),
+            ca_file: cloud_ca_file.clone(),
+            publisher_key: publisher_key.as_ref().map(PublicKey::bytes),
+        }),
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
@@ -202,6 +214,19 @@ mod tests {
             "discovery.tenant_id",
             "00000000-0000-0000-0000-000000000009",
             true,
+        ),
+        ("discovery.geo_endpoint_full_uri", "https://c.test/", true),
+        // These say more about a cloud, and alone there is none.
+        (
+            "discovery.geo_version_endpoint_full_uri",
+            "https://c.test/v",
+            false,
+        ),
+        ("discovery.cloud_ca_file", "/etc/ca.pem", false),
+        (
+            "discovery.publisher_key",
+            "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            false,
         ),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),

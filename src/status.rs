@@ -9,7 +9,7 @@ use crate::{
     show,
 };
 use dosvc_content::format_bytes;
-use dosvc_engine::api::{EngineStatus, LimitStatus, PeerInfo, SourceBytes};
+use dosvc_engine::api::{CloudStatus, EngineStatus, LimitStatus, PeerInfo, SourceBytes};
 use record::{FileRecord, records};
 use serde::Serialize;
 use std::{
@@ -137,6 +137,7 @@ fn service_text(status: &EngineStatus) -> String {
         uploaded,
         bandwidth,
         month,
+        cloud,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
     let listening = if listening.is_empty() {
@@ -184,6 +185,7 @@ fn service_text(status: &EngineStatus) -> String {
             format_bytes(month.internet_bytes)
         ));
     }
+    lines.extend(cloud.iter().flat_map(cloud_text));
     for gate in gates {
         lines.push(format!(
             "  closed now         {} ({})",
@@ -191,6 +193,40 @@ fn service_text(status: &EngineStatus) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// Where the fleet's cloud stands: the whole of it in a line, then what does not answer.
+fn cloud_text(cloud: &CloudStatus) -> Vec<String> {
+    let CloudStatus {
+        geo_url,
+        external_ip,
+        joined,
+        contents,
+        services,
+    } = cloud;
+    let seen = external_ip.as_ref();
+    let seen = seen.map_or_else(String::new, |ip| format!(", which sees us as {ip}"));
+    let mut lines = vec![format!(
+        "  cloud              {geo_url}{seen}; {joined} of {contents} contents joined"
+    )];
+    for service in services {
+        let Some(failure) = &service.failure else {
+            continue;
+        };
+        let next = service.next_ms.map(|ms| {
+            let wait = show::duration(Duration::from_millis(ms));
+            format!("; asked again in {wait}")
+        });
+        lines.push(format!(
+            "    {:<16} {}: {} ({}){}",
+            service.service,
+            service.state,
+            failure.message,
+            failure.code,
+            next.unwrap_or_default()
+        ));
+    }
+    lines
 }
 
 /// `10.0 MiB/s (absolute)`

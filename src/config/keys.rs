@@ -198,6 +198,67 @@ pub(crate) const KEYS: &[KeySpec] = &[
         show: |config| quoted(config.discovery.tenant_id.as_deref().unwrap_or_default()),
     },
     KeySpec {
+        path: "discovery.geo_endpoint_full_uri",
+        default: None,
+        example: "\"https://control.example/geo\"",
+        allowed: "an http or https address, without user and password; without a path it is /geo",
+        doc: "The fleet's cloud: where geo is asked, which names all other services. They give content policies, and peers beyond the link. Without it no cloud is asked.",
+        restart: false,
+        set: |config, raw| {
+            config.discovery.geo_url = Some(raw.text()?.trim().parse().ok()?);
+            Some(())
+        },
+        show: |config| quoted(address(&config.discovery.geo_url)),
+    },
+    KeySpec {
+        path: "discovery.geo_version_endpoint_full_uri",
+        default: None,
+        example: "\"https://control.example/geoversion\"",
+        allowed: "an http or https address, without user and password",
+        doc: "Where geo's version is asked; not set: /geoversion beside geo.",
+        restart: false,
+        set: |config, raw| {
+            config.discovery.geo_version_url = Some(raw.text()?.trim().parse().ok()?);
+            Some(())
+        },
+        show: |config| quoted(address(&config.discovery.geo_version_url)),
+    },
+    KeySpec {
+        path: "discovery.cloud_ca_file",
+        default: None,
+        example: "\"/etc/dosvc/cloud-ca.pem\"",
+        allowed: "an absolute path",
+        doc: "A PEM file of certificates that the cloud's may be signed by, beside the system's. A change of its contents counts after a restart.",
+        restart: false,
+        set: |config, raw| {
+            config.discovery.cloud_ca_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| {
+            let path = config.discovery.cloud_ca_file.as_ref();
+            quoted(
+                path.map(|path| path.display().to_string())
+                    .unwrap_or_default(),
+            )
+        },
+    },
+    KeySpec {
+        path: "discovery.publisher_key",
+        default: None,
+        example: "\"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"",
+        allowed: "an Ed25519 public key in base64: its 32 bytes, or the line of a PEM file",
+        doc: "When set, content policies count only with the signature of this publisher (dosvc publish --sign).",
+        restart: false,
+        set: |config, raw| {
+            config.discovery.publisher_key = Some(PublicKey::parse(raw.text()?.trim())?);
+            Some(())
+        },
+        show: |config| {
+            let key = config.discovery.publisher_key.as_ref();
+            quoted(key.map(ToString::to_string).unwrap_or_default())
+        },
+    },
+    KeySpec {
         path: "cache.keep_free_percent",
         default: Some("10"),
         example: "",
@@ -684,6 +745,10 @@ fn log_level(raw: &RawValue) -> Option<String> {
 
 fn count(raw: &RawValue, min: u64, max: u64) -> Option<usize> {
     usize::try_from(raw.number(min, max)?).ok()
+}
+
+fn address(url: &Option<HttpUrl>) -> &str {
+    url.as_ref().map_or("", HttpUrl::as_str)
 }
 
 fn count_32(raw: &RawValue, min: u64, max: u64) -> Option<u32> {

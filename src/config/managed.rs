@@ -41,6 +41,11 @@ impl PublicKey {
         key.try_into().ok().map(Self)
     }
 
+    /// The 32 bytes.
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     fn has_signed(&self, text: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, self.0)
             .verify(text, signature)

@@ -307,6 +307,7 @@ impl Local for Engine {
             },
             bandwidth: BandwidthStatus::default(),
             month: MonthStatus::default(),
+            cloud: None,
         }
     }
 
@@ -326,6 +327,7 @@ impl Local for Engine {
             no_peers: vec!["the caller asked for mode CdnOnly".into()],
             gates: Vec::new(),
             restriction: None,
+            array: None,
             limit: None,
             delays: Vec::new(),
             waiting: download.waiting.clone(),

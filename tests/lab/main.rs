@@ -26,10 +26,13 @@ mod namespace;
 mod nginx;
 mod origin;
 mod peer;
+mod plane;
 mod process;
+mod tracker;
 
 mod cache;
 mod cache_host;
+mod cloud;
 mod crash;
 mod gates;
 mod harness;

@@ -1,4 +1,6 @@
-//! Finding peers on the link without any service: DNS-SD (RFC 6763) over multicast DNS (RFC 6762).
+//! Finding peers: on the link, without any service, and beyond it through the fleet's own [`cloud`].
+//!
+//! On the link: DNS-SD (RFC 6763) over multicast DNS (RFC 6762).
 //!
 //! A machine is one service instance, `<peer id>._dosvc._tcp.local.`; each content that it holds or downloads is a
 //! subtype of the service, named by a hash of the content's hash of hashes and the group's hash. So a machine asks
@@ -13,6 +15,7 @@
 //! Entry types: [`Discovery`], [`DiscoveryConfig`], [`Search`], [`Found`].
 
 mod budget;
+pub mod cloud;
 mod core;
 mod discovery;
 mod driver;

@@ -24,6 +24,21 @@ impl Random {
         let width = range.end() - range.start() + 1;
         Duration::from_millis(range.start() + self.next() % width)
     }
+
+    /// A duration that is up to a quarter shorter or longer.
+    pub(crate) fn around(&mut self, duration: Duration) -> Duration {
+        duration * 3 / 4 + self.up_to(duration / 2)
+    }
+
+    /// A duration of whole milliseconds, this one at most.
+    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+        self.milliseconds(0..=u64::try_from(most.as_millis()).unwrap_or(u64::MAX - 1))
+    }
+
+    /// Any number.
+    pub(crate) fn number(&mut self) -> u32 {
+        u32::try_from(self.next() >> 32).expect("32 bits")
+    }
 }
 
 #[cfg(test)]

@@ -288,6 +288,50 @@ pub struct EngineStatus {
     pub bandwidth: BandwidthStatus,
     /// What was uploaded in this calendar month.
     pub month: MonthStatus,
+    /// Where the fleet's cloud stands; nothing when none is configured, or the mode asks none.
+    #[serde(default)]
+    pub cloud: Option<CloudStatus>,
+}
+
+/// The client of the fleet's cloud.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CloudStatus {
+    /// Where geo is asked.
+    pub geo_url: String,
+    /// The address that the services see.
+    pub external_ip: Option<String>,
+    /// Contents that an array lists us for.
+    pub joined: u64,
+    /// Contents that are to be joined, those included.
+    pub contents: u64,
+    /// The services, in the order in which they are asked.
+    pub services: Vec<CloudService>,
+}
+
+/// One service of the fleet's cloud.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CloudService {
+    /// `geo`, `key_value`, `content_policy` or `array` (with discovery, which names it).
+    pub service: String,
+    /// `not_asked`, `asking`, `answered`, `stale` (an older answer is used) or `failing`.
+    pub state: String,
+    /// When it is asked next at the earliest, if somebody wants it then, in milliseconds.
+    pub next_ms: Option<u64>,
+    /// What is known from it.
+    pub known: String,
+    /// Why it did not answer.
+    pub failure: Option<CloudFailure>,
+}
+
+/// Why a service of the fleet's cloud did not answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CloudFailure {
+    /// A word for scripts: `captive_portal`, `unreachable`, `status`, `media_type` or `malformed`.
+    pub name: String,
+    /// The HRESULT: `0x80D0380A`.
+    pub code: String,
+    /// In plain words.
+    pub message: String,
 }
 
 /// What downloads and uploads may take, in bytes a second.
@@ -346,6 +390,9 @@ pub struct Explanation {
     pub gates: Vec<GateStatus>,
     /// What narrows the peers that the mode permits (`restrict_peer_selection_by`); `None`: nothing.
     pub restriction: Option<String>,
+    /// Where the content stands with the fleet's array; `None`: no cloud is configured, or the mode asks none.
+    #[serde(default)]
+    pub array: Option<String>,
     /// What all downloads of its priority may take together; `None`: nothing is downloaded.
     pub limit: Option<LimitStatus>,
     /// What waits for what, in the order in which sources are turned to. Empty while nothing is downloaded.

@@ -217,8 +217,8 @@ async fn remove(
 }
 
 pub(crate) fn withdraw(shared: &Shared, key: ContentKey) {
-    if let (Some(discovery), ContentKey::Hashed(hash)) = (shared.discovery(), key) {
-        discovery.withdraw(&hash);
+    if let ContentKey::Hashed(hash) = key {
+        shared.withdraw(&hash);
     }
 }
 

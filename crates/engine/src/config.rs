@@ -1,5 +1,6 @@
 //! What an engine is told to be.
 
+use dosvc_discovery::cloud::HttpUrl;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
@@ -21,6 +22,8 @@ pub struct EngineConfig {
     pub tenant_id: Option<String>,
     /// Whether peers are looked for by DNS-SD on the link, while the mode permits peers.
     pub dns_sd: bool,
+    /// The fleet's cloud: content policies and peers beyond the link; `None`: none is asked.
+    pub cloud: Option<CloudSettings>,
     /// Peers to try for every content.
     pub static_peers: Vec<SocketAddr>,
     /// Foreground downloads that run at once; further ones wait.
@@ -34,6 +37,20 @@ pub struct EngineConfig {
     /// Threads that hash pieces as they come, and that one reading of a whole file hashes on; `None`: one for each
     /// processor.
     pub hash_threads: Option<NonZeroUsize>,
+}
+
+/// Where the fleet's cloud is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CloudSettings {
+    /// Geo's address (`Geo_EndpointFullUri`); all other services are learnt from it.
+    pub geo_url: HttpUrl,
+    /// Where geo's version is asked (`GeoVersion_EndpointFullUri`); `None`: beside geo.
+    pub geo_version_url: Option<HttpUrl>,
+    /// A PEM file of certificates that its services' certificates may be signed by, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The Ed25519 key of who publishes contents: a content policy without its signature does not count. `None`: the
+    /// service's word is enough.
+    pub publisher_key: Option<[u8; 32]>,
 }
 
 impl EngineConfig {
@@ -50,6 +67,7 @@ impl EngineConfig {
             host_root: PathBuf::from("/"),
             tenant_id: None,
             dns_sd: true,
+            cloud: None,
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,

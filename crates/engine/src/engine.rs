@@ -8,6 +8,7 @@ use crate::{
     bandwidth::{self, HttpLimits},
     cache::{self, JobUse},
     cache_hosts::CacheHosts,
+    cloud,
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
@@ -22,7 +23,7 @@ use crate::{
     upkeep,
 };
 use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
-use dosvc_discovery::DiscoveryError;
+use dosvc_discovery::{DiscoveryError, cloud::CloudError};
 use dosvc_host::{Connectivity, Directory, Host, Links, Root};
 use dosvc_origin::{OriginClient, OriginConfig};
 use dosvc_piece_store::{AddInfo, ContentKey, LocalFile, OpenError, Sharing, Store, StoreConfig};
@@ -87,6 +88,9 @@ pub enum EngineError {
     /// Discovery can't start.
     #[error("discovery: {0}")]
     Discovery(#[from] DiscoveryError),
+    /// The client of the fleet's cloud can't start.
+    #[error("the fleet's cloud: {0}")]
+    Cloud(#[from] CloudError),
     /// The machine's network interfaces can't be listed.
     #[error("cannot list network interfaces: {0}")]
     Interfaces(#[source] std::io::Error),
@@ -151,9 +155,19 @@ impl Engine {
             jobs: Arc::default(),
             doors: Arc::default(),
         };
-        if let Err(error) = engine.open_to_peers().await {
+        let opened = match engine.open_to_peers().await {
+            Ok(()) => cloud::review(&shared).await.map_err(EngineError::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = opened {
+            if let Some(doors) = engine.doors.lock().await.take() {
+                doors.shut(&shared).await;
+            }
             shared.cancel.cancel();
             return Err(error);
+        }
+        if shared.cloud().is_some() {
+            upkeep::review_announcements(&shared).await;
         }
         machine::log_changes(None, &shared.settings());
         shared.tasks.spawn(machine::follow(engine.clone()));
@@ -429,6 +443,9 @@ impl Engine {
         {
             discovery.announce(hash, true);
         }
+        if self.shared.cloud().is_some() {
+            upkeep::review_announcements(&self.shared).await;
+        }
         self.shared.tell_swarms();
         let key = ContentKey::Hashed(hash).to_string();
         self.cache()
@@ -467,6 +484,7 @@ impl Engine {
             uploaded: shared.totals.uploaded(),
             bandwidth: shared.bandwidth.status(&settings.config.policies),
             month: month_status(shared, &settings),
+            cloud: shared.cloud().map(|cloud| cloud::status(&cloud.status())),
         }
     }
 
@@ -545,6 +563,9 @@ impl Engine {
         machine::log_changes(Some(&self.shared.settings()), &settings);
         self.shared.replace_settings(settings);
         let opened = self.open_to_peers().await;
+        if let Err(error) = cloud::review(&self.shared).await {
+            tracing::error!(%error, "the fleet's cloud is not used");
+        }
         upkeep::review_announcements(&self.shared).await;
         // Again: now there is, or isn't, a discovery to search with.
         self.shared.tell_swarms();
@@ -558,6 +579,7 @@ impl Engine {
     /// Ends everything: no new peers, connections closed, state written.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
+        cloud::close(shared).await;
         if let Some(doors) = self.doors.lock().await.take() {
             doors.shut(shared).await;
         }

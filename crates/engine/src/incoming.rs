@@ -6,7 +6,7 @@ use crate::{
     shared::{Scope, Shared},
     swarm::Established,
 };
-use dosvc_content::HashOfHashes;
+use dosvc_content::{DownloadMode, HashOfHashes};
 use dosvc_piece_store::{Content, ContentKey};
 use dosvc_wire::{
     Handshake,
@@ -44,6 +44,10 @@ pub(crate) async fn accept_peers(
         let found = shared.may_be_found();
         if let Err(why) = shared.peer_class(&scope, address.ip(), found, assumed) {
             tracing::debug!(%address, %why, "connection closed");
+            if scope.mode == DownloadMode::Lan && shared.cloud().is_some() {
+                let guard = introductions.enter(address.ip(), INTRODUCTIONS_PER_ADDRESS);
+                ask_about_stranger(&shared, stream, guard);
+            }
             continue;
         }
         let max = connections_max(address.ip());
@@ -71,6 +75,25 @@ pub(crate) async fn accept_peers(
             }
         });
     }
+}
+
+/// In mode 1 the array says who is of the LAN, and may name those to us only later whom it has told of us: who dials is
+/// heard out without an answer, and the array asked about the content. The peer dials again.
+fn ask_about_stranger(shared: &Arc<Shared>, mut stream: TcpStream, guard: Option<Place>) {
+    let Some(guard) = guard else { return };
+    let shared = Arc::clone(shared);
+    let tasks = shared.tasks.clone();
+    tasks.spawn(async move {
+        let _guard = guard;
+        let handshake = net::receive_handshake(&mut stream, HANDSHAKE_TIME);
+        let swarm = tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            handshake = handshake => handshake.map(|theirs| theirs.swarm),
+        };
+        if let (Ok(swarm), Some(cloud)) = (swarm, shared.cloud()) {
+            cloud.stranger(&swarm);
+        }
+    });
 }
 
 fn connections_max(address: IpAddr) -> u32 {

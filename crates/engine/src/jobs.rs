@@ -314,7 +314,7 @@ impl Job {
         let scope = settings.scope(self.request.mode);
         let anchored = self.request.trusted.is_some() || self.request.hash_file.is_some();
         let metadata =
-            if mode.permits().hash_checks || anchored || self.request.hash_file_url.is_some() {
+            if mode.permits().hash_checks || anchored || !self.request.hash_file_urls.is_empty() {
                 let waiting = |text: Option<String>| self.update(|s| s.waiting = text);
                 metadata::find(shared, &self.request, scope, &self.tried, &waiting).await?
             } else {

@@ -14,6 +14,7 @@ mod bandwidth;
 mod bans;
 mod cache;
 mod cache_hosts;
+mod cloud;
 mod config;
 mod counters;
 mod dial;
@@ -37,5 +38,5 @@ mod upkeep;
 mod uploads;
 mod workers;
 
-pub use config::EngineConfig;
+pub use config::{CloudSettings, EngineConfig};
 pub use engine::{Engine, EngineError};

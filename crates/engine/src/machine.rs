@@ -1,7 +1,7 @@
 //! The machine's side of the settings: looked at when the kernel, NetworkManager or a file says that it has changed,
 //! and put in force when that makes a difference.
 
-use crate::{Engine, config::EngineConfig, shared::Settings};
+use crate::{Engine, cloud, config::EngineConfig, shared::Settings};
 use dosvc_content::DownloadMode;
 use dosvc_host::{Changes, Connectivity, Directory, Host, Lease};
 use dosvc_policy::{
@@ -152,6 +152,8 @@ impl Engine {
             }
         });
         let Ok(facts) = looking.await else { return };
+        shared.forget_links();
+        cloud::device_changed(shared);
         if facts == old.facts {
             return;
         }

@@ -6,17 +6,19 @@
 use crate::{
     api::JobError,
     cache_hosts::url_on,
-    dial,
+    cloud, dial,
     errors::origin_error,
     explain::Tried,
     request::{Request, parse_hash_file},
     shared::{Scope, Shared},
-    swarm::{DialError, Established},
+    swarm::{DialError, Established, Finder},
 };
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use dosvc_content::{
     HResult, HashOfHashes, HashOfHashesHasher, PieceHash, PieceLengths, PiecesHashFile,
     hash_file_urls,
 };
+use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, ContentPolicy, HttpUrl};
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
 use dosvc_scheduler::SourceKind;
@@ -59,6 +61,8 @@ const DISCOVERED_ASKED_MAX: u32 = 5;
 pub(crate) const HTTP_FETCHES_MAX: usize = 4;
 /// Without any source over HTTP, how long peers are waited for before that counts as an answer.
 const PEERS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the hash file that a content policy names is looked for before the content is downloaded without it.
+const POLICY_HASH_FILE_TIME: Duration = Duration::from_secs(60);
 /// Back-off between two rounds when servers can't be reached.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -87,6 +91,89 @@ pub(crate) async fn find(
     if let Some(file) = from_store(shared, request).await? {
         return Ok(Metadata::HashFile(file));
     }
+    let anchored = request.trusted.is_some() || !request.hash_file_urls.is_empty();
+    if let Some(cloud) = shared.cloud().filter(|_| !anchored) {
+        return by_content_policy(shared, &cloud, request, scope, tried, waiting).await;
+    }
+    find_named(shared, request, scope, tried, waiting).await
+}
+
+/// A download of which the caller gave nothing but URLs, or an id: the fleet's content policy says what it is. Without one
+/// it is downloaded in Simple mode.
+async fn by_content_policy(
+    shared: &Arc<Shared>,
+    cloud: &Cloud,
+    request: &Request,
+    scope: Scope,
+    tried: &Arc<Tried>,
+    waiting: &(dyn Fn(Option<String>) + Sync),
+) -> Result<Metadata, JobError> {
+    waiting(Some(
+        "asking the fleet's cloud for the content's policy".to_owned(),
+    ));
+    let id = request.content_id.as_ref();
+    let answer = cloud.content_policy(request.urls.first(), id).await;
+    waiting(None);
+    let policy = match answer {
+        Ok(Some(policy)) => policy,
+        Ok(None) => {
+            let why = "the fleet's content policy does not know this content";
+            return Ok(Metadata::None(why.to_owned()));
+        }
+        Err(failure) => {
+            let code = failure.hresult();
+            return Ok(Metadata::None(format!(
+                "the fleet's cloud gave no content policy: {failure} ({code})"
+            )));
+        }
+    };
+    let settings = shared.settings();
+    let cloud = settings.config.cloud.as_ref();
+    if let Some(key) = cloud.and_then(|cloud| cloud.publisher_key)
+        && !is_signed(&policy, &key)
+    {
+        tracing::warn!(content = %policy.content_id, "the content policy is not signed by the publisher; it does not count");
+        let why = "the content policy is not signed by the publisher (discovery.publisher_key)";
+        return Ok(Metadata::None(why.to_owned()));
+    }
+    let urls = policy.pieces_hash_file_cdn_urls.iter();
+    let named = Request {
+        trusted: Some(policy.hash_of_hashes),
+        hash_file_urls: urls.map(HttpUrl::to_url).collect(),
+        ..request.clone()
+    };
+    if let Some(file) = from_store(shared, &named).await? {
+        return Ok(Metadata::HashFile(file));
+    }
+    let found = find_named(shared, &named, scope, tried, waiting);
+    let why = match tokio::time::timeout(POLICY_HASH_FILE_TIME, found).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => error.message,
+        Err(_) => format!("not had within {} s", POLICY_HASH_FILE_TIME.as_secs()),
+    };
+    waiting(None);
+    // Nobody has asked for checks: the content itself may be had all the same.
+    Ok(Metadata::None(format!(
+        "the hash file that the content policy names cannot be used: {why}"
+    )))
+}
+
+/// Whether the publisher with this Ed25519 key has signed the policy.
+fn is_signed(policy: &ContentPolicy, key: &[u8; 32]) -> bool {
+    policy.publisher_signature.is_some_and(|signature| {
+        let key = UnparsedPublicKey::new(&ED25519, key);
+        key.verify(&policy.signed_bytes(), &signature).is_ok()
+    })
+}
+
+/// Looks for a hash file where the caller or the policy says, beside the content, and at peers.
+async fn find_named(
+    shared: &Arc<Shared>,
+    request: &Request,
+    scope: Scope,
+    tried: &Arc<Tried>,
+    waiting: &(dyn Fn(Option<String>) + Sync),
+) -> Result<Metadata, JobError> {
     match request.trusted.filter(|_| scope.peering) {
         Some(trusted) => tokio::select! {
             found = from_http(shared, request, true, tried, waiting) => found,
@@ -253,8 +340,8 @@ fn looks_like_json(bytes: &[u8]) -> bool {
 
 /// URLs to ask, in rounds that go out at once.
 fn candidates(request: &Request) -> Vec<Vec<Url>> {
-    if let Some(url) = &request.hash_file_url {
-        return vec![vec![url.clone()]];
+    if !request.hash_file_urls.is_empty() {
+        return vec![request.hash_file_urls.clone()];
     }
     request
         .urls
@@ -280,6 +367,7 @@ async fn from_peers(
         .discovery()
         .filter(|_| scope.offered)
         .map(|d| d.find(trusted));
+    let mut array = cloud::search(shared, &scope, trusted);
     let asker = Arc::new(Asker {
         shared: Arc::clone(shared),
         scope,
@@ -292,7 +380,7 @@ async fn from_peers(
     let settings = shared.settings();
     for address in request.peers.iter().chain(&settings.config.static_peers) {
         if asked.insert(*address) {
-            asking.spawn(Arc::clone(&asker).ask(*address, false));
+            asking.spawn(Arc::clone(&asker).ask(*address, Finder::Configured));
         }
     }
     loop {
@@ -304,10 +392,20 @@ async fn from_peers(
             found = next_found(&mut search) => match found {
                 Some(found) => for address in found.addrs {
                     if asked.len() < ADDRESSES_MAX && asked.insert(address) {
-                        asking.spawn(Arc::clone(&asker).ask(address, true));
+                        asking.spawn(Arc::clone(&asker).ask(address, Finder::LinkLocal));
                     }
                 },
                 None => search = None,
+            },
+            named = next_named(&mut array) => match named {
+                Some(peers) => for peer in peers {
+                    for address in cloud::addresses(shared, &peer) {
+                        if asked.len() < ADDRESSES_MAX && asked.insert(address) {
+                            asking.spawn(Arc::clone(&asker).ask(address, Finder::Array));
+                        }
+                    }
+                },
+                None => array = None,
             },
             // Nobody to ask and nothing to search with: the caller waits for other sources.
             else => std::future::pending().await,
@@ -329,13 +427,13 @@ impl Asker {
     async fn ask(
         self: Arc<Self>,
         address: SocketAddr,
-        discovered: bool,
+        finder: Finder,
     ) -> (SocketAddr, Option<PiecesHashFile>) {
         let mut pause = PEER_RETRY;
         let mut asked = 0;
         loop {
             let place = self.places.acquire().await;
-            let answer = self.metainfo_of(address, discovered).await;
+            let answer = self.metainfo_of(address, finder == Finder::LinkLocal).await;
             drop(place);
             asked += 1;
             if let Err(error) = &answer {
@@ -344,7 +442,9 @@ impl Asker {
             match answer {
                 Ok(file) => return (address, Some(file)),
                 Err(DialError::Ourselves) => return (address, None),
-                Err(_) if discovered && asked >= DISCOVERED_ASKED_MAX => return (address, None),
+                Err(_) if finder != Finder::Configured && asked >= DISCOVERED_ASKED_MAX => {
+                    return (address, None);
+                }
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;
@@ -483,6 +583,13 @@ async fn next_found(
     }
 }
 
+async fn next_named(array: &mut Option<ArraySearch>) -> Option<Vec<ArrayPeer>> {
+    match array {
+        Some(array) => array.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The next answer that begins at `first`.
 async fn next_metainfo(
     events: &mut mpsc::Receiver<(u32, Event)>,
@@ -500,5 +607,31 @@ async fn next_metainfo(
             let lengths = PieceLengths::new(content_length, piece_size.into()).ok()?;
             return Some((lengths, hashes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+    #[test]
+    fn only_the_publishers_signature_of_this_very_policy_counts() {
+        let json =
+            br#"{"ContentId":"x","HashOfHashes":"pnfBh6zEGx3sxf6WBId825S6VQpwJTWIaAWU/cBsHD0=",
+            "PiecesHashFileCdnUrls":["http://a.test/x.phf"]}"#;
+        let pair = |seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes");
+        let key = |pair: &Ed25519KeyPair| -> [u8; 32] {
+            pair.public_key().as_ref().try_into().expect("32 bytes")
+        };
+        let (ours, other) = (pair(1), pair(2));
+        let mut policy = ContentPolicy::from_json(json).expect("a policy");
+        assert!(!is_signed(&policy, &key(&ours)), "there is no signature");
+        let signature = ours.sign(&policy.signed_bytes());
+        policy.publisher_signature = signature.as_ref().try_into().ok();
+        assert!(is_signed(&policy, &key(&ours)));
+        assert!(!is_signed(&policy, &key(&other)), "somebody else's");
+        policy.hash_of_hashes = [1; 32].into();
+        assert!(!is_signed(&policy, &key(&ours)), "of another content");
     }
 }

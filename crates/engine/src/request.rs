@@ -15,7 +15,8 @@ const PEERS_MAX: usize = 100;
 pub(crate) struct Request {
     pub(crate) urls: Vec<Url>,
     pub(crate) hash_file: Option<PiecesHashFile>,
-    pub(crate) hash_file_url: Option<Url>,
+    /// Where the hash file is; nothing: beside the content.
+    pub(crate) hash_file_urls: Vec<Url>,
     /// The anchor of trust: given as such, or inside a derived content id.
     pub(crate) trusted: Option<HashOfHashes>,
     pub(crate) content_id: Option<ContentId>,
@@ -49,6 +50,7 @@ impl Request {
             .map(|text| parse_url(text))
             .collect::<Result<Vec<_>, _>>()?;
         let hash_file_url = hash_file_url.as_deref().map(parse_url).transpose()?;
+        let hash_file_urls = hash_file_url.into_iter().collect();
         let content_id = content_id
             .map(|text| text.parse::<ContentId>())
             .transpose()
@@ -93,7 +95,7 @@ impl Request {
         Ok(Self {
             urls,
             hash_file,
-            hash_file_url,
+            hash_file_urls,
             trusted,
             content_id,
             foreground,

@@ -5,6 +5,7 @@ use crate::{
     bandwidth::Bandwidth,
     bans::Bans,
     cache_hosts::CacheHosts,
+    cloud::OpenCloud,
     config::EngineConfig,
     counters::Totals,
     explain::Taken,
@@ -20,7 +21,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
-use dosvc_discovery::Discovery;
+use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
@@ -216,6 +217,8 @@ pub(crate) struct Shared {
     /// Connections of peers that dialled us, by their address.
     pub(crate) places: Arc<Places>,
     pub(crate) discovery: ArcSwapOption<Discovery>,
+    /// The fleet's cloud, while one is configured and the mode permits it.
+    pub(crate) cloud: ArcSwapOption<OpenCloud>,
     pub(crate) listening: ArcSwap<Vec<SocketAddr>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
@@ -297,6 +300,7 @@ impl Shared {
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
             places: Arc::default(),
             discovery: ArcSwapOption::empty(),
+            cloud: ArcSwapOption::empty(),
             listening: ArcSwap::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
@@ -355,6 +359,13 @@ impl Shared {
         self.discovery.load_full()
     }
 
+    pub(crate) fn cloud(&self) -> Option<Arc<Cloud>> {
+        self.cloud
+            .load()
+            .as_ref()
+            .map(|open| Arc::clone(&open.cloud))
+    }
+
     /// Whether we announce by DNS-SD: who is on the link and dials us may have found us so.
     pub(crate) fn may_be_found(&self) -> bool {
         self.discovery.load().is_some()
@@ -388,7 +399,7 @@ impl Shared {
         }
     }
 
-    fn listen_port(&self) -> u16 {
+    pub(crate) fn listen_port(&self) -> u16 {
         self.listening.load().first().map_or(0, SocketAddr::port)
     }
 
@@ -426,6 +437,9 @@ impl Shared {
             link_local_discovered: discovered && on_link,
             group_proven,
             loopback: address.is_loopback(),
+            behind_same_nat: self
+                .cloud()
+                .is_some_and(|cloud| cloud.is_neighbour(address)),
         };
         let restrict = settings.config.policies.restrict_peer_selection_by();
         let class = dosvc_policy::peer_class(scope.mode, facts, restrict)
@@ -438,7 +452,7 @@ impl Shared {
         Err(gate.map_or(DialError::NO_PEERS, |gate| refused(gate)))
     }
 
-    fn with_links<T>(&self, ask: impl FnOnce(&Links) -> T) -> T {
+    pub(crate) fn with_links<T>(&self, ask: impl FnOnce(&Links) -> T) -> T {
         let mut links = lock(&self.links);
         if links.0.elapsed() > LINKS_AGE_MAX {
             match Links::snapshot() {
@@ -450,6 +464,12 @@ impl Shared {
             links.0 = Instant::now();
         }
         ask(&links.1)
+    }
+
+    /// The links have changed: they are listed anew when they are needed next.
+    pub(crate) fn forget_links(&self) {
+        let mut links = lock(&self.links);
+        links.0 = links.0.checked_sub(LINKS_AGE_MAX * 2).unwrap_or(links.0);
     }
 
     /// Whether the address lies in one of our subnets, or on this machine.
@@ -598,15 +618,25 @@ impl Shared {
         }
     }
 
+    /// Takes back, on the link and at the array, that we have to do with a content.
+    pub(crate) fn withdraw(&self, content: &HashOfHashes) {
+        if let Some(discovery) = self.discovery() {
+            discovery.withdraw(content);
+        }
+        if let Some(cloud) = self.cloud() {
+            cloud.withdraw(content);
+        }
+    }
+
     /// The last job of a content went: what we have stays on offer, unless a gate closes uploads; an empty content does
     /// not.
     pub(crate) fn download_ended(&self, content: &Content) {
         let given = self.settings().gates.permit_upload(PeerClass::Lan);
-        if let (Some(discovery), Some(file)) = (self.discovery(), content.hash_file())
+        if let Some(file) = content.hash_file()
             && (content.have().is_empty() || !given)
             && file.lengths().piece_count() > 0
         {
-            discovery.withdraw(&file.hash_of_hashes());
+            self.withdraw(&file.hash_of_hashes());
         }
     }
 }

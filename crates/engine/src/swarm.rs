@@ -14,7 +14,7 @@ mod transfer;
 
 use crate::{
     api::{JobError, JobId, PeerInfo, SourceBytes, SourceExplanation},
-    cache,
+    cache, cloud,
     counters::RateMeter,
     errors::storage_error,
     limiter::{DownloadGate, Inflow, SwarmPriority},
@@ -22,11 +22,14 @@ use crate::{
     shared::{Scope, Shared},
     uploads::Standing,
 };
-pub(crate) use dials::DialError;
 use dials::Dials;
+pub(crate) use dials::{DialError, Finder};
 use disk::{Disk, DiskEvent};
 use dosvc_content::{Bitfield, GroupHash, PeerId, PieceIndex};
-use dosvc_discovery::Search;
+use dosvc_discovery::{
+    Search,
+    cloud::{Announcement, ArrayPeer, ArraySearch, Part},
+};
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
@@ -193,6 +196,8 @@ pub(crate) struct Swarm {
     greetings: BTreeSet<(Instant, u32)>,
     dials: Dials,
     search: Option<Search>,
+    /// The search at the fleet's array.
+    array: Option<ArraySearch>,
     /// HTTP sources that the scheduler knows, and those that a closed gate keeps from it.
     origins: HashMap<u32, HttpSource>,
     held: Vec<HttpSource>,
@@ -286,6 +291,7 @@ impl Swarm {
             greetings: BTreeSet::new(),
             dials: Dials::default(),
             search: None,
+            array: None,
             origins: HashMap::new(),
             held: Vec::new(),
             urls: Vec::new(),
@@ -346,6 +352,7 @@ impl Swarm {
                 Some(event) = self.disk_events.recv() => self.handle_disk_event(event),
                 Some(outcome) = self.dials.next() => self.handle_dialled(outcome),
                 found = next_found(&mut self.search) => self.handle_found(found),
+                named = next_named(&mut self.array) => self.handle_named(named),
                 Ok(()) = self.settings_changes.changed() => self.apply_settings(),
                 Ok(()) = self.upload_turns.changed() => self.review_uploads(Instant::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {}
@@ -486,7 +493,7 @@ impl Swarm {
         }
         self.core.set_paused(!self.is_wanted(), now);
         self.apply_settings();
-        if first && self.search.is_none() && self.dials.known_count() == 0 {
+        if first && self.search.is_none() && self.array.is_none() && self.dials.known_count() == 0 {
             // Nobody can be found: HTTP need not wait for peers.
             self.core.handle_discovery_ended(now);
         }
@@ -506,6 +513,7 @@ impl Swarm {
         self.drop_out_of_scope(now);
         if !self.may_have_peers() || !self.scope.offered {
             self.search = None;
+            self.array = None;
         }
         if !self.may_have_peers() || !self.may_be_announced() {
             cache::withdraw(&self.shared, self.content.key());
@@ -513,6 +521,7 @@ impl Swarm {
         if self.may_have_peers() {
             self.add_configured(now);
             self.start_search();
+            self.start_array_search();
         } else {
             self.dials.clear();
         }
@@ -528,7 +537,7 @@ impl Swarm {
         let statics = self.shared.settings().config.static_peers.clone();
         for address in named.into_iter().chain(statics) {
             self.dials
-                .add(address, None, dials::Origin::Configured, false, now);
+                .add(address, None, Finder::Configured, false, now);
         }
     }
 
@@ -573,6 +582,7 @@ impl Swarm {
     /// Nobody wants the content any more: what there is of it stays on offer.
     fn stop_downloading(&mut self, now: Instant) {
         self.search = None;
+        self.array = None;
         self.dials.clear();
         self.remove_all_http(now);
         self.urls.clear();
@@ -593,6 +603,53 @@ impl Swarm {
         if let (Some(discovery), Some(file)) = (self.shared.discovery(), self.content.hash_file()) {
             discovery.announce(file.hash_of_hashes(), true);
             self.search = Some(discovery.find(file.hash_of_hashes()));
+        }
+    }
+
+    /// Asks the fleet's array, too, and says there what is said of this content from now on.
+    fn start_array_search(&mut self) {
+        if !self.is_wanted() || self.array.is_some() {
+            return;
+        }
+        if let (Some(cloud), Some(announcement)) = (self.shared.cloud(), self.announcement()) {
+            self.array = Some(cloud.find(announcement));
+            self.tell_array();
+        }
+    }
+
+    /// What the array is told of this content; nothing when it is not for others.
+    fn announcement(&self) -> Option<Announcement> {
+        let hash = self.content.hash_file()?.hash_of_hashes();
+        let usable = self.may_have_peers() && self.may_be_announced();
+        let scope = Some(self.scope).filter(|_| usable)?;
+        let mut announcement = cloud::announcement(&self.shared.settings(), &scope, hash)?;
+        let have = held_bytes(&self.content, self.core.have());
+        announcement.part = match have {
+            _ if self.core.is_complete() => Part::All,
+            0 => Part::Nothing,
+            _ => Part::Some,
+        };
+        let url = self.urls.first().and_then(Announcement::catalog_id);
+        Some(Announcement {
+            url,
+            wanted: self.is_wanted(),
+            foreground: self.is_foreground(),
+            left: self.content.lengths().content_length() - have,
+            uploaded: self.uploaded.peers(),
+            downloaded: self.downloaded.peers(),
+            downloaded_cdn: self.downloaded.http,
+            downloaded_doinc: self.downloaded.cache_server,
+            ..announcement
+        })
+    }
+
+    /// Brings what the array is told up to date. What is wanted by nobody and of which nothing is here is left alone.
+    fn tell_array(&self) {
+        if let (Some(cloud), Some(mut announcement)) = (self.shared.cloud(), self.announcement())
+            && (announcement.wanted || announcement.part != Part::Nothing)
+        {
+            announcement.downloaded_bps = self.progress.borrow().rate_bps;
+            cloud.announce(announcement);
         }
     }
 
@@ -735,6 +792,7 @@ impl Swarm {
             *old = progress;
             changed
         });
+        self.tell_array();
         self.changed = false;
         self.published_at = now;
     }
@@ -789,6 +847,13 @@ fn held_bytes(content: &Content, have: &Bitfield) -> u64 {
 async fn next_found(search: &mut Option<Search>) -> Option<dosvc_discovery::Found> {
     match search {
         Some(search) => search.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_named(array: &mut Option<ArraySearch>) -> Option<Vec<ArrayPeer>> {
+    match array {
+        Some(array) => array.next().await,
         None => std::future::pending().await,
     }
 }

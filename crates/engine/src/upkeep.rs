@@ -1,6 +1,6 @@
 //! What an engine does beside downloads: sync the store, keep the cache within its limits, answer for what is held.
 
-use crate::{cache, month, shared::Shared};
+use crate::{cache, cloud, month, shared::Shared};
 use dosvc_piece_store::{CacheLimits, ContentInfo, ContentKey};
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::Giving;
@@ -148,9 +148,10 @@ pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
 
 /// Answers for everything that is held and may be shared, and for nothing else.
 pub(crate) async fn review_announcements(shared: &Arc<Shared>) {
-    let Some(discovery) = shared.discovery() else {
+    let (discovery, array) = (shared.discovery(), shared.cloud());
+    if discovery.is_none() && array.is_none() {
         return;
-    };
+    }
     let store = Arc::clone(&shared.store);
     let listed = tokio::task::spawn_blocking(move || {
         let infos = store.list().ok()?;
@@ -168,13 +169,26 @@ pub(crate) async fn review_announcements(shared: &Arc<Shared>) {
             progress.is_some_and(|progress| progress.borrow().wanted)
         };
         let given = settings.gates.permit_upload(PeerClass::Lan) || is_wanted();
-        let may_be_shared = settings.scope(limit).offered
-            && given
-            && settings.is_large_enough(info.lengths.content_length());
+        let scope = settings.scope(limit);
+        let may_be_shared =
+            scope.offered && given && settings.is_large_enough(info.lengths.content_length());
         if !may_be_shared {
-            discovery.withdraw(&hash);
-        } else if info.have_count > 0 {
+            shared.withdraw(&hash);
+            continue;
+        }
+        if info.have_count == 0 {
+            continue;
+        }
+        if let Some(discovery) = &discovery {
             discovery.announce(hash, false);
+        }
+        // A running swarm says more, and more often.
+        if let Some(array) = array
+            .as_ref()
+            .filter(|_| shared.progress_of(info.key).is_none())
+            && let Some(held) = cloud::held(&settings, &scope, hash, &info)
+        {
+            array.announce(held);
         }
     }
 }

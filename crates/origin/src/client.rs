@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use dosvc_polite::Unlimited;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
     PROXY_AUTHORIZATION, USER_AGENT,
 };
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -70,7 +70,7 @@ pub struct OriginConfig {
 /// The head of an answer with its body to come.
 pub(crate) type Response = hyper::Response<Incoming>;
 
-type Client = legacy::Client<Connector, Empty<Bytes>>;
+type Client = legacy::Client<Connector, Full<Bytes>>;
 
 impl Default for OriginConfig {
     fn default() -> Self {
@@ -299,7 +299,7 @@ impl OriginClient {
         let mut trail = Trail::new(policy, hop.url.clone());
         let mut judged = hop.guarded;
         loop {
-            let response = self.send(&hop, headers(&hop)).await?;
+            let response = self.send(&hop, headers(&hop), None).await?;
             if !is_redirect(response.status()) {
                 return Ok((response, hop));
             }
@@ -329,17 +329,27 @@ impl OriginClient {
         }
     }
 
-    /// Sends one request. A GET is safe to repeat: when a kept connection turns out to be closed, it is sent once
-    /// more on a new one.
-    async fn send(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
-        match self.send_once(hop, headers.clone()).await {
-            Err(OriginError::Lost { .. }) => self.send_once(hop, headers).await,
+    /// Sends one request: GET, or POST of a body. It must be safe to repeat: when a kept connection turns out to be
+    /// closed, it is sent once more on a new one.
+    pub(crate) async fn send(
+        &self,
+        hop: &Hop,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response, OriginError> {
+        match self.send_once(hop, headers.clone(), body.clone()).await {
+            Err(OriginError::Lost { .. }) => self.send_once(hop, headers, body).await,
             other => other,
         }
     }
 
-    async fn send_once(&self, hop: &Hop, headers: HeaderMap) -> Result<Response, OriginError> {
-        let request = self.request(&hop.url, headers)?;
+    async fn send_once(
+        &self,
+        hop: &Hop,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response, OriginError> {
+        let request = self.request(&hop.url, headers, body)?;
         let client = self.connections(hop.guarded).await?;
         let after = self.config().connect_timeout + self.config().idle_timeout;
         let answer = client.request(request);
@@ -356,7 +366,8 @@ impl OriginClient {
         &self,
         url: &Url,
         mut headers: HeaderMap,
-    ) -> Result<Request<Empty<Bytes>>, OriginError> {
+        body: Option<Bytes>,
+    ) -> Result<Request<Full<Bytes>>, OriginError> {
         let bad = |cause: String| OriginError::BadUrl {
             url: ShownUrl::from(url),
             cause: cut(cause),
@@ -381,7 +392,12 @@ impl OriginClient {
             cause: cut(error.to_string()),
         })?;
         headers.insert(USER_AGENT, user_agent);
-        let mut request = Request::new(Empty::new());
+        let method = match body {
+            Some(_) => Method::POST,
+            None => Method::GET,
+        };
+        let mut request = Request::new(Full::new(body.unwrap_or_default()));
+        *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
@@ -654,7 +670,7 @@ mod tests {
         // some@one:se:cret
         assert_eq!(value, "Basic c29tZUBvbmU6c2U6Y3JldA==");
         assert_eq!(authorization(&url("http://host/")), None);
-        let request = client().request(&url("http://a:b@host/p?q#f"), HeaderMap::new());
+        let request = client().request(&url("http://a:b@host/p?q#f"), HeaderMap::new(), None);
         let request = request.unwrap();
         assert_eq!(request.uri(), "http://host/p?q");
         assert!(request.headers().contains_key(AUTHORIZATION));

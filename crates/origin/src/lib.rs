@@ -12,7 +12,7 @@
 //! - Bodies are never coded: `identity` is asked for and anything else refused.
 //! - Redirects are followed here, hop by hop; a public server can't send us to a private address.
 //! - Nothing that a server sends makes memory grow: chunks are handed on as they come, small files are
-//!   bounded while they are read ([`OriginClient::fetch_small`]).
+//!   bounded while they are read ([`OriginClient::fetch_small`]), answers of services too ([`OriginClient::ask`]).
 //!
 //! - A limited connection brings no more than its limit lets through ([`Limits`], [`Body::limit`]); the limit lies below
 //!   TLS and HTTP.
@@ -28,6 +28,7 @@ mod client;
 mod connector;
 mod content_range;
 mod error;
+mod exchange;
 mod limits;
 mod line;
 mod origin;
@@ -41,6 +42,7 @@ pub use body::Body;
 pub use cache_host::cache_host_url;
 pub use client::{OriginClient, OriginConfig, Small};
 pub use error::{OriginError, RedirectRefusal};
+pub use exchange::Reply;
 pub use limits::{
     ETAG_BYTES_MAX, RETRY_AFTER_MAX, SPEED_FLOOR_BYTES_PER_SECOND, URLS_MAX, VALIDATOR_BYTES_MAX,
 };

@@ -15,6 +15,8 @@ pub struct RemoteFacts {
     pub group_proven: bool,
     /// Both ends are loopback addresses.
     pub loopback: bool,
+    /// The fleet's array says that it has our external address: it is behind the same NAT, in whichever subnet.
+    pub behind_same_nat: bool,
 }
 
 /// The kind of a peer: what its bytes are counted as.
@@ -70,7 +72,7 @@ pub enum OutOfScope {
     #[error("it is not of this group (download mode 2)")]
     Group,
     /// Mode 1, and it is beyond the LAN.
-    #[error("it is in none of this machine's subnets (download mode 1)")]
+    #[error("it is in none of this machine's subnets, and no array has named it (download mode 1)")]
     NotInLan,
     /// `restrict_peer_selection_by` = 1.
     #[error("it is in none of this machine's subnets (restrict_peer_selection_by = 1)")]
@@ -82,7 +84,8 @@ pub enum OutOfScope {
 
 /// What a peer is in this mode.
 ///
-/// "LAN" is an address in a subnet of one of our interfaces, or loopback to loopback. In mode 2 every peer must
+/// "LAN" is an address in a subnet of one of our interfaces, or loopback to loopback, or, for who asks an array, the same
+/// external address (download-modes, section 2.2); the restrictions know the former two only. In mode 2 every peer must
 /// have proven the group, those on the LAN too; their bytes count as LAN bytes all the same (download-modes,
 /// section 2.3). A restriction narrows all three peer modes; an address that DNS-SD announces off the link is not
 /// believed.
@@ -108,6 +111,7 @@ pub fn peer_class(
         PeerRestriction::LocalDiscovery if !facts.link_local_discovered => {
             Err(OutOfScope::NotDiscovered)
         }
+        PeerRestriction::None if !near && facts.behind_same_nat => Ok(PeerClass::Lan),
         PeerRestriction::None if !near => far,
         _ if !near => far.and(Err(OutOfScope::NotInSubnet)),
         _ if facts.link_local_discovered => Ok(PeerClass::LinkLocal),

@@ -26,16 +26,18 @@ const NEXT_ADDRESS: Duration = Duration::from_secs(2);
 
 /// How an address became known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Finder {
     /// Named by configuration or by the caller.
     Configured,
     /// Found by DNS-SD on the link.
     LinkLocal,
+    /// Named by the fleet's array.
+    Array,
 }
 
 #[derive(Debug)]
 struct Known {
-    origin: Origin,
+    finder: Finder,
     /// Who is there, as far as anybody has said.
     peer: Option<PeerId>,
     state: State,
@@ -121,7 +123,7 @@ impl Dials {
         &mut self,
         address: SocketAddr,
         peer: Option<PeerId>,
-        origin: Origin,
+        finder: Finder,
         connected: bool,
         now: Instant,
     ) {
@@ -129,8 +131,8 @@ impl Dials {
             return;
         }
         if let Some(known) = self.known.get_mut(&address) {
-            if origin == Origin::LinkLocal {
-                known.origin = origin;
+            if finder == Finder::LinkLocal {
+                known.finder = finder;
             }
             known.peer = peer.or(known.peer);
             return;
@@ -145,7 +147,7 @@ impl Dials {
             State::Due(now)
         };
         let known = Known {
-            origin,
+            finder,
             peer,
             state,
             failures: 0,
@@ -160,7 +162,7 @@ impl Dials {
             .known
             .iter()
             .filter(|(_, k)| {
-                k.failures > 0 && k.origin == Origin::LinkLocal && matches!(k.state, State::Due(_))
+                k.failures > 0 && k.finder != Finder::Configured && matches!(k.state, State::Due(_))
             })
             .max_by_key(|(_, k)| k.failures)
             .map(|(address, _)| *address);
@@ -168,7 +170,7 @@ impl Dials {
     }
 
     /// The next address to dial now, if any, those that failed least first; it counts as being dialled from here on.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(SocketAddr, Origin)> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(SocketAddr, Finder)> {
         if self.running.len() >= DIALLING_MAX || self.next_due.is_none_or(|at| at > now) {
             return None;
         }
@@ -178,7 +180,7 @@ impl Dials {
             .filter(|(_, k)| matches!(k.state, State::Due(at) if at <= now))
             .min_by_key(|(_, k)| k.failures)?;
         known.state = State::Dialling;
-        let due = (*address, known.origin);
+        let due = (*address, known.finder);
         if let Some(peer) = known.peer {
             self.put_off(peer, now + NEXT_ADDRESS);
         }
@@ -216,7 +218,7 @@ impl Dials {
             known.state = State::Due(now + wait_after(known.failures));
             known.failures += 1;
             known.last_error = Some(error);
-            if known.failures >= FAILURES_MAX && known.origin == Origin::LinkLocal {
+            if known.failures >= FAILURES_MAX && known.finder != Finder::Configured {
                 self.known.remove(&address);
             }
         }
@@ -339,7 +341,7 @@ mod tests {
     }
 
     fn found(dials: &mut Dials, n: u16, who: u8, now: Instant) {
-        dials.add(address(n), Some(peer(who)), Origin::LinkLocal, false, now);
+        dials.add(address(n), Some(peer(who)), Finder::LinkLocal, false, now);
     }
 
     fn take_all(dials: &mut Dials, now: Instant) -> Vec<u16> {
@@ -369,7 +371,7 @@ mod tests {
     fn peer_that_closes_without_giving_anything_is_tried_ever_more_seldom() {
         let mut now = Instant::now();
         let mut dials = Dials::default();
-        dials.add(address(1), None, Origin::Configured, false, now);
+        dials.add(address(1), None, Finder::Configured, false, now);
         let mut waits = Vec::new();
         for _ in 0..8 {
             assert_eq!(take_all(&mut dials, now), [1]);
@@ -388,7 +390,7 @@ mod tests {
         let mut now = Instant::now();
         let mut dials = Dials::default();
         for port in 1..=1000 {
-            dials.add(address(port), None, Origin::LinkLocal, false, now);
+            dials.add(address(port), None, Finder::LinkLocal, false, now);
         }
         for port in take_all(&mut dials, now) {
             dials.failed(address(port), unreachable(), now);
@@ -411,7 +413,7 @@ mod tests {
         let now = Instant::now();
         let mut dials = Dials::default();
         for port in [1, 2, 3] {
-            dials.add(address(port), None, Origin::Configured, false, now);
+            dials.add(address(port), None, Finder::Configured, false, now);
         }
         found(&mut dials, 4, 4, now);
         assert_eq!(take_all(&mut dials, now).len(), 4);
@@ -435,7 +437,7 @@ mod tests {
     fn configured_addresses_are_never_forgotten() {
         let mut now = Instant::now();
         let mut dials = Dials::default();
-        dials.add(address(1), None, Origin::Configured, false, now);
+        dials.add(address(1), None, Finder::Configured, false, now);
         for _ in 0..20 {
             now += RETRY_MAX;
             assert_eq!(take_all(&mut dials, now), [1]);

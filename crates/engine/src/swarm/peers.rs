@@ -3,11 +3,13 @@
 use super::{DialError, Established, Swarm, dials, dials::Dialled, numbers};
 use crate::{
     api::PeerInfo,
+    cloud,
     counters::RateMeter,
     dial,
     limiter::{LanGate, UploadGate},
 };
 use dosvc_content::{Bitfield, Block, GroupHash, PeerId, PieceIndex};
+use dosvc_discovery::cloud::ArrayPeer;
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{Extension, Limits, net};
@@ -417,7 +419,26 @@ impl Swarm {
         for address in found.addrs {
             let peer = Some(found.peer_id);
             self.dials
-                .add(address, peer, dials::Origin::LinkLocal, connected, now);
+                .add(address, peer, dials::Finder::LinkLocal, connected, now);
+        }
+        self.changed = true;
+    }
+
+    pub(super) fn handle_named(&mut self, named: Option<Vec<ArrayPeer>>) {
+        let Some(named) = named else {
+            // The client has ended; another may have taken its place.
+            self.array = None;
+            self.start_array_search();
+            return;
+        };
+        let now = Instant::now();
+        for peer in named {
+            let connected = self.peers.values().any(|p| p.peer_id == peer.peer_id);
+            let id = Some(peer.peer_id);
+            for address in cloud::addresses(&self.shared, &peer) {
+                self.dials
+                    .add(address, id, dials::Finder::Array, connected, now);
+            }
         }
         self.changed = true;
     }
@@ -434,9 +455,9 @@ impl Swarm {
         let Some(swarm) = self.content.hash_file().map(|f| f.hash_of_hashes()) else {
             return;
         };
-        while let Some((address, origin)) = self.dials.take_due(now) {
+        while let Some((address, finder)) = self.dials.take_due(now) {
             let shared = Arc::clone(&self.shared);
-            let discovered = origin == dials::Origin::LinkLocal;
+            let discovered = finder == dials::Finder::LinkLocal;
             let scope = self.scope;
             self.dials.start(async move {
                 let result = dial::dial(&shared, scope, address, swarm, discovered).await;

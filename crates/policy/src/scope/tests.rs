@@ -8,6 +8,7 @@ fn facts(bits: usize) -> RemoteFacts {
         link_local_discovered: bits & 2 != 0,
         group_proven: bits & 4 != 0,
         loopback: bits & 8 != 0,
+        behind_same_nat: false,
     }
 }
 
@@ -57,6 +58,33 @@ fn scope_of_every_mode_restriction_and_facts() {
             })
             .collect();
         assert_eq!(found, expected, "{mode}, restricted by {restrict}");
+    }
+}
+
+/// Behind the same NAT is the LAN, and changes nothing where somebody is on the link, outside or restricted.
+#[test]
+fn same_nat_is_the_lan_unless_restricted() {
+    for mode in DownloadMode::ALL {
+        for bits in 0..16 {
+            let without = facts(bits);
+            let with = RemoteFacts {
+                behind_same_nat: true,
+                ..without
+            };
+            for restrict in [PeerRestriction::Subnet, PeerRestriction::LocalDiscovery] {
+                assert_eq!(
+                    peer_class(mode, with, restrict),
+                    peer_class(mode, without, restrict)
+                );
+            }
+            let class = peer_class(mode, with, PeerRestriction::None);
+            match peer_class(mode, without, PeerRestriction::None) {
+                Err(OutOfScope::NotInLan) | Ok(PeerClass::Group | PeerClass::Internet) => {
+                    assert_eq!(class, Ok(PeerClass::Lan), "{mode} {bits}");
+                }
+                other => assert_eq!(class, other, "{mode} {bits}"),
+            }
+        }
     }
 }
 

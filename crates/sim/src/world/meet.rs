@@ -64,6 +64,7 @@ impl World<'_> {
             link_local_discovered: near,
             group_proven: us.group.is_some() && us.group == them.group,
             loopback: false,
+            behind_same_nat: false,
         };
         let restrict = us.policies.restrict_peer_selection_by();
         peer_class(self.machines[node].mode, facts, restrict).ok()
