@@ -45,6 +45,8 @@ async fn exchange(
     let file = file_of(&bytes);
     let mut progress: HashMap<Block, u32> = HashMap::new();
     let (mut open, mut requested, mut served) = (0, 0, 0);
+    // What is asked for before that is not sent.
+    let mut unchoked = false;
     side.send(Command::Bitfield(Bitfield::full(PIECES)));
     side.send(Command::Interested(true));
     side.send(Command::Unchoke);
@@ -76,10 +78,12 @@ async fn exchange(
                 open -= 1;
             }
             Event::Served { .. } => served += 1,
-            Event::Unchoked | Event::Interested(true) | Event::Extension(_) => {}
+            Event::Unchoked => unchoked = true,
+            Event::Interested(true) | Event::Extension(_) => {}
             other => panic!("{other:?}"),
         }
-        while open < PIPELINE
+        while unchoked
+            && open < PIPELINE
             && let Some(block) = wanted.pop()
         {
             side.send(Command::Request(block));
@@ -91,6 +95,8 @@ async fn exchange(
     let mut waiting = Box::pin(done.wait());
     loop {
         tokio::select! {
+            // The other side may be gone as soon as both are done.
+            biased;
             _ = &mut waiting => break,
             event = side.events.recv() => match event.expect("open").1 {
                 Event::Requested(block) => {
