@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Run the fleet's own cloud services: geo, key-value, content policy, discovery and array; or look after them.
 ///
 /// One process serves all five, with nothing else to install; --services runs some of them. What it listens on,
-/// certificates and limits stand in the table [control_plane] of the configuration (`dosvc config --sample`). Without any
+/// certificates and limits stand in the table control_plane of the configuration (`dosvc config --sample`). Without any
 /// it answers on http://127.0.0.1:7681, and shows a page with live figures on http://127.0.0.1:7682.
 /// SIGHUP reads the certificate and the networks again; SIGTERM and Ctrl-C drain and stop.
 #[derive(Args, Debug)]

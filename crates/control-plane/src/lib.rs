@@ -1,6 +1,6 @@
 //! The fleet's own cloud: what Delivery Optimization's five cloud services do, in one process or in several.
 //!
-//! [`array`] is a pure core: no clock, no randomness and no socket of its own. Around it: HTTP on axum with or without TLS,
+//! [`mod@array`] is a pure core: no clock, no randomness and no socket of its own. Around it: HTTP on axum with or without TLS,
 //! bounds on what anybody may ask, administration data in SQLite, snapshots of swarms, figures for administrators.
 //! [`ControlPlane::start`] runs all of it; nothing in the daemon touches this crate.
 //!
