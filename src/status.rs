@@ -9,7 +9,9 @@ use crate::{
     show,
 };
 use dosvc_content::format_bytes;
-use dosvc_engine::api::{CloudStatus, EngineStatus, LimitStatus, PeerInfo, SourceBytes};
+use dosvc_engine::api::{
+    CloudStatus, EngineStatus, LimitStatus, MembershipStatus, PeerInfo, SourceBytes,
+};
 use record::{FileRecord, records};
 use serde::Serialize;
 use std::{
@@ -138,6 +140,7 @@ fn service_text(status: &EngineStatus) -> String {
         bandwidth,
         month,
         cloud,
+        membership,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
     let listening = if listening.is_empty() {
@@ -186,6 +189,7 @@ fn service_text(status: &EngineStatus) -> String {
         ));
     }
     lines.extend(cloud.iter().flat_map(cloud_text));
+    lines.extend(membership.iter().map(membership_text));
     for gate in gates {
         lines.push(format!(
             "  closed now         {} ({})",
@@ -193,6 +197,22 @@ fn service_text(status: &EngineStatus) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What the machine proves to be of its group with.
+fn membership_text(membership: &MembershipStatus) -> String {
+    let MembershipStatus {
+        proof,
+        not_after,
+        failure,
+    } = membership;
+    let until = not_after.map(|end| format!(", until {}", show::time(end)));
+    let failure = failure.as_ref().map(|why| format!("; last attempt: {why}"));
+    format!(
+        "  member by          {proof}{}{}",
+        until.unwrap_or_default(),
+        failure.unwrap_or_default()
+    )
 }
 
 /// Where the fleet's cloud stands: the whole of it in a line, then what does not answer.

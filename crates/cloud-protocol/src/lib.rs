@@ -14,6 +14,7 @@
 mod array;
 mod content_policy;
 mod discovery;
+mod enrol;
 mod error;
 mod geo;
 mod http_url;
@@ -29,6 +30,7 @@ pub use array::{
 };
 pub use content_policy::{ContentPolicies, ContentPolicy, ContentPolicyRequest};
 pub use discovery::{CollectiveArray, DiscoveryAnswer, DiscoveryRequest};
+pub use enrol::{ENROL_BYTES_MAX, ENROL_PATH, ENROL_TOKEN_BYTES_MAX, EnrolAnswer, EnrolRequest};
 pub use error::ProtocolError;
 pub use geo::{GeoAnswer, GeoRequest, GeoVersionAnswer};
 pub use http_url::{CONTENT_ID_PLACEHOLDER, HttpUrl, UrlTemplate};

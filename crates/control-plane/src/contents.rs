@@ -1,7 +1,7 @@
 //! Administration data: contents with their policies, hash files and rollout, and API tokens. In SQLite, one file that
 //! several processes of a machine may use at once; every answer is read from it, so that all of them say the same.
 
-use crate::admin::ContentFigures;
+use crate::{admin::ContentFigures, devices::DEVICES_TABLES};
 use aws_lc_rs::error::Unspecified;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use dosvc_cloud_protocol::{ContentPolicy, PublishRequest, Rollout};
@@ -19,7 +19,8 @@ use std::{
 const NAME: &str = "control-plane.db";
 
 /// What the tables look like; `user_version` of the file says which of these have been carried out.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE content (
         id TEXT PRIMARY KEY,
         policy BLOB NOT NULL,
@@ -39,7 +40,9 @@ const MIGRATIONS: [&str; 1] = ["
         hash BLOB NOT NULL UNIQUE,
         made INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    DEVICES_TABLES,
+];
 
 /// How long one process waits for another one that writes.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -48,7 +51,7 @@ const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 const CONTENTS_MAX: u64 = 1_000_000;
 
 /// The most API tokens, and bytes of a token's name.
-const TOKENS_MAX: u64 = 10_000;
+pub(crate) const TOKENS_MAX: u64 = 10_000;
 const TOKEN_NAME_BYTES_MAX: usize = 128;
 
 /// What begins every API token, so that it is known for one where it turns up.
@@ -114,7 +117,7 @@ impl Contents {
     }
 
     /// Runs work with the database on a thread that may wait for a disk.
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -248,17 +251,8 @@ impl Contents {
     /// # Errors
     /// A name that is taken or no name, and what can't be written.
     pub async fn add_token(&self, name: &str, now: u64) -> Result<String, StoreError> {
-        if name.is_empty()
-            || name.len() > TOKEN_NAME_BYTES_MAX
-            || name.chars().any(char::is_control)
-        {
-            return Err(StoreError::Refused(
-                "a token's name has 1 to 128 printable bytes",
-            ));
-        }
-        let mut secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut secret)?;
-        let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
+        check_token_name(name)?;
+        let token = new_token(TOKEN_PREFIX)?;
         let (name, hash) = (name.to_owned(), hash_of(&token));
         self.run(move |db| {
             let change = db.transaction()?;
@@ -320,7 +314,25 @@ impl Contents {
     }
 }
 
-fn hash_of(token: &str) -> [u8; 32] {
+/// Whether a token can be called so.
+pub(crate) fn check_token_name(name: &str) -> Result<(), StoreError> {
+    if (1..=TOKEN_NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(StoreError::Refused(
+        "a token's name has 1 to 128 printable bytes",
+    ))
+}
+
+/// A new token: 256 random bits behind what it is known by.
+pub(crate) fn new_token(prefix: &str) -> Result<String, StoreError> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret)?;
+    Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(secret)))
+}
+
+/// What is kept of a token.
+pub(crate) fn hash_of(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     admin,
     array::Array,
+    authority::{AuthorityError, open_authority},
     config::ControlPlaneConfig,
     contents::{Contents, StoreError},
     listen::{Door, Guests},
@@ -53,6 +54,9 @@ pub enum StartError {
     /// The file of networks.
     #[error("{0}: {1}")]
     Networks(PathBuf, String),
+    /// Who signs the certificates of groups' members.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// Administration data.
     #[error("administration data: {0}")]
     Store(#[from] StoreError),
@@ -87,7 +91,12 @@ impl ControlPlane {
         };
         let networks = read_networks(&config)?;
         let contents = Contents::open(&config.state_dir).await?;
+        let authority = match config.has(crate::Service::ContentPolicy) {
+            true => Some(open_authority(&config.authority_file())?),
+            false => None,
+        };
         let shared = Arc::new(Shared {
+            authority,
             array: Array::new(config.array.clone()),
             contents,
             metrics: Metrics::default(),

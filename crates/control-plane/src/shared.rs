@@ -9,6 +9,7 @@ use crate::{
     pace::Pace,
 };
 use dosvc_cloud_protocol::HttpUrl;
+use dosvc_membership::Authority;
 use std::{
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) config: ControlPlaneConfig,
     pub(crate) array: Array,
     pub(crate) contents: Contents,
+    /// Who signs members' certificates; it is where contents are published, too.
+    pub(crate) authority: Option<Authority>,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
     pub(crate) networks: RwLock<Arc<Networks>>,

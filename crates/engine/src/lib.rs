@@ -26,6 +26,7 @@ mod incoming;
 mod jobs;
 mod limiter;
 mod machine;
+mod membership;
 mod metadata;
 mod month;
 mod places;
@@ -38,5 +39,7 @@ mod upkeep;
 mod uploads;
 mod workers;
 
-pub use config::{CloudSettings, EngineConfig};
+pub use config::{CloudSettings, EngineConfig, EnrolmentSettings, GroupSecret, MembershipSettings};
+pub use dosvc_wire::Demand;
 pub use engine::{Engine, EngineError};
+pub use membership::{MembershipError, enrol_device};

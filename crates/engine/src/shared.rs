@@ -11,6 +11,7 @@ use crate::{
     explain::Taken,
     limiter::{Budgets, Limiter},
     machine::Facts,
+    membership::Membership,
     month::Ledger,
     places::Places,
     room::Room,
@@ -20,16 +21,16 @@ use crate::{
     workers::Workers,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
-use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
+use dosvc_content::{DownloadMode, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
-use dosvc_policy::{Gate, Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
+use dosvc_policy::{Gate, Gates, GroupStanding, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
-    CAPABILITY_PARTS, EXTENSION_VERSION, Extension,
-    net::{BlockPool, GroupParams},
+    CAPABILITY_PARTS, EXTENSION_VERSION, Extension, GroupKey,
+    net::{BlockPool, GroupParams, Reached},
 };
 use std::{
     collections::HashMap,
@@ -72,8 +73,10 @@ pub(crate) struct Settings {
     pub(crate) peering: bool,
     /// The group's id, whatever the mode.
     pub(crate) group_id: Option<ResolvedGroup>,
+    /// The group as members prove to be of it, whatever the mode; `None`: there is none, or we can't prove it.
+    pub(crate) group_key: Option<GroupKey>,
     /// The group that peers must prove to be of in the device's mode.
-    pub(crate) group: Option<GroupHash>,
+    pub(crate) group: Option<GroupKey>,
     /// Cache hosts, in the order in which they are tried; none when they may not be used.
     pub(crate) cache_hosts: Vec<String>,
 }
@@ -85,7 +88,7 @@ pub(crate) struct Scope {
     /// Whether it may have peers at all.
     pub(crate) peering: bool,
     /// The group that its peers must prove to be of.
-    pub(crate) group: Option<GroupHash>,
+    pub(crate) group: Option<GroupKey>,
     /// Whether peers that dial us, and the link, may hear of it: they know us as the device's mode has it.
     pub(crate) offered: bool,
 }
@@ -101,8 +104,7 @@ impl Settings {
             Some(_) => DownloadMode::CdnOnly,
         };
         let permits = dosvc_policy::permits(mode);
-        let group = self.group_id.as_ref().map(|group| group.id.hash());
-        let group = group.filter(|_| permits.group);
+        let group = self.group_key.filter(|_| permits.group);
         let peering =
             self.peering && permits.peers && (mode != DownloadMode::Group || group.is_some());
         Scope {
@@ -118,13 +120,21 @@ impl Settings {
         length >= self.config.policies.min_file_size_to_cache()
     }
 
-    pub(crate) fn new(config: EngineConfig, facts: Facts) -> Self {
+    pub(crate) fn new(config: EngineConfig, facts: Facts, membership: &Membership) -> Self {
         let policies = &config.policies;
         let mode = policies.download_mode();
         let permits = dosvc_policy::permits(mode);
         let group_id = facts.group(&config);
-        let gates = dosvc_policy::gates(policies, &facts.device, group_id.is_some());
-        let group = group_id.as_ref().map(|group| group.id.hash());
+        let group = group_id
+            .as_ref()
+            .map(|group| membership.group_key(&config.membership, group.id.hash()));
+        let standing = match &group {
+            None => GroupStanding::None,
+            Some(Ok(_)) => GroupStanding::Member,
+            Some(Err(why)) => GroupStanding::Unproven(why),
+        };
+        let gates = dosvc_policy::gates(policies, &facts.device, standing);
+        let group_key = group.and_then(Result::ok);
         let cache_hosts = if permits.cache_host && gates.permit_cache_hosts() {
             facts.cache_hosts(policies)
         } else {
@@ -134,7 +144,8 @@ impl Settings {
             mode,
             permits,
             peering: permits.peers && !gates.closed().peers,
-            group: group.filter(|_| permits.group),
+            group: group_key.filter(|_| permits.group),
+            group_key,
             cache_hosts,
             gates,
             group_id,
@@ -191,6 +202,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Shared {
     settings: ArcSwap<Settings>,
+    pub(crate) membership: Membership,
     pub(crate) peer_id: PeerId,
     pub(crate) started: Instant,
     pub(crate) store: Arc<Store>,
@@ -243,6 +255,7 @@ pub(crate) struct Shared {
 /// What a new [`Shared`] is made of, beside what it makes itself.
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
+    pub(crate) membership: Membership,
     pub(crate) peer_id: PeerId,
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
@@ -256,6 +269,7 @@ impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts {
             settings,
+            membership,
             peer_id,
             store,
             host,
@@ -283,6 +297,7 @@ impl Shared {
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
+            membership,
             peer_id,
             started: now,
             store,
@@ -384,12 +399,16 @@ impl Shared {
     /// What we and a peer prove to each other in group mode.
     pub(crate) fn group_params(
         &self,
-        group: GroupHash,
+        group: GroupKey,
         swarm: HashOfHashes,
         remote: PeerId,
+        reached: Reached,
     ) -> GroupParams {
+        let settings = self.settings();
         GroupParams {
             group,
+            credentials: self.membership.credentials(&settings.config.membership),
+            reached,
             swarm,
             local: self.peer_id,
             remote,
@@ -397,6 +416,17 @@ impl Shared {
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
+    }
+
+    /// How a peer that has dialled us may have come here: where its connection ended, what the cloud sees of us with the
+    /// port that we tell it, and what is configured.
+    pub(crate) fn reached_at(&self, local: Option<SocketAddr>) -> Reached {
+        let external = self.cloud().and_then(|cloud| cloud.external_ip());
+        let external = external.map(|ip| SocketAddr::new(ip, self.listen_port()));
+        let settings = self.settings();
+        let public = &settings.config.membership.public_addresses;
+        let ours = local.into_iter().chain(external);
+        Reached::At(ours.chain(public.iter().copied()).collect())
     }
 
     pub(crate) fn listen_port(&self) -> u16 {

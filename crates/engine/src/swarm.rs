@@ -25,7 +25,7 @@ use crate::{
 use dials::Dials;
 pub(crate) use dials::{DialError, Finder};
 use disk::{Disk, DiskEvent};
-use dosvc_content::{Bitfield, GroupHash, PeerId, PieceIndex};
+use dosvc_content::{Bitfield, PeerId, PieceIndex};
 use dosvc_discovery::{
     Search,
     cloud::{Announcement, ArrayPeer, ArraySearch, Part},
@@ -34,7 +34,7 @@ use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{DelayKind, FetchId, Giving, SourceId, SourceKind, Swarm as Core, Waiting};
-use dosvc_wire::net;
+use dosvc_wire::{GroupKey, net};
 pub(crate) use explain::{SOURCES_KEPT_MAX, SwarmView, blank, http_name, other_url};
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
@@ -43,7 +43,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
     net::TcpStream,
@@ -77,7 +77,9 @@ pub(crate) struct Established {
     /// We dialled.
     pub(crate) outgoing: bool,
     /// The group that the peer proved to be of; Hellos were exchanged with the proof.
-    pub(crate) group: Option<GroupHash>,
+    pub(crate) group: Option<GroupKey>,
+    /// When its certificate ends, if it has shown one: then the connection does, too.
+    pub(crate) proven_until: Option<SystemTime>,
     pub(crate) places: ConnectionPlaces,
 }
 

@@ -3,9 +3,9 @@
 use crate::{GROUP_URI, GROUPS_MAX, KeyError, PEER_URI, REQUEST_BYTES_MAX, hex};
 use dosvc_content::{GroupHash, PeerId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData as _, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType, SerialNumber,
 };
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer, pem::PemObject as _,
@@ -49,8 +49,9 @@ impl Request {
         if der.len() > REQUEST_BYTES_MAX {
             return Err(IssueError::Request("it is too long".to_owned()));
         }
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
-            .map_err(|error| IssueError::Request(error.to_string()))?;
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+                .map_err(|error| IssueError::Request(error.to_string()))?;
         // An uncompressed point.
         let point = request.public_key.der_bytes();
         let is_p256 = *request.public_key.algorithm() == PKCS_ECDSA_P256_SHA256;
@@ -103,7 +104,8 @@ impl Authority {
     /// # Errors
     /// Text that does not have both.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let wrong = |what: &str, error: rustls_pki_types::pem::Error| KeyError(format!("{what}: {error}"));
+        let wrong =
+            |what: &str, error: rustls_pki_types::pem::Error| KeyError(format!("{what}: {error}"));
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| wrong("certificate", error))?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
@@ -129,7 +131,7 @@ impl Authority {
 
     /// The certificate alone, in PEM: what the fleet is told.
     pub fn certificate_pem(&self) -> String {
-        pem_of(&self.certificate)
+        crate::certificate_pem(&self.certificate)
     }
 
     /// Issues a certificate for `lifetime_secs` from now on; answers with its DER.
@@ -157,7 +159,9 @@ impl Authority {
             .iter()
             .map(|group| format!("{GROUP_URI}{}", hex(group.as_bytes())));
         for uri in std::iter::once(format!("{PEER_URI}{peer}")).chain(groups) {
-            let uri = uri.try_into().map_err(|error: rcgen::Error| failed(error.into()))?;
+            let uri = uri
+                .try_into()
+                .map_err(|error: rcgen::Error| failed(error.into()))?;
             params.subject_alt_names.push(SanType::URI(uri));
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -183,12 +187,4 @@ fn set_times(params: &mut CertificateParams, now: u64, lifetime_secs: u64) -> Re
     params.not_before = at(now.saturating_sub(CLOCK_SKEW_SECS))?;
     params.not_after = at(now.saturating_add(lifetime_secs))?;
     Ok(())
-}
-
-/// A certificate in PEM.
-fn pem_of(certificate: &CertificateDer<'_>) -> String {
-    pem::encode_config(
-        &pem::Pem::new("CERTIFICATE", certificate.to_vec()),
-        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-    )
 }

@@ -69,16 +69,54 @@ fn membership_is_of_one_peer_one_group_one_message_and_one_time() {
             .verify_member((&certificate, signature), message, whose, now)
             .map(|verified| verified.not_after)
     };
-    assert_eq!(check(&signature, b"message", 1, "a", NOW), Ok(NOW + LIFETIME));
+    assert_eq!(
+        check(&signature, b"message", 1, "a", NOW),
+        Ok(NOW + LIFETIME)
+    );
     let another = DeviceKey::generate().unwrap().sign(b"message").unwrap();
     for (signature, message, p, g, now, error) in [
-        (&signature, &b"massage"[..], 1, "a", NOW, CertificateError::Signature),
-        (&another, b"message", 1, "a", NOW, CertificateError::Signature),
-        (&vec![], b"message", 1, "a", NOW, CertificateError::Signature),
+        (
+            &signature,
+            &b"massage"[..],
+            1,
+            "a",
+            NOW,
+            CertificateError::Signature,
+        ),
+        (
+            &another,
+            b"message",
+            1,
+            "a",
+            NOW,
+            CertificateError::Signature,
+        ),
+        (
+            &vec![],
+            b"message",
+            1,
+            "a",
+            NOW,
+            CertificateError::Signature,
+        ),
         (&signature, b"message", 2, "a", NOW, CertificateError::Peer),
         (&signature, b"message", 1, "b", NOW, CertificateError::Group),
-        (&signature, b"message", 1, "a", NOW + LIFETIME + 5, CertificateError::Expired(5)),
-        (&signature, b"message", 1, "a", NOW - 605, CertificateError::NotYet(5)),
+        (
+            &signature,
+            b"message",
+            1,
+            "a",
+            NOW + LIFETIME + 5,
+            CertificateError::Expired(5),
+        ),
+        (
+            &signature,
+            b"message",
+            1,
+            "a",
+            NOW - 605,
+            CertificateError::NotYet(5),
+        ),
     ] {
         assert_eq!(check(signature, message, p, g, now), Err(error));
     }
@@ -128,13 +166,19 @@ fn the_authoritys_own_certificate_is_no_members() {
 fn what_was_kept_is_the_same() {
     let scene = Scene::new();
     let authority = Authority::from_pem(&scene.authority.to_pem()).unwrap();
-    assert_eq!(authority.certificate_pem(), scene.authority.certificate_pem());
+    assert_eq!(
+        authority.certificate_pem(),
+        scene.authority.certificate_pem()
+    );
     let key = DeviceKey::from_pem(&scene.key.to_pem()).unwrap();
     assert_eq!(key.public_key(), scene.key.public_key());
     assert!(!scene.authority.certificate_pem().contains("PRIVATE"));
     assert!(Authority::from_pem(&scene.authority.certificate_pem()).is_err());
     assert!(DeviceKey::from_pem("nothing").is_err());
-    assert_eq!(format!("{:?}{:?}", scene.key, authority), "DeviceKeyAuthority");
+    assert_eq!(
+        format!("{:?}{:?}", scene.key, authority),
+        "DeviceKeyAuthority"
+    );
 }
 
 #[test]
@@ -159,11 +203,18 @@ fn spoilt_requests_and_certificates_are_refused_whole() {
         assert!(scene.trust.verify(&certificate[..at], NOW).is_err());
     }
     assert!(Request::from_der(&[0; REQUEST_BYTES_MAX + 1]).is_err());
-    assert!(scene.trust.verify(&[0; CERTIFICATE_BYTES_MAX + 1], NOW).is_err());
+    assert!(
+        scene
+            .trust
+            .verify(&[0; CERTIFICATE_BYTES_MAX + 1], NOW)
+            .is_err()
+    );
     let parsed = Request::from_der(&request).unwrap();
     for groups in [vec![], vec![group("a"); GROUPS_MAX + 1]] {
         let times = (NOW, LIFETIME);
-        let issued = scene.authority.issue(&parsed, &peer(1), &groups, times, [7; 16]);
+        let issued = scene
+            .authority
+            .issue(&parsed, &peer(1), &groups, times, [7; 16]);
         assert!(matches!(issued, Err(IssueError::Groups)));
     }
 }

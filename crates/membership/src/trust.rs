@@ -156,7 +156,11 @@ fn group_of(hex: &str) -> Option<GroupHash> {
         return None;
     }
     for (out, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let digit = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+        };
         *out = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Some(hash.into())

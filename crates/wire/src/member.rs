@@ -199,8 +199,7 @@ impl MemberTranscript<'_> {
 
     fn keyed(&self) -> Hmac<Sha256> {
         let key = self.group.key();
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
         mac.update(&self.bytes(LABEL));
         mac
     }
@@ -266,13 +265,33 @@ mod tests {
             GroupKey::of_id(group("a"), Demand::Secret),
         ];
         let mut others = vec![
-            MemberTranscript { swarm: &other_swarm, ..own },
+            MemberTranscript {
+                swarm: &other_swarm,
+                ..own
+            },
             MemberTranscript { prover: &c, ..own },
-            MemberTranscript { verifier: &c, ..own },
-            MemberTranscript { prover: &b, verifier: &a, ..own },
-            MemberTranscript { verifier_nonce: &m, prover_nonce: &n, ..own },
-            MemberTranscript { dialled: there.into(), ..own },
-            MemberTranscript { dialled: DialledAddress::NONE, ..own },
+            MemberTranscript {
+                verifier: &c,
+                ..own
+            },
+            MemberTranscript {
+                prover: &b,
+                verifier: &a,
+                ..own
+            },
+            MemberTranscript {
+                verifier_nonce: &m,
+                prover_nonce: &n,
+                ..own
+            },
+            MemberTranscript {
+                dialled: there.into(),
+                ..own
+            },
+            MemberTranscript {
+                dialled: DialledAddress::NONE,
+                ..own
+            },
         ];
         others.extend(keys.iter().map(|group| MemberTranscript { group, ..own }));
         for other in others {

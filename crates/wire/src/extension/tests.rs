@@ -38,7 +38,9 @@ fn golden() -> Vec<(Extension, Vec<u8>)> {
                 signed: None,
             }),
             with(
-                &[6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1, 0x1e, 0],
+                &[
+                    6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1, 0x1e, 0,
+                ],
                 &[8; 32],
             ),
         ),
@@ -162,7 +164,10 @@ fn a_message_too_long_for_its_type_is_refused_by_its_first_bytes() {
 #[test]
 fn a_proof_is_bounded_in_every_part() {
     let proof = |certificate: usize, signature: usize| {
-        let lengths = [u8::try_from(certificate >> 8), u8::try_from(certificate & 0xff)];
+        let lengths = [
+            u8::try_from(certificate >> 8),
+            u8::try_from(certificate & 0xff),
+        ];
         let [high, low] = lengths.map(|byte| byte.expect("a byte"));
         let mut bytes = b"dosvc\x06\x02".to_vec();
         bytes.extend([0; 50]);
@@ -181,7 +186,11 @@ fn a_proof_is_bounded_in_every_part() {
         (64, 0, false),
     ] {
         let found = proof(certificate, signature);
-        assert_eq!(matches!(found, Ok(Some(_))), fits, "{certificate} {signature}");
+        assert_eq!(
+            matches!(found, Ok(Some(_))),
+            fits,
+            "{certificate} {signature}"
+        );
     }
     for (kind, body) in [(0, 50), (1, 51), (1, 49), (2, 50), (3, 50)] {
         let bytes = [&b"dosvc\x06"[..], &[kind], &vec![0; body]].concat();

@@ -1,7 +1,7 @@
 use crate::rig::{Driven, Options, PATIENCE, streams};
 use dosvc_content::{GroupHash, GroupId, PeerId};
-use dosvc_wire::net::*;
 use dosvc_wire::member::Signed;
+use dosvc_wire::net::*;
 use dosvc_wire::{Demand, Extension, GroupKey, Header, Message, Violation};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -174,7 +174,9 @@ impl Credentials for Paper {
     ) -> Result<SystemTime, String> {
         let own = signed.certificate == peer.as_bytes();
         let signs = message.ends_with(&signed.signature);
-        (own && signs).then_some(UNTIL).ok_or_else(|| "spoilt".to_owned())
+        (own && signs)
+            .then_some(UNTIL)
+            .ok_or_else(|| "spoilt".to_owned())
     }
 }
 
