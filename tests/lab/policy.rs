@@ -47,6 +47,21 @@ fn assert_exact(what: &str, flow: &Flow, limit: f64) {
     assert!(EXACT.contains(&share), "{what}: {share} of the limit");
 }
 
+/// Ten seconds of a flow. Another load on the computer that runs the tests can take a flow below its limit for a while, so
+/// one that is too slow is watched again, twice at most; one that is too fast is not.
+fn watch(limit: f64, flow: impl Fn() -> Flow) -> Flow {
+    let mut seen = flow();
+    for _ in 0..2 {
+        let share = seen.mean() / limit;
+        if share >= *EXACT.start() {
+            break;
+        }
+        println!("{share:.4} of the limit: watched again");
+        seen = flow();
+    }
+    seen
+}
+
 /// A machine whose origin lies beyond the router, and the origin.
 struct Distant {
     nginx: Nginx,
@@ -72,7 +87,7 @@ impl Distant {
         self.lab.at(0)
     }
 
-    /// What of some downloads at once crosses the link in ten seconds, from when the limit is in force.
+    /// What of some downloads at once crosses the link, from when the limit is in force.
     fn download(&self, row: &Row) -> Flow {
         let daemon = Daemon::start(self.node(), &row.policies);
         let _gets: Vec<_> = CONTENTS[..usize::from(row.downloads)]
@@ -95,7 +110,7 @@ impl Distant {
             // What servers had been told that they may send before the limit was in force is paid for first.
             thread::sleep(Duration::from_secs(3));
         }
-        Flow::received(self.node())
+        watch(row.limit, || Flow::received(self.node()))
     }
 }
 
@@ -238,7 +253,7 @@ fn limit_holds_from_the_first_byte_and_a_new_one_at_once() {
     );
     daemon.configure(&limit(after));
     thread::sleep(IN_FORCE);
-    let flow = Flow::received(distant.node());
+    let flow = watch(after * KBPS, || Flow::received(distant.node()));
     assert_limited("the new limit", &flow, after * KBPS, CONNECTIONS);
 }
 
@@ -298,7 +313,9 @@ fn uploads_to_internet_peers_keep_their_limit() {
     let peer = seed.node().address(SWARM_PORT).to_string();
     let mut get = taker.start_get(&distant.nginx.url(&content.name), &["--peer", &peer]);
     taker.wait_for_bytes(&mut get, MIB);
-    assert_limited("uploads", &Flow::sent(distant.node()), 1500.0 * KBPS, 1.0);
+    let limit = 1500.0 * KBPS;
+    let flow = watch(limit, || Flow::sent(distant.node()));
+    assert_limited("uploads", &flow, limit, 1.0);
 }
 
 #[test]
