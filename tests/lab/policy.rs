@@ -216,6 +216,31 @@ fn shares_are_of_what_the_way_to_the_source_gives() {
     );
 }
 
+/// A background download under an absolute limit shows only that limit: no foreground download is held to a share of it.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn what_a_limited_download_takes_is_not_what_is_available() {
+    let distant = Distant::new(Some(LINK));
+    let daemon = Daemon::start(distant.node(), "max_background_download_bandwidth = 500");
+    let get = |number: u64, arguments: &[&str]| {
+        let content = Content::sparse(number, 256 * MIB, MIB);
+        daemon.start_get(&distant.nginx.url(&content.name), arguments)
+    };
+    let mut background = get(1, &[]);
+    // Longer than a measurement takes at most.
+    daemon.wait_for_bytes(&mut background, 5 * MIB);
+    assert_eq!(daemon.status().bandwidth.available_bps, None);
+    let mut foreground = get(2, &["--foreground"]);
+    daemon.wait_for_bytes(&mut foreground, MIB);
+    wait_for("the foreground to be measured", PATIENCE, || {
+        let bandwidth = daemon.status().bandwidth;
+        bandwidth.foreground.bps.filter(|bps| *bps > MIB)
+    });
+    let share = Flow::received(distant.node()).mean() / LINK_BPS;
+    println!("both together: {share:.4} of the link");
+    assert!(share > 0.9, "{share} of the link");
+}
+
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn hours_decide_by_the_local_time() {
@@ -254,6 +279,10 @@ fn limit_holds_from_the_first_byte_and_a_new_one_at_once() {
     daemon.configure(&limit(after));
     thread::sleep(IN_FORCE);
     let flow = watch(after * KBPS, || Flow::received(distant.node()));
+    // What the daemon says of itself is content, without headers.
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+    let said = daemon.jobs()[0].rate_bps as f64 / (after * KBPS);
+    assert!((0.8..1.05).contains(&said), "{said} of the limit, it says");
     assert_limited("the new limit", &flow, after * KBPS, CONNECTIONS);
 }
 

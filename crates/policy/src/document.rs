@@ -59,8 +59,9 @@ peers, all downloads together. Nothing but a download itself can tell how much t
 about four seconds limits that are shares are lifted, and the rate that was kept up for three seconds is what is
 available. The first half second is left out, for it brings what had piled up in buffers. A measurement begins with a
 download, unless the last one is less than half a minute old, and every three minutes; a link that changes is noticed
-then. What was measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while
-measuring too, and a share of 100 is no limit.
+then. Downloads under an absolute limit alone show that limit, not what is available: nothing is measured then. What was
+measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while measuring too, and
+a share of 100 is no limit.
 
 ## What is limited, and how exactly
 
