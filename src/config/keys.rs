@@ -286,7 +286,7 @@ pub(crate) const KEYS: &[KeySpec] = &[
         default: None,
         example: "\"/etc/dosvc/group-secret\"",
         allowed: "an absolute path",
-        doc: "A file with the group's secret, 16 to 4096 bytes, which only its owner (root, or the daemon's user) may read. The same on all machines; read again on a reload.",
+        doc: "A file with the group's secret, 16 to 4096 bytes, which the daemon's user owns and nobody else may read (mode 600). The same on all machines; read again on a reload.",
         restart: false,
         set: |config, raw| {
             config.group.secret_file = Some(absolute_path(raw, usize::MAX)?);

@@ -80,7 +80,7 @@ fn secret_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let ours = rustix::process::geteuid().as_raw();
     if found.mode() & 0o077 != 0 || ![0, ours].contains(&found.uid()) {
         return Err(io::Error::other(
-            "others than root and the daemon's user may read or change it (chmod 600)",
+            "others than the daemon's user may read or change it (chown, chmod 600)",
         ));
     }
     let bytes = bytes_of(path, SECRET_BYTES_MAX)?;

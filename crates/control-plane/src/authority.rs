@@ -63,8 +63,11 @@ pub fn open_authority(path: &Path) -> Result<Authority, AuthorityError> {
 
 /// Writes the file whole, and never over another one.
 fn make(path: &Path, place: &str, pem: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let is_new = !folder.exists();
+    fs::create_dir_all(folder)?;
+    if let (true, Some(above)) = (is_new, folder.parent()) {
+        give_to_owner_of(above, folder)?;
     }
     let fresh = path.with_extension(place);
     let mut file = OpenOptions::new()
@@ -75,12 +78,22 @@ fn make(path: &Path, place: &str, pem: &str) -> io::Result<()> {
     let written = file
         .write_all(pem.as_bytes())
         .and_then(|()| file.sync_all())
+        .and_then(|()| give_to_owner_of(folder, &fresh))
         .and_then(|()| match fs::hard_link(&fresh, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         });
     fs::remove_file(&fresh)?;
     written
+}
+
+/// What root makes for the service belongs to the service's user.
+fn give_to_owner_of(folder: &Path, path: &Path) -> io::Result<()> {
+    let (folder, found) = (fs::metadata(folder)?, fs::metadata(path)?);
+    if folder.uid() == found.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(folder.uid()), Some(folder.gid()))
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ mod request;
 mod room;
 mod shared;
 mod swarm;
+mod terms;
 mod turns;
 mod upkeep;
 mod uploads;

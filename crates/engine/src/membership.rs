@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use std::{
     fmt, fs, io,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -397,6 +397,8 @@ async fn enrol(
     let files = Files::new(state_dir);
     let folder = state_dir.to_owned();
     let prepared = tokio::task::spawn_blocking(move || {
+        // Somebody may enrol before the daemon has ever run.
+        fs::create_dir_all(&folder).map_err(|error| MembershipError::Io(folder.clone(), error))?;
         let peer_id = load_peer_id(&folder)?;
         let key = Files::new(&folder).key()?;
         Ok::<_, MembershipError>((peer_id, key.request(&peer_id)?, key))
@@ -503,6 +505,8 @@ impl Files {
         let mut folder = fs::DirBuilder::new();
         folder.recursive(true).mode(0o700);
         folder.create(&self.folder).map_err(failed)?;
+        let state_dir = self.folder.parent().unwrap_or(&self.folder);
+        give_to_owner_of(state_dir, &self.folder).map_err(failed)?;
         let fresh = path.with_extension("new");
         // Left over from a crash, perhaps.
         match fs::remove_file(&fresh) {
@@ -518,7 +522,17 @@ impl Files {
             .map_err(failed)?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
+            .and_then(|()| give_to_owner_of(state_dir, &fresh))
             .and_then(|()| fs::rename(&fresh, path))
             .map_err(failed)
     }
+}
+
+/// What root writes for the daemon belongs to the daemon's user.
+fn give_to_owner_of(folder: &Path, path: &Path) -> io::Result<()> {
+    let (folder, found) = (fs::metadata(folder)?, fs::metadata(path)?);
+    if folder.uid() == found.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(folder.uid()), Some(folder.gid()))
 }

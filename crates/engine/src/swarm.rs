@@ -20,6 +20,7 @@ use crate::{
     limiter::{DownloadGate, Inflow, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
+    terms::Qos,
     uploads::Standing,
 };
 use dials::Dials;
@@ -32,7 +33,7 @@ use dosvc_discovery::{
 };
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
-use dosvc_policy::PeerClass;
+use dosvc_policy::{PeerClass, Policy};
 use dosvc_scheduler::{DelayKind, FetchId, Giving, SourceId, SourceKind, Swarm as Core, Waiting};
 use dosvc_wire::{GroupKey, net};
 pub(crate) use explain::{SOURCES_KEPT_MAX, SwarmView, blank, http_name, other_url};
@@ -95,6 +96,8 @@ pub(crate) struct Attachment {
     pub(crate) unclaimed: Vec<PieceIndex>,
     /// Where the content is, for those who have it as the origin has.
     pub(crate) urls: Vec<Url>,
+    /// What peers must give so that HTTP is left alone, if a content policy says so.
+    pub(crate) qos: Option<Qos>,
     /// The origin; opened by the job, which may have asked it for facts already.
     pub(crate) origin: Option<Origin>,
     /// Peers to try beside those that are discovered.
@@ -655,6 +658,19 @@ impl Swarm {
         }
     }
 
+    /// What the content policy of the latest download wants of peers. A value that somebody has configured here counts
+    /// before it.
+    fn content_qos(&self) -> Option<u64> {
+        let with_policy = self.jobs.values().filter(|job| job.qos.is_some());
+        let qos = with_policy.max_by_key(|job| job.job)?.qos?;
+        let settings = self.shared.settings();
+        let is_set = settings.config.policies.is_set(Policy::MinBackgroundQos);
+        match self.is_foreground() {
+            true => qos.foreground,
+            false => qos.background.filter(|_| !is_set),
+        }
+    }
+
     fn set_core_config(&mut self, now: Instant) {
         self.with_peers = self.may_have_peers();
         let mut config = self.shared.settings().swarm_config(
@@ -663,6 +679,7 @@ impl Swarm {
             self.with_peers,
         );
         config.giving = self.giving;
+        config.qos_bps = self.content_qos().or(config.qos_bps);
         self.core.set_config(config, now);
     }
 
