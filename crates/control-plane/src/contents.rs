@@ -4,7 +4,7 @@
 use crate::{admin::ContentFigures, devices::DEVICES_TABLES};
 use aws_lc_rs::error::Unspecified;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use dosvc_cloud_protocol::{ContentPolicy, PublishRequest, Rollout};
+use dosvc_cloud_protocol::{ContentPolicy, HttpUrl, PublishRequest, Rollout, catalog_id};
 use dosvc_content::ContentId;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
@@ -134,7 +134,9 @@ impl Contents {
         id: &ContentId,
         url: Option<&str>,
     ) -> Result<Option<Found>, StoreError> {
-        let (id, url) = (id.clone(), url.map(str::to_owned));
+        // However it is written, and by whom: contents are kept by the same.
+        let url = url.and_then(|url| catalog_id(&url.parse::<HttpUrl>().ok()?.to_url()));
+        let id = id.clone();
         self.run(move |db| {
             const COLUMNS: &str = "SELECT policy, rollout FROM content";
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
@@ -144,7 +146,7 @@ impl Contents {
             if let (None, Some(url)) = (&found, url) {
                 let join = "JOIN content_url USING (id) WHERE url = ?1";
                 let mut by_url = db.prepare_cached(&format!("{COLUMNS} {join}"))?;
-                found = by_url.query_row([url], row).optional()?;
+                found = by_url.query_row([url.as_str()], row).optional()?;
             }
             let Some((policy, rollout)) = found else {
                 return Ok(None);
@@ -194,8 +196,10 @@ impl Contents {
                 params![id, policy.to_json(), rollout, hash_file.map(String::into_bytes), publisher, now],
             )?;
             for url in policy.content_cdn_urls.iter().flatten() {
-                let plain = url.as_str().split('?').next().unwrap_or_default();
-                change.execute("INSERT OR REPLACE INTO content_url (url, id) VALUES (?1, ?2)", [plain, id])?;
+                let Some(url) = catalog_id(&url.to_url()) else {
+                    return Err(StoreError::Refused("an address is too long"));
+                };
+                change.execute("INSERT OR REPLACE INTO content_url (url, id) VALUES (?1, ?2)", [url.as_str(), id])?;
             }
             change.commit()?;
             Ok(())
@@ -390,7 +394,7 @@ mod tests {
     #[tokio::test]
     async fn contents_are_found_by_id_and_by_url_after_a_restart_too() {
         let folder = tempfile::tempdir().unwrap();
-        let asked = request("one", &["http://a/1?token=5", "http://b/1"]);
+        let asked = request("one", &["HTTP://A:80/x/../1?token=5", "http://b/1"]);
         let id: ContentId = "one".parse().unwrap();
         {
             let contents = Contents::open(folder.path()).await.unwrap();
@@ -406,7 +410,14 @@ mod tests {
             url_of(&contents, "http://a/1").await.as_deref(),
             Some("one")
         );
+        assert_eq!(
+            url_of(&contents, "http://a:80/./1?token=6")
+                .await
+                .as_deref(),
+            Some("one")
+        );
         assert_eq!(url_of(&contents, "http://a/2").await, None);
+        assert_eq!(url_of(&contents, "no address").await, None);
         assert_eq!(contents.hash_file(&id).await.unwrap().unwrap(), b"{}");
         // Published anew: what it was known by before is forgotten.
         contents

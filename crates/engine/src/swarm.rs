@@ -665,10 +665,7 @@ impl Swarm {
         let qos = with_policy.max_by_key(|job| job.job)?.qos?;
         let settings = self.shared.settings();
         let is_set = settings.config.policies.is_set(Policy::MinBackgroundQos);
-        match self.is_foreground() {
-            true => qos.foreground,
-            false => qos.background.filter(|_| !is_set),
-        }
+        qos.for_priority(self.is_foreground(), is_set)
     }
 
     fn set_core_config(&mut self, now: Instant) {

@@ -11,6 +11,16 @@ pub(crate) struct Qos {
     pub(crate) background: Option<u64>,
 }
 
+impl Qos {
+    /// What counts for a download of this priority; `configured`: somebody has set the device's own for the background.
+    pub(crate) fn for_priority(self, foreground: bool, configured: bool) -> Option<u64> {
+        match foreground {
+            true => self.foreground,
+            false => self.background.filter(|_| !configured),
+        }
+    }
+}
+
 /// See the module's documentation; the default is that nothing is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Terms {
@@ -112,6 +122,23 @@ mod tests {
             assert_eq!(found, expected.map(at), "{age:?} {expires:?} {device:?}");
             assert_eq!(terms.have_ended(at(130)), expires.is_some_and(|e| e <= 130));
         }
+    }
+
+    #[test]
+    fn what_is_configured_here_counts_before_the_policy() {
+        let qos = Qos {
+            foreground: Some(1),
+            background: Some(2),
+        };
+        for (foreground, configured, expected) in [
+            (true, false, Some(1)),
+            (true, true, Some(1)),
+            (false, false, Some(2)),
+            (false, true, None),
+        ] {
+            assert_eq!(qos.for_priority(foreground, configured), expected);
+        }
+        assert_eq!(Qos::default().for_priority(true, false), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the fleet's content policy says of a content, with the control plane that fleets run: addresses, what peers must
-//! give, how long it is kept.
+//! What the fleet's content policy says of a content, with the control plane that fleets run: addresses, and how
+//! long it is kept; and by whose certificates its services are trusted.
 
 #[allow(unreachable_pub, reason = "a module of tests")]
 #[allow(dead_code, reason = "each test program uses a part of it")]
@@ -8,8 +8,12 @@ mod support;
 use dosvc_cloud_protocol::{ContentPolicies, ContentPolicy, HttpUrl, PublishRequest, Rollout};
 use dosvc_content::ContentId;
 use dosvc_control_plane::{Contents, ControlPlane, ControlPlaneConfig, client::ControlPlaneClient};
-use dosvc_engine::{CloudSettings, Engine, api::SourceStanding};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use dosvc_engine::{CloudSettings, Engine};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use support::{Node, Origin, config, content, eventually, hash_file};
 use tempfile::TempDir;
 
@@ -19,30 +23,49 @@ const MIB: usize = 1 << 20;
 struct Plane {
     plane: ControlPlane,
     token: String,
-    _dir: TempDir,
+    is_tls: bool,
+    dir: TempDir,
 }
 
 impl Plane {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With a certificate (PEM) and its key: HTTPS.
+    async fn start_with(tls: Option<(String, String)>) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
+        let file = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("it can be written");
+            path
+        };
+        let tls =
+            tls.map(|(certificate, key)| (file("tls.pem", certificate), file("tls.key", key)));
+        let (certificate, key) = tls.unzip();
+        let is_tls = certificate.is_some();
         let contents = Contents::open(dir.path()).await.expect("it is empty");
         let token = contents.add_token("tests", 1).await.expect("a new name");
         let config = ControlPlaneConfig {
             listen: vec!["127.0.0.1:0".parse().expect("address")],
             admin_listen: None,
+            certificate,
+            key,
             state_dir: dir.path().to_owned(),
             ..ControlPlaneConfig::default()
         };
         Self {
             plane: ControlPlane::start(config).await.expect("it starts"),
             token,
-            _dir: dir,
+            is_tls,
+            dir,
         }
     }
 
     fn base(&self) -> HttpUrl {
         let address = self.plane.listening()[0];
-        format!("http://{address}").parse().expect("an address")
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{address}").parse().expect("an address")
     }
 
     /// Registers a content with these policies at these addresses.
@@ -76,13 +99,23 @@ impl Plane {
     }
 
     /// A machine of the fleet.
-    async fn node(&self, settings: &[(&str, &str)], peers: &[std::net::SocketAddr]) -> Node {
+    async fn node(&self, settings: &[(&str, &str)], peers: &[SocketAddr]) -> Node {
+        self.node_that_trusts(None, settings, peers).await
+    }
+
+    /// The same; it trusts this file's certificates, beside the system's.
+    async fn node_that_trusts(
+        &self,
+        ca_file: Option<PathBuf>,
+        settings: &[(&str, &str)],
+        peers: &[SocketAddr],
+    ) -> Node {
         let dir = tempfile::tempdir().expect("temporary folder");
         let mut config = config(&dir, settings, peers);
         config.cloud = Some(CloudSettings {
             geo_url: self.base(),
             geo_version_url: None,
-            ca_file: None,
+            ca_file,
             publisher_key: None,
         });
         Node {
@@ -188,42 +221,69 @@ async fn expired_content_leaves_the_cache_and_is_shared_no_more() {
     assert!(status.notes[0].contains("has expired"), "{status:?}");
 }
 
+/// An authority, and a certificate of it for 127.0.0.1.
+struct Issued {
+    authority: String,
+    certificate: String,
+    key: String,
+}
+
+fn issue(name: &str) -> Issued {
+    let authority_key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key).expect("a certificate");
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let host = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+    let certificate = host.signed_by(&key, &issuer).expect("a certificate");
+    Issued {
+        authority: authority.pem(),
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_are_enough_when_they_give_what_the_policy_wants() {
+async fn services_are_trusted_by_the_authority_that_is_configured_and_by_no_other() {
+    let (ours, theirs) = (issue("ours"), issue("theirs"));
     let origin = Origin::start().await;
-    let plane = Plane::start().await;
-    let bytes = content(41, 24 * MIB);
+    let bytes = content(51, 2 * MIB);
     let url = origin.publish("a.bin", &bytes);
-    let policies = ContentPolicies {
-        background_qos_bps: Some(1),
-        ..ContentPolicies::default()
+    let plane = Plane::start_with(Some((ours.certificate, ours.key))).await;
+    let file = |name: &str, text: &str| {
+        let path = plane.dir.path().join(name);
+        std::fs::write(&path, text).expect("it can be written");
+        Some(path)
     };
-    plane.publish(&bytes, &[url.clone()], policies).await;
-    let seed = plane.node(&[], &[]).await;
-    seed.finish(seed.get(&url).await).await;
-    // Slower than what the device's default (20 MB/s) takes for enough.
-    let slow = ("max_background_download_bandwidth", "4096");
-    for (settings, may_be_idle) in [
-        (vec![slow], true),
-        // What somebody has configured here counts before it.
-        (vec![slow, ("min_background_qos", "1000000")], false),
+    for (ca_file, trusted) in [
+        (file("ours.pem", &ours.authority), true),
+        (file("theirs.pem", &theirs.authority), false),
+        (None, false),
     ] {
-        let node = plane.node(&settings, &[seed.address()]).await;
-        let job = node.get(&url).await;
-        let mut was_idle = false;
-        let half = bytes.len() as u64 / 2;
-        while !node.engine.job(job).is_some_and(|job| job.state.is_final()) {
-            let explained = node
-                .engine
-                .explain(&job.to_string())
-                .await
-                .expect("it runs");
-            let done = explained.download.map_or(0, |job| job.bytes_done);
-            let mut http = explained.sources.iter().filter(|s| s.kind == "Http");
-            was_idle |= done > half && http.any(|s| s.state == SourceStanding::Idle);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let node = plane.node_that_trusts(ca_file, &[], &[]).await;
+        let status = node.finish(node.get(&url).await).await;
+        let cloud = node.engine.status().cloud.expect("it is configured");
+        let geo = &cloud.services[0];
+        if trusted {
+            assert_eq!((geo.state.as_str(), &geo.failure), ("answered", &None));
+            // Nothing is published there.
+            assert!(
+                status.notes[0].contains("does not know this content"),
+                "{status:?}"
+            );
+        } else {
+            let failure = geo.failure.as_ref().expect("it is said");
+            assert_eq!(
+                (geo.state.as_str(), failure.code.as_str()),
+                ("failing", "0x80D0380A")
+            );
+            let says_why = failure.message.to_lowercase().contains("certificate");
+            assert!(says_why, "{}", failure.message);
+            assert!(status.notes[0].contains("0x80D0380A"), "{status:?}");
         }
-        node.finish(job).await;
-        assert_eq!(was_idle, may_be_idle, "{settings:?}");
     }
 }
