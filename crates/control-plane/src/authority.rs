@@ -63,7 +63,7 @@ pub fn open_authority(path: &Path) -> Result<Authority, AuthorityError> {
 
 /// Writes the file whole, and never over another one.
 fn make(path: &Path, place: &str, pem: &str) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     let is_new = !folder.exists();
     fs::create_dir_all(folder)?;
     if let (true, Some(above)) = (is_new, folder.parent()) {
