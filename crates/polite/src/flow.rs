@@ -370,9 +370,7 @@ impl Flow {
             None
         };
         let needed = manner.rate.map(|rate| look.window_at(rate));
-        let enough = manner
-            .share
-            .map(|rate| look.window_of_share(rate));
+        let enough = manner.share.map(|rate| look.window_of_share(rate));
         let windows = [polite, needed, enough].into_iter().flatten();
         let limit = windows.min_by_key(|(bytes, _)| *bytes);
         self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)?;
@@ -532,7 +530,10 @@ mod tests {
                 let least = lasts(QUEUE_MIN * u64::from(sharers));
                 let (one, all) = (lasts(window), lasts(window * u64::from(sharers)));
                 assert!(one * sharers >= path * 2 + QUEUE - Duration::from_micros(1));
-                assert!(all <= least.max(path * 2 + QUEUE), "{all:?} by {sharers}, {path:?}");
+                assert!(
+                    all <= least.max(path * 2 + QUEUE),
+                    "{all:?} by {sharers}, {path:?}"
+                );
             }
         }
     }
