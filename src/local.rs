@@ -3,7 +3,7 @@
 //! A trait, so that the API and its client are tested against an engine that does what a test says.
 
 use crate::config::{
-    CacheConfig, Config, DaemonConfig, DiscoveryConfig, PublicKey, TransferConfig,
+    CacheConfig, Config, DaemonConfig, DiscoveryConfig, NatConfig, PublicKey, TransferConfig,
 };
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
@@ -99,6 +99,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         max_active_uploads,
         hash_threads,
     } = config.transfers;
+    let NatConfig { port_mapping } = config.nat;
     let CacheConfig { keep_free } = config.cache;
     EngineConfig {
         policies: config.policies.clone(),
@@ -108,6 +109,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
+        port_mapping,
         cloud: geo_url.clone().map(|geo_url| CloudSettings {
             geo_url,
             geo_version_url: geo_version_url.clone(),
