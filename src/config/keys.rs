@@ -18,6 +18,7 @@ pub(crate) const TABLES: &[(&str, &str)] = &[
     (POLICY_TABLE, "The Delivery Optimization policies."),
     ("daemon", "The daemon itself."),
     ("discovery", "How peers are found."),
+    ("nat", "Peers across NATs."),
     ("cache", "The cache, beside its policies above."),
     ("transfers", "How much is done at once."),
     (
@@ -258,6 +259,19 @@ pub(crate) const KEYS: &[KeySpec] = &[
             let key = config.discovery.publisher_key.as_ref();
             quoted(key.map(ToString::to_string).unwrap_or_default())
         },
+    },
+    KeySpec {
+        path: "nat.port_mapping",
+        default: Some("true"),
+        example: "",
+        allowed: "true, false",
+        doc: "Have the machine's gateway map the peer port (PCP, NAT-PMP or UPnP) while the mode is 2 (Group) or 3 (Internet); in other modes it is never asked.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.port_mapping = raw.flag()?;
+            Some(())
+        },
+        show: |config| config.nat.port_mapping.to_string(),
     },
     KeySpec {
         path: "cache.keep_free_percent",
