@@ -230,6 +230,7 @@ mod tests {
             "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             false,
         ),
+        ("nat.port_mapping", "false", true),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
