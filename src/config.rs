@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) discovery: DiscoveryConfig,
     /// What the members of a group prove to each other.
     pub(crate) group: GroupConfig,
+    /// Peers across NATs.
+    pub(crate) nat: NatConfig,
     /// The cache, beside its policies.
     pub(crate) cache: CacheConfig,
     /// How much is done at once.
@@ -134,6 +136,13 @@ pub(crate) struct GroupConfig {
     pub(crate) enrolment_token_file: Option<PathBuf>,
     /// Where others reach this machine.
     pub(crate) public_addresses: Vec<SocketAddr>,
+}
+
+/// The table `[nat]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NatConfig {
+    /// Whether the peer port is mapped at the gateway, in the modes with peers beyond the LAN.
+    pub(crate) port_mapping: bool,
 }
 
 /// The table `[cache]`.
@@ -331,6 +340,7 @@ impl Config {
                 enrolment_token_file: None,
                 public_addresses: Vec::new(),
             },
+            nat: NatConfig { port_mapping: true },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,
             },

@@ -309,6 +309,7 @@ impl Local for Engine {
             month: MonthStatus::default(),
             cloud: None,
             membership: None,
+            port_mapping: None,
         }
     }
 

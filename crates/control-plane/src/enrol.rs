@@ -1,8 +1,9 @@
 //! Enrolment over HTTP: a device's first certificate, with a token, and its next ones.
 
 use crate::{
+    contents::StoreError,
     services::{Refusal, body},
-    shared::Shared,
+    shared::{Shared, now},
 };
 use axum::{
     Router,
@@ -32,14 +33,17 @@ async fn enrol(State(shared): State<Arc<Shared>>, content: Body) -> Result<Respo
     let content = body(content, ENROL_BYTES_MAX).await?;
     let asked = EnrolRequest::from_json(&content)?;
     let request = Request::from_der(&asked.request)?;
-    let (peer, key, now) = (asked.peer_id, request.public_key(), shared.now());
+    let (peer, key, now) = (asked.peer_id, request.public_key(), now());
     let groups = match &asked.token {
-        Some(token) => shared.contents.enrol(token, &peer, &key, now).await?,
-        None => shared.contents.renew(&peer, &key, now).await?,
+        Some(token) => shared.contents.enrol(token, &peer, &key, now).await,
+        None => shared.contents.renew(&peer, &key, now).await,
     };
-    let groups = groups.map_err(|denied| {
-        tracing::info!(%peer, %denied, "no certificate");
-        Refusal::new(StatusCode::FORBIDDEN, denied.to_string())
+    let groups = groups.map_err(|error| match error {
+        StoreError::Refused(why) => {
+            tracing::info!(%peer, why, "no certificate");
+            Refusal::new(StatusCode::FORBIDDEN, why)
+        }
+        other => other.into(),
     })?;
     let mut serial = [0; 16];
     aws_lc_rs::rand::fill(&mut serial).map_err(|_| {

@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub cloud: Option<CloudSettings>,
     /// What the members of a group prove to each other.
     pub membership: MembershipSettings,
+    /// Whether the peer port is mapped at the machine's gateway, in the modes with peers beyond the LAN (2 and 3).
+    pub port_mapping: bool,
     /// Peers to try for every content.
     pub static_peers: Vec<SocketAddr>,
     /// Foreground downloads that run at once; further ones wait.
@@ -140,6 +142,7 @@ impl EngineConfig {
             dns_sd: true,
             cloud: None,
             membership: MembershipSettings::default(),
+            port_mapping: true,
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,

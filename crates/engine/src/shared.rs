@@ -11,6 +11,7 @@ use crate::{
     explain::Taken,
     limiter::{Budgets, Limiter},
     machine::Facts,
+    mapped,
     membership::Membership,
     month::Ledger,
     places::Places,
@@ -24,6 +25,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
+use dosvc_nat::portmap::PortMapper;
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Gate, Gates, GroupStanding, PeerClass, Permits, RemoteFacts, ResolvedGroup};
@@ -232,6 +234,8 @@ pub(crate) struct Shared {
     /// The fleet's cloud, while one is configured and the mode permits it.
     pub(crate) cloud: ArcSwapOption<OpenCloud>,
     pub(crate) listening: ArcSwap<Vec<SocketAddr>>,
+    /// What keeps the peer port mapped, while it is.
+    pub(crate) port_mapper: ArcSwapOption<PortMapper>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) dirty: Notify,
@@ -317,6 +321,7 @@ impl Shared {
             discovery: ArcSwapOption::empty(),
             cloud: ArcSwapOption::empty(),
             listening: ArcSwap::default(),
+            port_mapper: ArcSwapOption::empty(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             dirty: Notify::new(),
@@ -418,11 +423,16 @@ impl Shared {
         }
     }
 
-    /// How a peer that has dialled us may have come here: where its connection ended, what the cloud sees of us with the
-    /// port that we tell it, and what is configured.
+    /// How a peer that has dialled us may have come here: where its connection ended, what the cloud sees of us with our
+    /// port or the one that the gateway has mapped, and what is configured.
     pub(crate) fn reached_at(&self, local: Option<SocketAddr>) -> Reached {
         let external = self.cloud().and_then(|cloud| cloud.external_ip());
-        let external = external.map(|ip| SocketAddr::new(ip, self.listen_port()));
+        let ports = [Some(self.listen_port()), mapped::external_port(self)];
+        let ports = ports.into_iter().flatten();
+        let external = external.into_iter().flat_map(|ip| {
+            let at = move |port| SocketAddr::new(ip, port);
+            ports.clone().map(at)
+        });
         let settings = self.settings();
         let public = &settings.config.membership.public_addresses;
         let ours = local.into_iter().chain(external);
