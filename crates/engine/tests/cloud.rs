@@ -177,7 +177,9 @@ async fn content_is_kept_as_long_as_its_policy_and_the_devices_let_it() {
             expire_at_secs_since_epoch: expires,
             ..ContentPolicies::default()
         };
-        plane.publish(&bytes, &[url.clone()], policies).await;
+        plane
+            .publish(&bytes, std::slice::from_ref(&url), policies)
+            .await;
         let node = plane.node(&[("max_cache_age", device)], &[]).await;
         node.finish(node.get(&url).await).await;
         let found = expiry(&node).await;
@@ -200,7 +202,9 @@ async fn expired_content_leaves_the_cache_and_is_shared_no_more() {
         max_cache_age_secs: Some(1),
         ..ContentPolicies::default()
     };
-    plane.publish(&bytes, &[url.clone()], policies).await;
+    plane
+        .publish(&bytes, std::slice::from_ref(&url), policies)
+        .await;
     let node = plane.node(&[], &[]).await;
     let job = node.get(&url).await;
     node.finish(job).await;
@@ -214,7 +218,9 @@ async fn expired_content_leaves_the_cache_and_is_shared_no_more() {
         expire_at_secs_since_epoch: Some(unix_now() - 1),
         ..ContentPolicies::default()
     };
-    plane.publish(&bytes, &[url.clone()], past).await;
+    plane
+        .publish(&bytes, std::slice::from_ref(&url), past)
+        .await;
     let late = plane.node(&[], &[]).await;
     let status = late.finish(late.get(&url).await).await;
     assert!(!status.verified_by_hash_file);
