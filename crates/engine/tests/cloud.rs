@@ -12,7 +12,7 @@ use dosvc_engine::{CloudSettings, Engine};
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 use support::{Node, Origin, config, content, eventually, hash_file};
 use tempfile::TempDir;
