@@ -53,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) daemon: DaemonConfig,
     /// How peers are found.
     pub(crate) discovery: DiscoveryConfig,
+    /// Peers across NATs.
+    pub(crate) nat: NatConfig,
     /// The cache, beside its policies.
     pub(crate) cache: CacheConfig,
     /// How much is done at once.
@@ -114,6 +116,13 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) cloud_ca_file: Option<PathBuf>,
     /// Whose signature content policies must carry.
     pub(crate) publisher_key: Option<PublicKey>,
+}
+
+/// The table `[nat]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NatConfig {
+    /// Whether the peer port is mapped at the gateway, in the modes with peers beyond the LAN.
+    pub(crate) port_mapping: bool,
 }
 
 /// The table `[cache]`.
@@ -303,6 +312,7 @@ impl Config {
                 cloud_ca_file: None,
                 publisher_key: None,
             },
+            nat: NatConfig { port_mapping: true },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,
             },

@@ -3,7 +3,7 @@
 //! A trait, so that the API and its client are tested against an engine that does what a test says.
 
 use crate::config::{
-    CacheConfig, Config, DaemonConfig, DiscoveryConfig, PublicKey, TransferConfig,
+    CacheConfig, Config, DaemonConfig, DiscoveryConfig, NatConfig, PublicKey, TransferConfig,
 };
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
@@ -99,6 +99,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         max_active_uploads,
         hash_threads,
     } = config.transfers;
+    let NatConfig { port_mapping } = config.nat;
     let CacheConfig { keep_free } = config.cache;
     EngineConfig {
         policies: config.policies.clone(),
@@ -108,6 +109,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
+        port_mapping,
         cloud: geo_url.clone().map(|geo_url| CloudSettings {
             geo_url,
             geo_version_url: geo_version_url.clone(),
@@ -228,6 +230,7 @@ mod tests {
             "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             false,
         ),
+        ("nat.port_mapping", "false", true),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
@@ -247,6 +250,12 @@ mod tests {
         ("control_plane.admin_listen", "127.0.0.1:1", false),
         ("control_plane.public_url", "http://x/", false),
         ("control_plane.arrays", "http://x/array/", false),
+        ("control_plane.redis", "redis://x", false),
+        ("control_plane.redis_sentinel", "x", false),
+        ("control_plane.redis_password_file", "/x", false),
+        ("control_plane.redis_prefix", "x", false),
+        ("control_plane.postgres", "postgresql://x@y/z", false),
+        ("control_plane.postgres_password_file", "/x", false),
         ("control_plane.networks", "/x", false),
         ("control_plane.registered_callers", "x", false),
         ("control_plane.cache_hosts", "x", false),

@@ -3,6 +3,7 @@
 use crate::{
     api::{CloudFailure, CloudService, CloudStatus},
     config::CloudSettings,
+    mapped,
     shared::{Scope, Settings, Shared},
 };
 use dosvc_content::{DownloadMode, HashOfHashes};
@@ -94,7 +95,7 @@ fn device(shared: &Shared) -> Device {
         .filter(|_| settings.mode == DownloadMode::Group);
     let (ipv4, ipv6) = shared.with_links(addresses_of);
     Device {
-        port: shared.listen_port(),
+        port: mapped::external_port(shared).unwrap_or_else(|| shared.listen_port()),
         ipv4,
         ipv6,
         teredo: None,

@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub dns_sd: bool,
     /// The fleet's cloud: content policies and peers beyond the link; `None`: none is asked.
     pub cloud: Option<CloudSettings>,
+    /// Whether the peer port is mapped at the machine's gateway, in the modes with peers beyond the LAN (2 and 3).
+    pub port_mapping: bool,
     /// Peers to try for every content.
     pub static_peers: Vec<SocketAddr>,
     /// Foreground downloads that run at once; further ones wait.
@@ -68,6 +70,7 @@ impl EngineConfig {
             tenant_id: None,
             dns_sd: true,
             cloud: None,
+            port_mapping: true,
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,

@@ -15,7 +15,7 @@ use crate::{
     explain,
     jobs::{Control, Job},
     machine::{self, Facts},
-    month,
+    mapped, month,
     request::{Request, parse_hash_file},
     room,
     shared::{Parts, Settings, Shared, lock},
@@ -169,6 +169,7 @@ impl Engine {
         if shared.cloud().is_some() {
             upkeep::review_announcements(&shared).await;
         }
+        mapped::review(&shared).await;
         machine::log_changes(None, &shared.settings());
         shared.tasks.spawn(machine::follow(engine.clone()));
         shared.tasks.spawn(upkeep::sync_store(Arc::clone(&shared)));
@@ -485,6 +486,7 @@ impl Engine {
             bandwidth: shared.bandwidth.status(&settings.config.policies),
             month: month_status(shared, &settings),
             cloud: shared.cloud().map(|cloud| cloud::status(&cloud.status())),
+            port_mapping: mapped::status(shared),
         }
     }
 
@@ -563,6 +565,7 @@ impl Engine {
         machine::log_changes(Some(&self.shared.settings()), &settings);
         self.shared.replace_settings(settings);
         let opened = self.open_to_peers().await;
+        mapped::review(&self.shared).await;
         if let Err(error) = cloud::review(&self.shared).await {
             tracing::error!(%error, "the fleet's cloud is not used");
         }
@@ -579,7 +582,7 @@ impl Engine {
     /// Ends everything: no new peers, connections closed, state written.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
-        cloud::close(shared).await;
+        tokio::join!(cloud::close(shared), mapped::close(shared));
         if let Some(doors) = self.doors.lock().await.take() {
             doors.shut(shared).await;
         }

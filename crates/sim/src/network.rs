@@ -16,10 +16,8 @@ pub(crate) type FlowId = u32;
 
 /// Cells on their way in the model of ideal links.
 const IDEAL_WINDOW: u32 = 8;
-/// A receiver lets each sender have so many bytes under way at least, …
+/// A receiver lets each sender have so many bytes under way at least.
 const RECEIVE_MIN: u64 = 32 << 10;
-/// … and expects so many senders at least.
-const SENDERS_MIN: u64 = 2;
 /// Bytes of a packet beside what it carries.
 const PACKET: f64 = 66.0;
 
@@ -66,7 +64,7 @@ impl Network {
             burst: 128_000,
             send_buffer: None,
             notsent_lowat: None,
-            receive_queue: Some(Duration::from_millis(10)),
+            receive_queue: Some(Duration::from_millis(5)),
             overhead: 1514.0 / 1448.0,
             cell: 64 << 10,
             verify_bps: 1_000_000_000,
@@ -208,7 +206,7 @@ impl Port {
     )]
     fn share(&self, time: Nanos) -> u64 {
         let bytes = (time as f64 / self.down_byte) as u64;
-        (bytes / self.senders.max(SENDERS_MIN)).max(RECEIVE_MIN)
+        (bytes / self.senders.max(1)).max(RECEIVE_MIN)
     }
 
     fn receive(&mut self, bytes: f64, at: Nanos) -> Nanos {
