@@ -3,11 +3,11 @@
 //! A trait, so that the API and its client are tested against an engine that does what a test says.
 
 use crate::config::{
-    CacheConfig, Config, DaemonConfig, DiscoveryConfig, PublicKey, TransferConfig,
+    CacheConfig, Config, DaemonConfig, DiscoveryConfig, NatConfig, PublicKey, TransferConfig,
 };
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
-    CloudSettings, EngineConfig,
+    CloudSettings, EngineConfig, NatSettings, TeredoSettings,
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
         JobStatus, PeerInfo,
@@ -99,6 +99,11 @@ fn engine_config(config: &Config) -> EngineConfig {
         max_active_uploads,
         hash_threads,
     } = config.transfers;
+    let NatConfig {
+        quic,
+        teredo_servers,
+        teredo_port,
+    } = &config.nat;
     let CacheConfig { keep_free } = config.cache;
     EngineConfig {
         policies: config.policies.clone(),
@@ -114,6 +119,13 @@ fn engine_config(config: &Config) -> EngineConfig {
             ca_file: cloud_ca_file.clone(),
             publisher_key: publisher_key.as_ref().map(PublicKey::bytes),
         }),
+        nat: NatSettings {
+            quic: *quic,
+            teredo: TeredoSettings {
+                servers: teredo_servers.clone(),
+                port: *teredo_port,
+            },
+        },
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
@@ -228,6 +240,9 @@ mod tests {
             "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             false,
         ),
+        ("nat.quic", "off", true),
+        ("nat.teredo_servers", "198.51.100.10", true),
+        ("nat.teredo_port", "1", true),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),

@@ -4,9 +4,11 @@ use super::{Config, LogFormat, PublicKey, SWARM_PORT};
 use dosvc_cloud_protocol::{HttpUrl, limits};
 use dosvc_content::GroupId;
 use dosvc_control_plane::Service;
+use dosvc_engine::{QuicUse, ServerAddresses};
+use dosvc_nat::teredo::is_global;
 use dosvc_policy::{POLICIES, Percent, Policy, RawValue, nearest};
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -18,6 +20,10 @@ pub(crate) const TABLES: &[(&str, &str)] = &[
     (POLICY_TABLE, "The Delivery Optimization policies."),
     ("daemon", "The daemon itself."),
     ("discovery", "How peers are found."),
+    (
+        "nat",
+        "How peers beyond the LAN are reached, where NATs are in the way.",
+    ),
     ("cache", "The cache, beside its policies above."),
     ("transfers", "How much is done at once."),
     (
@@ -34,6 +40,7 @@ pub(crate) const TABLES: &[(&str, &str)] = &[
 const LISTEN_ADDRESSES_MAX: usize = 16;
 const PEERS_MAX: usize = 4096;
 const ARRAYS_MAX: usize = 1024;
+const TEREDO_SERVERS_MAX: usize = 8;
 /// The longest path of a Unix socket on Linux, without its NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -77,7 +84,7 @@ pub(crate) const KEYS: &[KeySpec] = &[
         default: Some("[\"[::]:7680\", \"0.0.0.0:7680\"]"),
         example: "",
         allowed: "up to 16 IP addresses with port",
-        doc: "Addresses for peers (TCP); port 0 takes a free one. No port is opened in modes without peers.",
+        doc: "Addresses for peers (TCP, and UDP for QUIC); port 0 takes a free one. No port is opened in modes without peers.",
         restart: true,
         set: |config, raw| {
             config.daemon.listen = addresses(raw, None, LISTEN_ADDRESSES_MAX)?;
@@ -257,6 +264,60 @@ pub(crate) const KEYS: &[KeySpec] = &[
             let key = config.discovery.publisher_key.as_ref();
             quoted(key.map(ToString::to_string).unwrap_or_default())
         },
+    },
+    KeySpec {
+        path: "nat.quic",
+        default: Some("\"distant\""),
+        example: "",
+        allowed: "off, distant, everywhere",
+        doc: "Speak QUIC, with TCP where that fails: not at all, with peers beyond the LAN, or with all. Every connection is encrypted then, and peers prove their ids.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.quic = match raw.text()?.trim() {
+                "off" => QuicUse::Off,
+                "distant" => QuicUse::Distant,
+                "everywhere" => QuicUse::Everywhere,
+                _ => return None,
+            };
+            Some(())
+        },
+        show: |config| {
+            quoted(match config.nat.quic {
+                QuicUse::Off => "off",
+                QuicUse::Distant => "distant",
+                QuicUse::Everywhere => "everywhere",
+            })
+        },
+    },
+    KeySpec {
+        path: "nat.teredo_servers",
+        default: Some("[]"),
+        example: "",
+        allowed: "up to 8 public IPv4 addresses, or pairs of them: 198.51.100.10+198.51.100.20",
+        doc: "Teredo servers (dosvc teredo server), best first: with one, peers behind other NATs are reached in modes 2 and 3. The second address is the one after the first unless it is given.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.teredo_servers = teredo_servers(raw)?;
+            Some(())
+        },
+        show: |config| {
+            let servers = config.nat.teredo_servers.iter();
+            let servers: Vec<String> = servers.map(teredo_server_text).collect();
+            list(&servers)
+        },
+    },
+    KeySpec {
+        path: "nat.teredo_port",
+        default: Some("3544"),
+        example: "",
+        allowed: "0 to 65535",
+        doc: "The UDP port that the tunnel uses on this machine; 0 takes a free one.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.teredo_port = u16::try_from(raw.number(0, 65_535)?).ok()?;
+            Some(())
+        },
+        show: |config| config.nat.teredo_port.to_string(),
     },
     KeySpec {
         path: "cache.keep_free_percent",
@@ -720,6 +781,42 @@ fn addresses(raw: &RawValue, port: Option<u16>, count_max: usize) -> Option<Vec<
             })
         })
         .collect()
+}
+
+fn teredo_servers(raw: &RawValue) -> Option<Vec<ServerAddresses>> {
+    let usable = |text: &str| {
+        let address: Ipv4Addr = text.trim().parse().ok()?;
+        is_global(address).then_some(address)
+    };
+    let server = |text: &str| {
+        let (primary, secondary) = match text.split_once('+') {
+            Some((primary, secondary)) => (usable(primary)?, usable(secondary)?),
+            None => {
+                let primary = usable(text)?;
+                (primary, next_address(primary)?)
+            }
+        };
+        Some(ServerAddresses {
+            primary,
+            secondary: Some(secondary),
+        })
+    };
+    let texts = raw.texts()?;
+    let servers: Vec<_> = texts.into_iter().map(server).collect::<Option<_>>()?;
+    (servers.len() <= TEREDO_SERVERS_MAX).then_some(servers)
+}
+
+fn next_address(address: Ipv4Addr) -> Option<Ipv4Addr> {
+    address.to_bits().checked_add(1).map(Ipv4Addr::from_bits)
+}
+
+/// As it stands in a file.
+fn teredo_server_text(server: &ServerAddresses) -> String {
+    let primary = server.primary;
+    match server.secondary {
+        Some(second) if Some(second) != next_address(primary) => format!("{primary}+{second}"),
+        _ => primary.to_string(),
+    }
 }
 
 fn group_name(raw: &RawValue) -> Option<String> {

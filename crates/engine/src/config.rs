@@ -1,5 +1,6 @@
 //! What an engine is told to be.
 
+use crate::{quic::QuicUse, tunnel::TeredoSettings};
 use dosvc_discovery::cloud::HttpUrl;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
@@ -14,7 +15,7 @@ pub struct EngineConfig {
     pub state_dir: PathBuf,
     /// Where the cache lies if not in `state_dir` (`modify_cache_drive`); it must exist.
     pub cache_dir: Option<PathBuf>,
-    /// Addresses to listen on for peers, while the mode permits peers. Port 0: any free one.
+    /// Addresses to listen on for peers, while the mode permits peers: TCP, and UDP for QUIC. Port 0: any free one.
     pub listen: Vec<SocketAddr>,
     /// The folder under which the machine's own files (`proc`, `sys`, `run`, `var`, `etc`) are seen.
     pub host_root: PathBuf,
@@ -24,6 +25,8 @@ pub struct EngineConfig {
     pub dns_sd: bool,
     /// The fleet's cloud: content policies and peers beyond the link; `None`: none is asked.
     pub cloud: Option<CloudSettings>,
+    /// How peers are reached beyond what TCP reaches.
+    pub nat: NatSettings,
     /// Peers to try for every content.
     pub static_peers: Vec<SocketAddr>,
     /// Foreground downloads that run at once; further ones wait.
@@ -53,8 +56,17 @@ pub struct CloudSettings {
     pub publisher_key: Option<[u8; 32]>,
 }
 
+/// How peers are reached beyond what TCP reaches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NatSettings {
+    /// Whether QUIC is spoken, on the UDP ports of the numbers that TCP is listened on.
+    pub quic: QuicUse,
+    /// The tunnel through NATs, in modes 2 and 3.
+    pub teredo: TeredoSettings,
+}
+
 impl EngineConfig {
-    /// The defaults for a state folder: TCP 7680 on IPv4 and IPv6, DNS-SD on.
+    /// The defaults for a state folder: port 7680 on IPv4 and IPv6, DNS-SD on.
     pub fn new(state_dir: PathBuf, policies: Policies) -> Self {
         Self {
             cache_dir: policies.modify_cache_drive().map(Into::into),
@@ -68,6 +80,7 @@ impl EngineConfig {
             tenant_id: None,
             dns_sd: true,
             cloud: None,
+            nat: NatSettings::default(),
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,
