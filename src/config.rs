@@ -128,6 +128,8 @@ pub(crate) struct NatConfig {
     pub(crate) teredo_servers: Vec<ServerAddresses>,
     /// The UDP port of the tunnel.
     pub(crate) teredo_port: u16,
+    /// Whether the peer port is mapped at the gateway, in the modes with peers beyond the LAN.
+    pub(crate) port_mapping: bool,
 }
 
 /// The table `[cache]`.
@@ -321,6 +323,7 @@ impl Config {
                 quic: QuicUse::default(),
                 teredo_servers: Vec::new(),
                 teredo_port: dosvc_nat::teredo::PORT,
+                port_mapping: true,
             },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,

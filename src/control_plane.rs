@@ -11,7 +11,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use dosvc_content::format_bytes;
 use dosvc_control_plane::{
-    Contents, ControlPlane, ControlPlaneConfig, Figures, client::ControlPlaneClient,
+    Contents, ControlPlane, ControlPlaneConfig, Figures, StoreError, client::ControlPlaneClient,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -80,11 +80,20 @@ fn settings(config: &Config) -> ControlPlaneConfig {
     }
 }
 
-/// The administration data of this machine's control plane.
+/// The administration data of the control plane that this machine is configured for.
 async fn contents(global: &Global) -> anyhow::Result<Contents> {
-    let folder = settings(&load_config(global)?).state_dir;
-    let opened = Contents::open(&folder).await;
-    opened.with_context(|| format!("open the administration data in {}", folder.display()))
+    let config = settings(&load_config(global)?);
+    let place = match &config.postgres.url {
+        Some(_) => "PostgreSQL".to_owned(),
+        None => config.state_dir.display().to_string(),
+    };
+    let opening = async {
+        let contents = Contents::of(&config).await?;
+        contents.check().await?;
+        Ok::<_, StoreError>(contents)
+    };
+    let opened = opening.await;
+    opened.with_context(|| format!("open the administration data in {place}"))
 }
 
 async fn serve(config: ControlPlaneConfig, until_stdin_ends: bool) -> anyhow::Result<()> {
@@ -175,6 +184,14 @@ fn status(figures: Figures, json: bool) -> anyhow::Result<()> {
             figures.entries,
             figures.swarms,
             format_bytes(figures.memory_bytes)
+        ),
+        format!(
+            "  swarms' store    {}",
+            if figures.array_up {
+                "up"
+            } else {
+                "OUT OF REACH: joins are refused"
+            }
         ),
         format!(
             "  joins            {}, {} of them not listed",

@@ -103,6 +103,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         quic,
         teredo_servers,
         teredo_port,
+        port_mapping,
     } = &config.nat;
     let CacheConfig { keep_free } = config.cache;
     EngineConfig {
@@ -113,6 +114,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
+        port_mapping: *port_mapping,
         cloud: geo_url.clone().map(|geo_url| CloudSettings {
             geo_url,
             geo_version_url: geo_version_url.clone(),
@@ -243,6 +245,7 @@ mod tests {
         ("nat.quic", "off", true),
         ("nat.teredo_servers", "198.51.100.10", true),
         ("nat.teredo_port", "1", true),
+        ("nat.port_mapping", "false", true),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
@@ -262,6 +265,12 @@ mod tests {
         ("control_plane.admin_listen", "127.0.0.1:1", false),
         ("control_plane.public_url", "http://x/", false),
         ("control_plane.arrays", "http://x/array/", false),
+        ("control_plane.redis", "redis://x", false),
+        ("control_plane.redis_sentinel", "x", false),
+        ("control_plane.redis_password_file", "/x", false),
+        ("control_plane.redis_prefix", "x", false),
+        ("control_plane.postgres", "postgresql://x@y/z", false),
+        ("control_plane.postgres_password_file", "/x", false),
         ("control_plane.networks", "/x", false),
         ("control_plane.registered_callers", "x", false),
         ("control_plane.cache_hosts", "x", false),

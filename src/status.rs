@@ -9,7 +9,9 @@ use crate::{
     show,
 };
 use dosvc_content::format_bytes;
-use dosvc_engine::api::{CloudStatus, EngineStatus, LimitStatus, PeerInfo, SourceBytes};
+use dosvc_engine::api::{
+    CloudStatus, EngineStatus, LimitStatus, PeerInfo, PortMappingStatus, SourceBytes,
+};
 use record::{FileRecord, records};
 use serde::Serialize;
 use std::{
@@ -141,6 +143,7 @@ fn service_text(status: &EngineStatus) -> String {
         bandwidth,
         month,
         cloud,
+        port_mapping,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
     let listening = if listening.is_empty() {
@@ -192,6 +195,7 @@ fn service_text(status: &EngineStatus) -> String {
             format_bytes(month.internet_bytes)
         ));
     }
+    lines.extend(port_mapping.iter().flat_map(port_mapping_text));
     lines.extend(cloud.iter().flat_map(cloud_text));
     for gate in gates {
         lines.push(format!(
@@ -200,6 +204,43 @@ fn service_text(status: &EngineStatus) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What the gateway does for the peer port.
+fn port_mapping_text(mapping: &PortMappingStatus) -> Vec<String> {
+    let PortMappingStatus {
+        state,
+        method,
+        gateway,
+        mappings,
+        failure,
+        granted: _,
+        failed: _,
+    } = mapping;
+    let gateway = gateway.map_or_else(String::new, |ip| format!(" at the gateway {ip}"));
+    let mut lines: Vec<String> = mappings
+        .iter()
+        .map(|mapped| {
+            let method = method.as_deref().unwrap_or("being renewed");
+            let nested = match mapped.public {
+                true => "",
+                false => "; behind another NAT, not reached from the Internet",
+            };
+            format!(
+                "  mapped port        {} {} is {}{gateway} ({method}{nested})",
+                mapped.protocol, mapped.port, mapped.external
+            )
+        })
+        .collect();
+    if lines.is_empty() {
+        let what = match (state.as_str(), failure) {
+            (_, Some(why)) => format!("none: {why}"),
+            ("no_gateway", _) => "none: there is no gateway".to_owned(),
+            _ => format!("asking{gateway}"),
+        };
+        lines.push(format!("  mapped port        {what}"));
+    }
+    lines
 }
 
 /// Where the fleet's cloud stands: the whole of it in a line, then what does not answer.

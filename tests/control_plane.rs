@@ -186,3 +186,37 @@ fn what_can_not_work_is_bad_usage() {
     assert_eq!(code(&nobody), 1);
     assert!(stderr(&nobody).contains("refused"), "{}", stderr(&nobody));
 }
+
+/// A store that is away costs what it holds, and nothing else; whoever asks is told which one it is.
+#[test]
+fn stores_that_are_out_of_reach_are_named() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path("dosvc.toml")).unwrap();
+    let table = "[control_plane]\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = [\"127.0.0.1:0\"]\n\
+                 redis = [\"unix:///nonexistent/redis\"]\n\
+                 postgres = \"postgresql://do@%2Fnonexistent/do\"\n";
+    fs::write(place.path("dosvc.toml"), format!("{text}{table}")).unwrap();
+    let token = place.run(&["control-plane", "token", "list"]);
+    assert_eq!(code(&token), 1);
+    let said = stderr(&token);
+    assert!(
+        said.contains("PostgreSQL") && said.contains("nonexistent"),
+        "{said}"
+    );
+
+    let (plane, clients, admin) = start(&place);
+    assert_eq!(fetch(&clients, "/geo").0, 200);
+    assert_eq!(fetch(&clients, "/readyz").0, 503);
+    assert_eq!(fetch(&clients, "/content/x/contentpolicy").0, 503);
+    let url = format!("http://{admin}");
+    let status = place.run(&["control-plane", "status", "--url", &url]);
+    assert!(
+        stdout(&status).contains("OUT OF REACH"),
+        "{}",
+        stdout(&status)
+    );
+    let log = plane.log();
+    assert!(log.contains("unix:///nonexistent/redis"), "{log}");
+    plane.signal("TERM");
+    assert_eq!(plane.end().0, Some(0));
+}

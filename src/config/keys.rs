@@ -41,6 +41,7 @@ const LISTEN_ADDRESSES_MAX: usize = 16;
 const PEERS_MAX: usize = 4096;
 const ARRAYS_MAX: usize = 1024;
 const TEREDO_SERVERS_MAX: usize = 8;
+const REDIS_SERVERS_MAX: usize = 16;
 /// The longest path of a Unix socket on Linux, without its NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -320,6 +321,19 @@ pub(crate) const KEYS: &[KeySpec] = &[
         show: |config| config.nat.teredo_port.to_string(),
     },
     KeySpec {
+        path: "nat.port_mapping",
+        default: Some("true"),
+        example: "",
+        allowed: "true, false",
+        doc: "Have the machine's gateway map the peer port (PCP, NAT-PMP or UPnP) while the mode is 2 (Group) or 3 (Internet); in other modes it is never asked.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.port_mapping = raw.flag()?;
+            Some(())
+        },
+        show: |config| config.nat.port_mapping.to_string(),
+    },
+    KeySpec {
         path: "cache.keep_free_percent",
         default: Some("10"),
         example: "",
@@ -530,6 +544,98 @@ pub(crate) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| list(&config.control_plane.arrays),
+    },
+    KeySpec {
+        path: "control_plane.redis",
+        default: Some("[]"),
+        example: "",
+        allowed: "up to 16 addresses: redis://[USER@]HOST[:PORT][/DATABASE], rediss://… (TLS) or unix:///PATH",
+        doc: "Redis or Valkey for the array's swarms: the primary and its replicas. Any number of processes may share it. Without any: this process.",
+        restart: true,
+        set: |config, raw| {
+            let servers: Option<Vec<_>> = raw.texts()?.iter().map(|t| t.parse().ok()).collect();
+            config.control_plane.redis.servers =
+                servers.filter(|servers| servers.len() <= REDIS_SERVERS_MAX)?;
+            Some(())
+        },
+        show: |config| list(&config.control_plane.redis.servers),
+    },
+    KeySpec {
+        path: "control_plane.redis_sentinel",
+        default: None,
+        example: "\"swarms\"",
+        allowed: "the name of a primary, 1 to 128 printable bytes",
+        doc: "The addresses in redis are Sentinels, and know where the primary of this name is.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.redis.sentinel = Some(short_text(raw)?);
+            Some(())
+        },
+        show: |config| {
+            quoted(
+                config
+                    .control_plane
+                    .redis
+                    .sentinel
+                    .as_deref()
+                    .unwrap_or_default(),
+            )
+        },
+    },
+    KeySpec {
+        path: "control_plane.redis_password_file",
+        default: None,
+        example: "\"/etc/dosvc/redis.password\"",
+        allowed: "an absolute path",
+        doc: "The password for Redis, in the first line of this file.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.redis.password_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.control_plane.redis.password_file.as_ref()),
+    },
+    KeySpec {
+        path: "control_plane.redis_prefix",
+        default: Some("\"dosvc:\""),
+        example: "",
+        allowed: "1 to 128 printable bytes",
+        doc: "What the names of all keys in Redis begin with: another one, another fleet.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.redis.prefix = short_text(raw)?;
+            Some(())
+        },
+        show: |config| quoted(&config.control_plane.redis.prefix),
+    },
+    KeySpec {
+        path: "control_plane.postgres",
+        default: None,
+        example: "\"postgresql://dosvc@db.example.org/dosvc\"",
+        allowed: "postgresql://USER@HOST[:PORT]/DATABASE, without a password",
+        doc: "PostgreSQL for contents and tokens, in a database of their own. Without it: SQLite in the state folder.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.postgres.url = Some(raw.text()?.trim().parse().ok()?);
+            Some(())
+        },
+        show: |config| {
+            let url = config.control_plane.postgres.url.as_ref();
+            quoted(url.map(ToString::to_string).unwrap_or_default())
+        },
+    },
+    KeySpec {
+        path: "control_plane.postgres_password_file",
+        default: None,
+        example: "\"/etc/dosvc/postgres.password\"",
+        allowed: "an absolute path",
+        doc: "The password for PostgreSQL, in the first line of this file.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.postgres.password_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.control_plane.postgres.password_file.as_ref()),
     },
     KeySpec {
         path: "control_plane.networks",
@@ -823,6 +929,13 @@ fn group_name(raw: &RawValue) -> Option<String> {
     let name = raw.text()?.trim();
     let good = |c: char| c.is_ascii_alphanumeric() || "._-@\\$".contains(c);
     ((1..=256).contains(&name.len()) && name.chars().all(good)).then(|| name.to_owned())
+}
+
+/// A name in one line.
+fn short_text(raw: &RawValue) -> Option<String> {
+    let text = raw.text()?;
+    let good = (1..=128).contains(&text.len()) && !text.chars().any(char::is_control);
+    good.then(|| text.to_owned())
 }
 
 fn log_level(raw: &RawValue) -> Option<String> {

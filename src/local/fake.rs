@@ -309,6 +309,7 @@ impl Local for Engine {
             bandwidth: BandwidthStatus::default(),
             month: MonthStatus::default(),
             cloud: None,
+            port_mapping: None,
         }
     }
 

@@ -47,6 +47,21 @@ fn assert_exact(what: &str, flow: &Flow, limit: f64) {
     assert!(EXACT.contains(&share), "{what}: {share} of the limit");
 }
 
+/// Ten seconds of a flow. Another load on the computer that runs the tests can take a flow below its limit for a while, so
+/// one that is too slow is watched again, twice at most; one that is too fast is not.
+fn watch(limit: f64, flow: impl Fn() -> Flow) -> Flow {
+    let mut seen = flow();
+    for _ in 0..2 {
+        let share = seen.mean() / limit;
+        if share >= *EXACT.start() {
+            break;
+        }
+        println!("{share:.4} of the limit: watched again");
+        seen = flow();
+    }
+    seen
+}
+
 /// A machine whose origin lies beyond the router, and the origin.
 struct Distant {
     nginx: Nginx,
@@ -72,7 +87,7 @@ impl Distant {
         self.lab.at(0)
     }
 
-    /// What of some downloads at once crosses the link in ten seconds, from when the limit is in force.
+    /// What of some downloads at once crosses the link, from when the limit is in force.
     fn download(&self, row: &Row) -> Flow {
         let daemon = Daemon::start(self.node(), &row.policies);
         let _gets: Vec<_> = CONTENTS[..usize::from(row.downloads)]
@@ -95,7 +110,7 @@ impl Distant {
             // What servers had been told that they may send before the limit was in force is paid for first.
             thread::sleep(Duration::from_secs(3));
         }
-        Flow::received(self.node())
+        watch(row.limit, || Flow::received(self.node()))
     }
 }
 
@@ -201,6 +216,31 @@ fn shares_are_of_what_the_way_to_the_source_gives() {
     );
 }
 
+/// A background download under an absolute limit shows only that limit: no foreground download is held to a share of it.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn what_a_limited_download_takes_is_not_what_is_available() {
+    let distant = Distant::new(Some(LINK));
+    let daemon = Daemon::start(distant.node(), "max_background_download_bandwidth = 500");
+    let get = |number: u64, arguments: &[&str]| {
+        let content = Content::sparse(number, 256 * MIB, MIB);
+        daemon.start_get(&distant.nginx.url(&content.name), arguments)
+    };
+    let mut background = get(1, &[]);
+    // Longer than a measurement takes at most.
+    daemon.wait_for_bytes(&mut background, 5 * MIB);
+    assert_eq!(daemon.status().bandwidth.available_bps, None);
+    let mut foreground = get(2, &["--foreground"]);
+    daemon.wait_for_bytes(&mut foreground, MIB);
+    wait_for("the foreground to be measured", PATIENCE, || {
+        let bandwidth = daemon.status().bandwidth;
+        bandwidth.foreground.bps.filter(|bps| *bps > MIB)
+    });
+    let share = Flow::received(distant.node()).mean() / LINK_BPS;
+    println!("both together: {share:.4} of the link");
+    assert!(share > 0.9, "{share} of the link");
+}
+
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn hours_decide_by_the_local_time() {
@@ -238,7 +278,11 @@ fn limit_holds_from_the_first_byte_and_a_new_one_at_once() {
     );
     daemon.configure(&limit(after));
     thread::sleep(IN_FORCE);
-    let flow = Flow::received(distant.node());
+    let flow = watch(after * KBPS, || Flow::received(distant.node()));
+    // What the daemon says of itself is content, without headers.
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+    let said = daemon.jobs()[0].rate_bps as f64 / (after * KBPS);
+    assert!((0.8..1.05).contains(&said), "{said} of the limit, it says");
     assert_limited("the new limit", &flow, after * KBPS, CONNECTIONS);
 }
 
@@ -298,7 +342,9 @@ fn uploads_to_internet_peers_keep_their_limit() {
     let peer = seed.node().address(SWARM_PORT).to_string();
     let mut get = taker.start_get(&distant.nginx.url(&content.name), &["--peer", &peer]);
     taker.wait_for_bytes(&mut get, MIB);
-    assert_limited("uploads", &Flow::sent(distant.node()), 1500.0 * KBPS, 1.0);
+    let limit = 1500.0 * KBPS;
+    let flow = watch(limit, || Flow::sent(distant.node()));
+    assert_limited("uploads", &flow, limit, 1.0);
 }
 
 #[test]
@@ -316,7 +362,8 @@ fn monthly_cap_ends_uploads_to_internet_peers_and_survives_a_crash() {
     let peer = seed.node().address(SWARM_PORT).to_string();
     let before = distant.lab.at(0).traffic().sent;
     let mut get = taker.start_get(&distant.nginx.url(&content.name), &["--peer", &peer]);
-    taker.wait_for_bytes(&mut get, LEFT - 4 * MIB);
+    // Blocks on their way when the cap is reached are cut short, and stay counted.
+    taker.wait_for_bytes(&mut get, LEFT - 8 * MIB);
     wait_for("the cap", PATIENCE, || {
         seed.status().month.upload_limit_reached.then_some(())
     });

@@ -1,6 +1,11 @@
 //! What administrators see: metrics, figures as JSON, and a page that shows them live.
 
-use crate::{config::Service, shared::Shared};
+use crate::{
+    array::{GroupView, SwarmView},
+    config::Service,
+    shared::Shared,
+    swarms::Overview,
+};
 use axum::{
     Router,
     extract::State,
@@ -23,6 +28,8 @@ pub struct Figures {
     pub uptime_seconds: u64,
     /// Whether clients come by TLS.
     pub tls: bool,
+    /// Whether the array's store can be asked; always, where the swarms are in the process.
+    pub array_up: bool,
     /// Connections now.
     pub connections: u64,
     /// Requests refused for their rate.
@@ -116,40 +123,23 @@ async fn page() -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let text = look(shared, |shared| shared.metrics.text(&shared.array.stats())).await;
+    let stats = shared.swarms.overview(0).await.stats;
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (headers, text.unwrap_or_default()).into_response()
+    (headers, shared.metrics.text(&stats, shared.swarms.is_up())).into_response()
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Response {
-    let contents = shared.contents.latest(ROWS).await.unwrap_or_default();
-    let count = shared.contents.count().await.unwrap_or_default();
-    let figures = look(shared, move |shared| {
-        let mut figures = figures(shared);
-        figures.contents = count;
-        figures.latest_contents = contents;
-        figures
-    });
-    axum::Json(figures.await).into_response()
-}
-
-/// Walking over all swarms takes a while: it belongs on a thread of its own.
-async fn look<T: Send + 'static>(
-    shared: Arc<Shared>,
-    look: impl FnOnce(&Shared) -> T + Send + 'static,
-) -> Option<T> {
-    tokio::task::spawn_blocking(move || look(&shared))
-        .await
-        .ok()
-}
-
-fn figures(shared: &Shared) -> Figures {
-    let stats = shared.array.stats();
+    let Overview {
+        stats,
+        swarms,
+        groups,
+    } = shared.swarms.overview(ROWS).await;
     let services = Service::ALL.into_iter().filter(|s| shared.has(*s));
-    Figures {
+    let figures = Figures {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.started.elapsed().as_secs(),
         tls: shared.is_tls,
+        array_up: shared.swarms.is_up(),
         connections: shared.metrics.connections.load(Relaxed),
         too_fast: shared.metrics.too_fast.load(Relaxed),
         services: services
@@ -163,33 +153,28 @@ fn figures(shared: &Shared) -> Figures {
         joins: stats.joins,
         unlisted: stats.unlisted_foreign + stats.unlisted_full,
         memory_bytes: stats.memory_bytes,
-        contents: 0,
-        largest_swarms: swarms(shared),
-        largest_groups: groups(shared),
-        latest_contents: Vec::new(),
+        contents: shared.contents.count().await.unwrap_or_default(),
+        largest_swarms: swarms.into_iter().map(swarm_figures).collect(),
+        largest_groups: groups.into_iter().map(group_figures).collect(),
+        latest_contents: shared.contents.latest(ROWS).await.unwrap_or_default(),
+    };
+    axum::Json(figures).into_response()
+}
+
+fn swarm_figures(view: SwarmView) -> SwarmFigures {
+    SwarmFigures {
+        content_id: view.content_id.to_string(),
+        peers: view.peers,
+        seeds: view.seeds,
+        groups: view.groups,
+        sites: view.sites,
     }
 }
 
-fn swarms(shared: &Shared) -> Vec<SwarmFigures> {
-    let views = shared.array.largest_swarms(ROWS).into_iter();
-    views
-        .map(|view| SwarmFigures {
-            content_id: view.content_id.to_string(),
-            peers: view.peers,
-            seeds: view.seeds,
-            groups: view.groups,
-            sites: view.sites,
-        })
-        .collect()
-}
-
-fn groups(shared: &Shared) -> Vec<GroupFigures> {
-    let views = shared.array.largest_groups(ROWS).into_iter();
-    views
-        .map(|view| GroupFigures {
-            group: view.group,
-            peers: view.entries,
-            swarms: view.swarms,
-        })
-        .collect()
+fn group_figures(view: GroupView) -> GroupFigures {
+    GroupFigures {
+        group: view.group,
+        peers: view.entries,
+        swarms: view.swarms,
+    }
 }

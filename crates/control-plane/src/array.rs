@@ -26,8 +26,9 @@
 mod export;
 mod gate;
 mod ordered;
-mod record;
-mod sample;
+pub(crate) mod plan;
+pub(crate) mod record;
+pub(crate) mod sample;
 mod swarm;
 
 use dosvc_cloud_protocol::{
@@ -88,9 +89,31 @@ impl Default for ArrayLimits {
 }
 
 impl ArrayLimits {
+    /// The same, within what the protocol permits.
+    pub(crate) fn permitted(self) -> Self {
+        Self {
+            join_interval: self
+                .join_interval
+                .clamp(*NEXT_JOIN_SECONDS.start(), *NEXT_JOIN_SECONDS.end() / 2),
+            peers_per_answer: self.peers_per_answer.clamp(1, PEERS_MAX),
+            ..self
+        }
+    }
+
     /// How long a peer is listed after a join: two intervals, the longest there are, and a minute.
-    fn lifetime(&self) -> Seconds {
+    pub fn lifetime(&self) -> Seconds {
         2 * (self.join_interval + self.join_interval / 10) + 60
+    }
+
+    /// Peers for one that wants so many.
+    pub(crate) fn wanted(&self, request: &JoinRequest) -> usize {
+        usize::from(request.peers_wanted).min(self.peers_per_answer)
+    }
+
+    /// When a peer is to come back, in seconds.
+    pub(crate) fn next_join(&self, random: &mut Random) -> u32 {
+        let width = self.join_interval / 10;
+        self.join_interval - width + random.below(2 * width + 1)
     }
 }
 
@@ -191,13 +214,7 @@ struct Counts {
 impl Array {
     /// An array without swarms. The limits are brought into what the protocol permits.
     pub fn new(limits: ArrayLimits) -> Self {
-        let limits = ArrayLimits {
-            join_interval: limits
-                .join_interval
-                .clamp(*NEXT_JOIN_SECONDS.start(), *NEXT_JOIN_SECONDS.end() / 2),
-            peers_per_answer: limits.peers_per_answer.clamp(1, PEERS_MAX),
-            ..limits
-        };
+        let limits = limits.permitted();
         Self {
             gate: Gate::new(&limits),
             limits,
@@ -212,7 +229,7 @@ impl Array {
     pub fn join(&self, now: Seconds, draw: Draw, seen: Seen, request: &JoinRequest) -> JoinAnswer {
         let mut random = Random::new(draw.seed);
         let record = Record::of(request, seen, draw.token, now + self.limits.lifetime());
-        let wanted = usize::from(request.peers_wanted).min(self.limits.peers_per_answer);
+        let wanted = self.limits.wanted(request);
         let (token, peers) = self.visit(now, &record, request, wanted, &mut random);
         self.counts.joins.fetch_add(1, Relaxed);
         self.counts
@@ -223,7 +240,7 @@ impl Array {
                 .iter()
                 .map(|(scope, peer)| peer.shown(*scope))
                 .collect(),
-            next_join_seconds: self.next_join(&mut random),
+            next_join_seconds: self.limits.next_join(&mut random),
             external_ip: seen.address.to_canonical(),
             token: token.map(JoinToken),
         }
@@ -311,12 +328,6 @@ impl Array {
             entry.remove();
             self.counts.swarms.fetch_sub(1, Relaxed);
         }
-    }
-
-    fn next_join(&self, random: &mut Random) -> u32 {
-        let interval = self.limits.join_interval;
-        let width = interval / 10;
-        interval - width + random.below(2 * width + 1)
     }
 
     /// Removes what nobody has renewed, shard by shard, and gives the memory of swarms back that have shrunk. To be
@@ -445,6 +456,3 @@ fn keep_largest(sizes: &mut Vec<(usize, ContentId)>, count: usize) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

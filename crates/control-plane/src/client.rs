@@ -1,13 +1,11 @@
 //! What the commands ask a running control plane: figures, and to publish.
 
-use crate::admin::Figures;
+use crate::{admin::Figures, tls_client};
 use dosvc_cloud_protocol::{
     HttpUrl, JSON_MEDIA_TYPE, PUBLISH_PATH, PublishRequest, REVOKE_PATH, RevokeRequest,
 };
 use reqwest::{Client, RequestBuilder, StatusCode, header};
-use rustls::{ClientConfig, crypto::aws_lc_rs};
-use rustls_platform_verifier::Verifier;
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
 /// Time for a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -63,13 +61,7 @@ impl ControlPlaneClient {
             .timeout(REQUEST_TIME_MAX);
         // The metrics of a machine without root certificates can still be read.
         if base.as_str().starts_with("https") {
-            let provider = Arc::new(aws_lc_rs::default_provider());
-            let tls = ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()?
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Verifier::new(provider)?))
-                .with_no_client_auth();
-            builder = builder.tls_backend_preconfigured(tls);
+            builder = builder.tls_backend_preconfigured(tls_client::config()?);
         }
         let http = builder.build()?;
         Ok(Self { http, base })

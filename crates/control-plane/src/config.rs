@@ -1,6 +1,6 @@
 //! What a control plane is told before it starts.
 
-use crate::array::ArrayLimits;
+use crate::{array::ArrayLimits, database::PostgresConfig, remote::RedisConfig};
 use dosvc_cloud_protocol::{HttpUrl, Text, limits::TAG_BYTES_MAX};
 use std::{
     fmt,
@@ -90,6 +90,8 @@ pub struct ControlPlaneConfig {
     pub arrays: Vec<HttpUrl>,
     /// Snapshot and administration data.
     pub state_dir: PathBuf,
+    /// The database of administration data, when that is no file in [`Self::state_dir`].
+    pub postgres: PostgresConfig,
     /// Which network is in which country; see [`crate::Networks`].
     pub networks: Option<PathBuf>,
     /// Callers that may use peers; empty: all.
@@ -98,6 +100,8 @@ pub struct ControlPlaneConfig {
     pub cache_hosts: Vec<String>,
     /// Bounds of the array.
     pub array: ArrayLimits,
+    /// Where its swarms are, when not in this process.
+    pub redis: RedisConfig,
     /// Proxies in front of this process: a request of theirs comes from whom `X-Forwarded-For` names last.
     pub trusted_proxies: Vec<IpAddr>,
     /// Requests of one address a second, on average over some seconds; 0: no limit.
@@ -126,10 +130,12 @@ impl Default for ControlPlaneConfig {
             public_url: None,
             arrays: Vec::new(),
             state_dir: "/var/lib/dosvc/control-plane".into(),
+            postgres: PostgresConfig::default(),
             networks: None,
             registered_callers: Vec::new(),
             cache_hosts: Vec::new(),
             array: ArrayLimits::default(),
+            redis: RedisConfig::default(),
             trusted_proxies: Vec::new(),
             requests_per_second: 2000,
             connections_max: 20_000,
@@ -152,6 +158,9 @@ impl ControlPlaneConfig {
             return Err(format!(
                 "{open} would be plain HTTP beyond this machine: set certificate and key, or allow_http"
             ));
+        }
+        if self.redis.sentinel.is_some() && self.redis.servers.is_empty() {
+            return Err("redis_sentinel names a primary, but redis names no Sentinels".to_owned());
         }
         if self.services.is_empty() {
             return Err("no service is to run".to_owned());

@@ -1,25 +1,20 @@
-//! Administration data: contents with their policies, hash files and rollout, and API tokens. In SQLite, one file that
-//! several processes of a machine may use at once; every answer is read from it, so that all of them say the same.
+//! Administration data: contents with their policies, hash files and rollout, and API tokens. Every answer is read from
+//! the database, so that all processes that share it say the same.
 
-use crate::admin::ContentFigures;
+use crate::{
+    admin::ContentFigures,
+    config::ControlPlaneConfig,
+    database::{Database, Row, Session, values},
+};
 use aws_lc_rs::error::Unspecified;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use dosvc_cloud_protocol::{ContentPolicy, PublishRequest, Rollout};
 use dosvc_content::ContentId;
-use rusqlite::{Connection, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
-use std::{
-    fs, io,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, path::Path};
 
-/// The file's name in the state folder.
-const NAME: &str = "control-plane.db";
-
-/// What the tables look like; `user_version` of the file says which of these have been carried out.
-const MIGRATIONS: [&str; 1] = ["
+/// What the tables look like; the database knows which of these have been carried out.
+const MIGRATIONS: &[&str] = &["
     CREATE TABLE content (
         id TEXT PRIMARY KEY,
         policy BLOB NOT NULL,
@@ -41,9 +36,6 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT;
 "];
 
-/// How long one process waits for another one that writes.
-const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
-
 /// The most contents.
 const CONTENTS_MAX: u64 = 1_000_000;
 
@@ -54,6 +46,9 @@ const TOKEN_NAME_BYTES_MAX: usize = 128;
 /// What begins every API token, so that it is known for one where it turns up.
 const TOKEN_PREFIX: &str = "dosvc_";
 
+/// Times that a change is tried again because another process was faster.
+const RETRIES: usize = 10;
+
 /// Administration data that can't be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -61,9 +56,15 @@ pub enum StoreError {
     /// The file's folder.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The database.
+    /// The database in a file.
     #[error("{0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The database's server has refused.
+    #[error("{0}")]
+    Postgres(String),
+    /// The database's server can't be asked now. That may change by itself.
+    #[error("{0}")]
+    OutOfReach(String),
     /// What stands in it is not what was written.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -79,6 +80,12 @@ pub enum StoreError {
     /// The work was cut off.
     #[error("the process is stopping")]
     Stopping,
+}
+
+impl From<serde_json::Error> for StoreError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Damaged(error.to_string())
+    }
 }
 
 /// A content's policy, and who may see it.
@@ -99,30 +106,34 @@ pub struct TokenInfo {
 
 /// The store.
 #[derive(Debug, Clone)]
-pub struct Contents(Arc<Mutex<Connection>>);
+pub struct Contents(pub(crate) Database);
 
 impl Contents {
-    /// Opens the store in this folder, or makes it.
+    /// Opens the store in a file in this folder, or makes it.
     ///
     /// # Errors
     /// What can't be made, read or written.
     pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let folder = state_dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || open(&folder));
-        let connection = opened.await.map_err(|_| StoreError::Stopping)??;
-        Ok(Self(Arc::new(Mutex::new(connection))))
+        Ok(Self(Database::file(state_dir, MIGRATIONS).await?))
     }
 
-    /// Runs work with the database on a thread that may wait for a disk.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let connection = self.0.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        done.await.map_err(|_| StoreError::Stopping)?
+    /// Opens the store of a configuration: a file in its state folder, or a server, which is not asked yet.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub async fn of(config: &ControlPlaneConfig) -> Result<Self, StoreError> {
+        if config.postgres.url.is_some() {
+            return Ok(Self(Database::server(&config.postgres, MIGRATIONS)));
+        }
+        Self::open(&config.state_dir).await
+    }
+
+    /// Whether the store can be asked.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.count().await.map(|_| ())
     }
 
     /// The policy of a content: by its id, or else by one of its URLs.
@@ -132,40 +143,35 @@ impl Contents {
         url: Option<&str>,
     ) -> Result<Option<Found>, StoreError> {
         let (id, url) = (id.clone(), url.map(str::to_owned));
-        self.run(move |db| {
-            const COLUMNS: &str = "SELECT policy, rollout FROM content";
-            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-            let mut by_id = db.prepare_cached(&format!("{COLUMNS} WHERE id = ?1"))?;
-            let mut found: Option<(Vec<u8>, String)> =
-                by_id.query_row([id.as_str()], row).optional()?;
-            if let (None, Some(url)) = (&found, url) {
-                let join = "JOIN content_url USING (id) WHERE url = ?1";
-                let mut by_url = db.prepare_cached(&format!("{COLUMNS} {join}"))?;
-                found = by_url.query_row([url], row).optional()?;
-            }
-            let Some((policy, rollout)) = found else {
-                return Ok(None);
+        let row = self.0.look(move |db| {
+            let by_id = "SELECT policy, rollout FROM content WHERE id = ?1";
+            let found = db.find(by_id, values![id.as_str()])?;
+            let (None, Some(url)) = (&found, url) else {
+                return Ok(found);
             };
-            let damaged = |error: &dyn ToString| StoreError::Damaged(error.to_string());
-            Ok(Some(Found {
-                policy: ContentPolicy::from_json(&policy).map_err(|e| damaged(&e))?,
-                rollout: serde_json::from_str(&rollout).map_err(|e| damaged(&e))?,
-            }))
-        })
-        .await
+            let by_url =
+                "SELECT policy, rollout FROM content JOIN content_url USING (id) WHERE url = ?1";
+            db.find(by_url, values![&url])
+        });
+        let Some(row) = row.await? else {
+            return Ok(None);
+        };
+        let policy = ContentPolicy::from_json(&row.get::<Vec<u8>>(0)?);
+        Ok(Some(Found {
+            policy: policy.map_err(|error| StoreError::Damaged(error.to_string()))?,
+            rollout: rollout(&row, 1)?,
+        }))
     }
 
     /// The hash file of a content that is not revoked.
     pub(crate) async fn hash_file(&self, id: &ContentId) -> Result<Option<Vec<u8>>, StoreError> {
         let id = id.clone();
-        self.run(move |db| {
-            let mut query = db.prepare_cached(
-                "SELECT hash_file FROM content WHERE id = ?1 AND json_extract(rollout, '$.Revoked') = 0",
-            )?;
-            let file = query.query_row([id.as_str()], |row| row.get(0)).optional()?;
-            Ok(file.flatten())
-        })
-        .await
+        let select = "SELECT hash_file, rollout FROM content WHERE id = ?1";
+        let row = self.0.look(move |db| db.find(select, values![id.as_str()]));
+        match row.await? {
+            Some(row) if !rollout(&row, 1)?.revoked => row.get(0),
+            _ => Ok(None),
+        }
     }
 
     /// Writes a content, or writes it anew.
@@ -175,29 +181,44 @@ impl Contents {
         publisher: String,
         now: u64,
     ) -> Result<(), StoreError> {
-        self.run(move |db| {
-            let change = db.transaction()?;
-            let PublishRequest { policy, rollout, hash_file } = request;
-            let id = policy.content_id.as_str();
-            let others: u64 = change.query_row("SELECT count(*) FROM content WHERE id <> ?1", [id], |r| r.get(0))?;
-            if others >= CONTENTS_MAX {
-                return Err(StoreError::Refused("there are a million contents already"));
-            }
-            let rollout = serde_json::to_string(&rollout).map_err(|e| StoreError::Damaged(e.to_string()))?;
-            change.execute("DELETE FROM content_url WHERE id = ?1", [id])?;
-            change.execute(
-                "INSERT OR REPLACE INTO content (id, policy, rollout, hash_file, publisher, published)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![id, policy.to_json(), rollout, hash_file.map(String::into_bytes), publisher, now],
-            )?;
-            for url in policy.content_cdn_urls.iter().flatten() {
-                let plain = url.as_str().split('?').next().unwrap_or_default();
-                change.execute("INSERT OR REPLACE INTO content_url (url, id) VALUES (?1, ?2)", [plain, id])?;
-            }
-            change.commit()?;
-            Ok(())
-        })
-        .await
+        self.0
+            .change(move |db| {
+                let PublishRequest {
+                    policy,
+                    rollout,
+                    hash_file,
+                } = request;
+                let id = policy.content_id.as_str();
+                let others = "SELECT count(*) FROM content WHERE id <> ?1";
+                if db.number(others, values![id])? >= CONTENTS_MAX {
+                    return Err(StoreError::Refused("there are a million contents already"));
+                }
+                db.execute(
+                    "INSERT INTO content (id, policy, rollout, hash_file, publisher, published)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (id) DO UPDATE SET policy = excluded.policy, rollout = excluded.rollout,
+                         hash_file = excluded.hash_file, publisher = excluded.publisher, published = excluded.published",
+                    values![
+                        id,
+                        policy.to_json(),
+                        &serde_json::to_string(&rollout)?,
+                        hash_file.map(String::into_bytes),
+                        &publisher,
+                        now,
+                    ],
+                )?;
+                db.execute("DELETE FROM content_url WHERE id = ?1", values![id])?;
+                let urls = policy.content_cdn_urls.iter().flatten();
+                // In one order for all, so that two that claim the same ones wait for each other in turn.
+                let plain = urls.map(|url| url.as_str().split('?').next().unwrap_or_default());
+                for plain in plain.collect::<BTreeSet<_>>() {
+                    let put = "INSERT INTO content_url (url, id) VALUES (?1, ?2)
+                               ON CONFLICT (url) DO UPDATE SET id = excluded.id";
+                    db.execute(put, values![plain, id])?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Takes a content back; answers whether there is one.
@@ -206,11 +227,7 @@ impl Contents {
     /// What can't be written.
     pub async fn revoke(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.run(move |db| {
-            let set = "UPDATE content SET rollout = json_set(rollout, '$.Revoked', json('true')) WHERE id = ?1";
-            Ok(db.execute(set, [id])? > 0)
-        })
-        .await
+        self.0.change(move |db| revoke(db, &id)).await
     }
 
     /// The contents published last.
@@ -218,29 +235,28 @@ impl Contents {
     /// # Errors
     /// What can't be read.
     pub async fn latest(&self, count: usize) -> Result<Vec<ContentFigures>, StoreError> {
-        self.run(move |db| {
-            let mut query = db.prepare_cached(
-                "SELECT id, publisher, published, json_extract(rollout, '$.Revoked'), json_extract(rollout, '$.Percent')
-                 FROM content ORDER BY published DESC, id LIMIT ?1",
-            )?;
-            let rows = query.query_map([i64::try_from(count).unwrap_or(i64::MAX)], |row| {
-                Ok(ContentFigures {
-                    content_id: row.get(0)?,
-                    publisher: row.get(1)?,
-                    published: row.get(2)?,
-                    revoked: row.get(3)?,
-                    percent: row.get(4)?,
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
+        let select = "SELECT id, publisher, published, rollout FROM content
+                      ORDER BY published DESC, id LIMIT ?1";
+        let rows = self
+            .0
+            .look(move |db| db.query(select, values![count as u64]));
+        let figures = |row: &Row| {
+            let rollout = rollout(row, 3)?;
+            Ok(ContentFigures {
+                content_id: row.get(0)?,
+                publisher: row.get(1)?,
+                published: row.get(2)?,
+                revoked: rollout.revoked,
+                percent: rollout.percent,
+            })
+        };
+        rows.await?.iter().map(figures).collect()
     }
 
     /// How many contents there are.
     pub(crate) async fn count(&self) -> Result<u64, StoreError> {
-        self.run(|db| Ok(db.query_row("SELECT count(*) FROM content", [], |row| row.get(0))?))
-            .await
+        let count = |db: &mut dyn Session| db.number("SELECT count(*) FROM content", &[]);
+        self.0.look(count).await
     }
 
     /// Makes an API token and answers its secret, which is kept nowhere: only its SHA-256.
@@ -248,35 +264,24 @@ impl Contents {
     /// # Errors
     /// A name that is taken or no name, and what can't be written.
     pub async fn add_token(&self, name: &str, now: u64) -> Result<String, StoreError> {
-        if name.is_empty()
-            || name.len() > TOKEN_NAME_BYTES_MAX
-            || name.chars().any(char::is_control)
-        {
-            return Err(StoreError::Refused(
-                "a token's name has 1 to 128 printable bytes",
-            ));
-        }
-        let mut secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut secret)?;
-        let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
+        check_token_name(name)?;
+        let token = new_token(TOKEN_PREFIX)?;
         let (name, hash) = (name.to_owned(), hash_of(&token));
-        self.run(move |db| {
-            let change = db.transaction()?;
-            let count: u64 =
-                change.query_row("SELECT count(*) FROM token", [], |row| row.get(0))?;
-            if count >= TOKENS_MAX {
-                return Err(StoreError::Refused("there are 10000 tokens already"));
-            }
-            let put = "INSERT OR IGNORE INTO token (name, hash, made) VALUES (?1, ?2, ?3)";
-            if change.execute(put, params![name, hash, now])? == 0 {
-                return Err(StoreError::Refused(
-                    "there is a token with this name already",
-                ));
-            }
-            change.commit()?;
-            Ok(())
-        })
-        .await?;
+        self.0
+            .change(move |db| {
+                if db.number("SELECT count(*) FROM token", &[])? >= TOKENS_MAX {
+                    return Err(StoreError::Refused("there are 10000 tokens already"));
+                }
+                let put =
+                    "INSERT INTO token (name, hash, made) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+                match db.execute(put, values![&name, hash, now])? {
+                    0 => Err(StoreError::Refused(
+                        "there is a token with this name already",
+                    )),
+                    _ => Ok(()),
+                }
+            })
+            .await?;
         Ok(token)
     }
 
@@ -285,17 +290,15 @@ impl Contents {
     /// # Errors
     /// What can't be read.
     pub async fn tokens(&self) -> Result<Vec<TokenInfo>, StoreError> {
-        self.run(|db| {
-            let mut query = db.prepare_cached("SELECT name, made FROM token ORDER BY name")?;
-            let rows = query.query_map([], |row| {
-                Ok(TokenInfo {
-                    name: row.get(0)?,
-                    made: row.get(1)?,
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
+        let select = "SELECT name, made FROM token ORDER BY name";
+        let rows = self.0.look(move |db| db.query(select, &[])).await?;
+        let info = |row: &Row| {
+            Ok(TokenInfo {
+                name: row.get(0)?,
+                made: row.get(1)?,
+            })
+        };
+        rows.iter().map(info).collect()
     }
 
     /// Removes a token; answers whether there was one.
@@ -304,184 +307,66 @@ impl Contents {
     /// What can't be written.
     pub async fn remove_token(&self, name: &str) -> Result<bool, StoreError> {
         let name = name.to_owned();
-        self.run(move |db| Ok(db.execute("DELETE FROM token WHERE name = ?1", [name])? > 0))
-            .await
+        let remove = "DELETE FROM token WHERE name = ?1";
+        let removed = self.0.look(move |db| db.execute(remove, values![&name]));
+        Ok(removed.await? > 0)
     }
 
     /// Whose token this is.
     pub(crate) async fn token_name(&self, token: &str) -> Result<Option<String>, StoreError> {
         // A lookup by the hash of a random secret tells nothing by the time that it takes.
         let hash = hash_of(token);
-        self.run(move |db| {
-            let mut query = db.prepare_cached("SELECT name FROM token WHERE hash = ?1")?;
-            Ok(query.query_row([hash], |row| row.get(0)).optional()?)
-        })
-        .await
+        let select = "SELECT name FROM token WHERE hash = ?1";
+        let row = self.0.look(move |db| db.find(select, values![hash]));
+        row.await?.map(|row| row.get(0)).transpose()
     }
 }
 
-fn hash_of(token: &str) -> [u8; 32] {
+fn rollout(row: &Row, column: usize) -> Result<Rollout, StoreError> {
+    Ok(serde_json::from_str(&row.get::<String>(column)?)?)
+}
+
+/// Another process may write the rollout anew at the same moment: what it wrote is what is revoked then.
+fn revoke(db: &mut dyn Session, id: &str) -> Result<bool, StoreError> {
+    for _ in 0..RETRIES {
+        let select = "SELECT rollout FROM content WHERE id = ?1";
+        let Some(row) = db.find(select, values![id])? else {
+            return Ok(false);
+        };
+        let revoked = Rollout {
+            revoked: true,
+            ..rollout(&row, 0)?
+        };
+        let (old, new): (String, _) = (row.get(0)?, serde_json::to_string(&revoked)?);
+        let update = "UPDATE content SET rollout = ?1 WHERE id = ?2 AND rollout = ?3";
+        if db.execute(update, values![&new, id, &old])? > 0 {
+            return Ok(true);
+        }
+    }
+    Err(StoreError::Refused("others keep changing this content"))
+}
+
+/// Whether a token can be called so.
+pub(crate) fn check_token_name(name: &str) -> Result<(), StoreError> {
+    if (1..=TOKEN_NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(StoreError::Refused(
+        "a token's name has 1 to 128 printable bytes",
+    ))
+}
+
+/// A new token: 256 random bits behind what it is known by.
+pub(crate) fn new_token(prefix: &str) -> Result<String, StoreError> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret)?;
+    Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(secret)))
+}
+
+/// What is kept of a token.
+pub(crate) fn hash_of(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
-fn open(state_dir: &Path) -> Result<Connection, StoreError> {
-    fs::create_dir_all(state_dir)?;
-    let mut db = Connection::open(state_dir.join(NAME))?;
-    db.busy_timeout(BUSY_TIME_MAX)?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "foreign_keys", true)?;
-    let change = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: usize = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let steps = MIGRATIONS.get(version..).ok_or(StoreError::Newer)?;
-    for step in steps {
-        change.execute_batch(step)?;
-    }
-    change.pragma_update(None, "user_version", MIGRATIONS.len())?;
-    change.commit()?;
-    Ok(db)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(id: &str, urls: &[&str]) -> PublishRequest {
-        let policy = ContentPolicy {
-            content_id: id.parse().unwrap(),
-            hash_of_hashes: [7; 32].into(),
-            pieces_hash_file_cdn_urls: vec!["http://a/x.phf".parse().unwrap()],
-            content_cdn_urls: Some(urls.iter().map(|url| url.parse().unwrap()).collect()),
-            is_secure: false,
-            is_internal: false,
-            policies: Default::default(),
-            rank: 0,
-            publisher_signature: Some([9; 64]),
-        };
-        PublishRequest {
-            policy,
-            rollout: Rollout {
-                percent: 20,
-                groups: vec![[1; 32].into()],
-                ..Rollout::default()
-            },
-            hash_file: Some("{}".to_owned()),
-        }
-    }
-
-    async fn url_of(contents: &Contents, url: &str) -> Option<String> {
-        let none = "nobody".parse().unwrap();
-        let found = contents.find(&none, Some(url)).await.unwrap();
-        found.map(|found| found.policy.content_id.to_string())
-    }
-
-    #[tokio::test]
-    async fn contents_are_found_by_id_and_by_url_after_a_restart_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let asked = request("one", &["http://a/1?token=5", "http://b/1"]);
-        let id: ContentId = "one".parse().unwrap();
-        {
-            let contents = Contents::open(folder.path()).await.unwrap();
-            contents
-                .publish(asked.clone(), "ci".to_owned(), 5)
-                .await
-                .unwrap();
-        }
-        let contents = Contents::open(folder.path()).await.unwrap();
-        let found = contents.find(&id, None).await.unwrap().unwrap();
-        assert_eq!((found.policy, found.rollout), (asked.policy, asked.rollout));
-        assert_eq!(
-            url_of(&contents, "http://a/1").await.as_deref(),
-            Some("one")
-        );
-        assert_eq!(url_of(&contents, "http://a/2").await, None);
-        assert_eq!(contents.hash_file(&id).await.unwrap().unwrap(), b"{}");
-        // Published anew: what it was known by before is forgotten.
-        contents
-            .publish(request("one", &["http://c/1"]), "ci".to_owned(), 6)
-            .await
-            .unwrap();
-        assert_eq!(url_of(&contents, "http://a/1").await, None);
-        assert_eq!(
-            url_of(&contents, "http://c/1").await.as_deref(),
-            Some("one")
-        );
-        assert_eq!(contents.count().await.unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_revoked_content_stays_known_as_such() {
-        let folder = tempfile::tempdir().unwrap();
-        let contents = Contents::open(folder.path()).await.unwrap();
-        let id: ContentId = "one".parse().unwrap();
-        contents
-            .publish(request("one", &[]), "ci".to_owned(), 5)
-            .await
-            .unwrap();
-        assert!(contents.revoke("one").await.unwrap());
-        assert!(!contents.revoke("two").await.unwrap());
-        assert!(
-            contents
-                .find(&id, None)
-                .await
-                .unwrap()
-                .unwrap()
-                .rollout
-                .revoked
-        );
-        assert_eq!(contents.hash_file(&id).await.unwrap(), None);
-        let latest = contents.latest(5).await.unwrap();
-        assert_eq!(
-            (
-                latest[0].revoked,
-                latest[0].percent,
-                latest[0].publisher.as_str()
-            ),
-            (true, 20, "ci")
-        );
-    }
-
-    #[tokio::test]
-    async fn tokens_are_known_by_their_hash_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let contents = Contents::open(folder.path()).await.unwrap();
-        let token = contents.add_token("ci", 5).await.unwrap();
-        assert!(token.starts_with(TOKEN_PREFIX) && token.len() == 49);
-        assert_eq!(
-            contents.token_name(&token).await.unwrap().as_deref(),
-            Some("ci")
-        );
-        assert_eq!(contents.token_name("dosvc_x").await.unwrap(), None);
-        for bad in ["ci", "", "a\nb"] {
-            assert!(
-                matches!(
-                    contents.add_token(bad, 5).await,
-                    Err(StoreError::Refused(_))
-                ),
-                "{bad}"
-            );
-        }
-        for file in fs::read_dir(folder.path()).unwrap() {
-            let bytes = fs::read(file.unwrap().path()).unwrap();
-            let held = bytes
-                .windows(token.len())
-                .any(|part| part == token.as_bytes());
-            assert!(!held, "the secret is not written");
-        }
-        assert!(contents.remove_token("ci").await.unwrap());
-        assert_eq!(contents.token_name(&token).await.unwrap(), None);
-        assert!(contents.tokens().await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_file_of_a_newer_version_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(Contents::open(folder.path()).await.unwrap());
-        let db = Connection::open(folder.path().join(NAME)).unwrap();
-        db.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(
-            Contents::open(folder.path()).await,
-            Err(StoreError::Newer)
-        ));
-    }
-}
+mod tests;

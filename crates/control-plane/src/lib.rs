@@ -1,7 +1,8 @@
 //! The fleet's own cloud: what Delivery Optimization's five cloud services do, in one process or in several.
 //!
 //! [`mod@array`] is a pure core: no clock, no randomness and no socket of its own. Around it: HTTP on axum with or without TLS,
-//! bounds on what anybody may ask, administration data in SQLite, snapshots of swarms, figures for administrators.
+//! bounds on what anybody may ask, administration data in SQLite or PostgreSQL, snapshots of swarms, figures for
+//! administrators. [`mod@remote`] has the array's swarms in Redis instead, for several processes.
 //! [`ControlPlane::start`] runs all of it; nothing in the daemon touches this crate.
 //!
 //! | path | service |
@@ -19,20 +20,25 @@ pub mod array;
 pub mod client;
 mod config;
 mod contents;
+mod database;
 mod listen;
 mod metrics;
 mod networks;
 mod pace;
 mod publish;
+pub mod remote;
 mod server;
 mod services;
 mod shared;
 mod snapshot;
+mod swarms;
 mod tls;
+mod tls_client;
 
 pub use admin::{ContentFigures, Figures, GroupFigures, ServiceFigures, SwarmFigures};
 pub use config::{ADMIN_PORT, CONTROL_PLANE_PORT, ControlPlaneConfig, ParseServiceError, Service};
 pub use contents::{Contents, StoreError, TokenInfo};
+pub use database::{ParsePostgresUrlError, PostgresConfig, PostgresUrl};
 pub use networks::{Networks, Place};
 pub use server::{ControlPlane, StartError};
 pub use tls::TlsError;

@@ -60,7 +60,7 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus' text format.
-    pub(crate) fn text(&self, array: &ArrayStats) -> String {
+    pub(crate) fn text(&self, array: &ArrayStats, array_up: bool) -> String {
         let mut out = String::new();
         head(
             &mut out,
@@ -128,6 +128,12 @@ impl Metrics {
                 "counter",
                 "TLS handshakes that failed.",
                 load(&self.handshakes_failed),
+            ),
+            (
+                "array_up",
+                "gauge",
+                "Whether the array's store can be asked.",
+                array_up.into(),
             ),
             (
                 "array_entries",
@@ -215,10 +221,13 @@ mod tests {
         for (status, micros) in [(200, 50), (200, 5000), (404, 200), (500, 2_000_000)] {
             metrics.answered(Service::Geo, status, Duration::from_micros(micros));
         }
-        let text = metrics.text(&ArrayStats {
-            entries: 7,
-            ..ArrayStats::default()
-        });
+        let text = metrics.text(
+            &ArrayStats {
+                entries: 7,
+                ..ArrayStats::default()
+            },
+            true,
+        );
         for line in [
             "dosvc_control_plane_requests_total{service=\"geo\",code=\"2xx\"} 2",
             "dosvc_control_plane_requests_total{service=\"geo\",code=\"5xx\"} 1",
@@ -227,6 +236,7 @@ mod tests {
             "dosvc_control_plane_request_seconds_bucket{service=\"geo\",le=\"+Inf\"} 4",
             "dosvc_control_plane_request_seconds_sum{service=\"geo\"} 2.00525",
             "dosvc_control_plane_array_entries 7",
+            "dosvc_control_plane_array_up 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

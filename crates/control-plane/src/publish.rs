@@ -3,7 +3,7 @@
 use crate::{
     contents::StoreError,
     services::{Refusal, body},
-    shared::Shared,
+    shared::{Shared, now},
 };
 use axum::{
     Router,
@@ -55,7 +55,7 @@ async fn publish(
     let id = request.policy.content_id.clone();
     match shared
         .contents
-        .publish(request, publisher.clone(), shared.now())
+        .publish(request, publisher.clone(), now())
         .await
     {
         Err(StoreError::Refused(why)) => return Err(Refusal::new(StatusCode::CONFLICT, why)),

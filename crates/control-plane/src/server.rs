@@ -2,16 +2,17 @@
 
 use crate::{
     admin,
-    array::Array,
     config::ControlPlaneConfig,
     contents::{Contents, StoreError},
     listen::{Door, Guests},
     metrics::Metrics,
     networks::Networks,
     pace::Pace,
+    remote::RedisError,
     services,
-    shared::Shared,
+    shared::{Shared, seconds},
     snapshot,
+    swarms::Swarms,
     tls::{Certificate, TlsError},
 };
 use std::{
@@ -53,6 +54,9 @@ pub enum StartError {
     /// The file of networks.
     #[error("{0}: {1}")]
     Networks(PathBuf, String),
+    /// The array's store.
+    #[error("redis: {0}")]
+    Redis(#[from] RedisError),
     /// Administration data.
     #[error("administration data: {0}")]
     Store(#[from] StoreError),
@@ -86,9 +90,10 @@ impl ControlPlane {
             None => None,
         };
         let networks = read_networks(&config)?;
-        let contents = Contents::open(&config.state_dir).await?;
+        let contents = open_contents(&config).await?;
+        let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
-            array: Array::new(config.array.clone()),
+            swarms: Swarms::open(&config, stop.clone()).await?,
             contents,
             metrics: Metrics::default(),
             pace: Pace::new(config.requests_per_second),
@@ -103,7 +108,7 @@ impl ControlPlane {
             certificate,
             listening: Vec::new(),
             admin: None,
-            stop: CancellationToken::new(),
+            stop,
             tasks: TaskTracker::new(),
             shared,
         };
@@ -162,10 +167,7 @@ impl ControlPlane {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break,
-                    _ = sweep.tick(), if has_array => {
-                        let shared = shared.clone();
-                        blocking(move || shared.array.expire(shared.array_now())).await;
-                    }
+                    _ = sweep.tick(), if has_array => shared.swarms.expire().await,
                     _ = save.tick(), if has_array => snapshot(&shared).await,
                     _ = look.tick() => refresh(certificate.as_deref()),
                 }
@@ -207,9 +209,7 @@ impl ControlPlane {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if self.shared.has(crate::Service::Array) {
-            snapshot(&self.shared).await;
-        }
+        snapshot(&self.shared).await;
     }
 }
 
@@ -229,26 +229,40 @@ fn read_networks(config: &ControlPlaneConfig) -> Result<Networks, StartError> {
     Networks::parse(&text).map_err(error)
 }
 
-async fn restore(shared: &Arc<Shared>) {
-    if !shared.has(crate::Service::Array) {
-        return;
+/// A server that is out of reach is waited for: until it is there, publishers and content policy are refused.
+async fn open_contents(config: &ControlPlaneConfig) -> Result<Contents, StoreError> {
+    let contents = Contents::of(config).await?;
+    match contents.check().await {
+        Err(StoreError::OutOfReach(why)) => {
+            tracing::error!(%why, "the database is out of reach: nobody is told of contents until it is there");
+        }
+        checked => checked?,
     }
+    Ok(contents)
+}
+
+async fn restore(shared: &Arc<Shared>) {
+    let Some(array) = shared.own_swarms() else {
+        return;
+    };
+    let file = snapshot::path(&shared.config.state_dir);
     let to = shared.clone();
-    let restored =
-        blocking(move || snapshot::restore(&to.array, &to.config.state_dir, to.array_now()));
+    let restored = blocking(move || snapshot::restore(&array, &to.config.state_dir, seconds()));
     match restored.await {
         Some(Ok(0)) | None => {}
         Some(Ok(peers)) => tracing::info!(peers, "swarms restored"),
         Some(Err(error)) => {
-            let file = snapshot::path(&shared.config.state_dir);
             tracing::warn!(file = %file.display(), %error, "snapshot not used: the swarms begin empty");
         }
     }
 }
 
 async fn snapshot(shared: &Arc<Shared>) {
+    let Some(array) = shared.own_swarms() else {
+        return;
+    };
     let from = shared.clone();
-    let saved = blocking(move || snapshot::save(&from.array, &from.config.state_dir)).await;
+    let saved = blocking(move || snapshot::save(&array, &from.config.state_dir)).await;
     match saved {
         Some(Ok(bytes)) => tracing::debug!(bytes, "snapshot written"),
         Some(Err(error)) => {

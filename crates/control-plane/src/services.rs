@@ -5,7 +5,8 @@ use crate::{
     config::Service,
     contents::{Found, StoreError},
     publish,
-    shared::{Shared, below, draw},
+    remote::Unavailable,
+    shared::{Shared, below, draw, now},
 };
 use axum::{
     Extension, Router,
@@ -27,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    ops::RangeInclusive,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -40,6 +42,9 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The same for publications, which may be large.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// When peers come back that could not be answered.
+const RETRY_SECONDS: RangeInclusive<u64> = 10..=40;
 
 /// How long clients keep geo's, key-value's and content policy's answers, in seconds.
 const KEPT: &str = "private, max-age=3600";
@@ -57,7 +62,13 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "error": self.1 }).to_string();
-        (self.0, [(header::CONTENT_TYPE, JSON_MEDIA_TYPE)], body).into_response()
+        let mut response =
+            (self.0, [(header::CONTENT_TYPE, JSON_MEDIA_TYPE)], body).into_response();
+        if self.0 == StatusCode::SERVICE_UNAVAILABLE || self.0 == StatusCode::TOO_MANY_REQUESTS {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
+        }
+        response
     }
 }
 
@@ -128,14 +139,11 @@ async fn bounds(
     let elapsed = u64::try_from(shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
     if !shared.pace.admits(client, elapsed) {
         shared.metrics.too_fast.fetch_add(1, Relaxed);
-        let refusal = Refusal::new(
+        return Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too many requests from this address",
-        );
-        let mut response = refusal.into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
-        return response;
+        )
+        .into_response();
     }
     let logged = tracing::enabled!(target: "access", tracing::Level::DEBUG)
         .then(|| (request.method().clone(), request.uri().clone()));
@@ -189,7 +197,7 @@ fn service_of(path: &str) -> Option<Service> {
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.ready.load(Relaxed) {
+    if shared.ready.load(Relaxed) && shared.swarms.is_up() {
         "ready\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
@@ -306,7 +314,7 @@ async fn content_policy(
 ) -> Result<Response, Refusal> {
     let id = content_id(&id)?;
     let request = ContentPolicyRequest::from_query(query.as_deref().unwrap_or_default())?;
-    let now = shared.now();
+    let now = now();
     let found = shared
         .contents
         .find(&id, request.alt_catalog_id.as_ref().map(Text::as_str))
@@ -418,11 +426,21 @@ async fn join(
         address: client,
         country: shared.place(client).country,
     };
-    let json = shared
-        .array
-        .join(shared.array_now(), draw, seen, &request)
-        .to_json();
-    Ok(answer(JSON_MEDIA_TYPE, "no-store", json))
+    match shared.swarms.join(draw, seen, &request).await {
+        Ok(joined) => Ok(answer(JSON_MEDIA_TYPE, "no-store", joined.to_json())),
+        Err(Unavailable) => Ok(come_back(draw.seed)),
+    }
+}
+
+/// The array's store can't be asked. Peers come back late, and not all at once.
+fn come_back(seed: u64) -> Response {
+    let text = "the array's store can't be asked now";
+    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    let seconds = RETRY_SECONDS.start() + seed % (RETRY_SECONDS.end() - RETRY_SECONDS.start());
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, seconds.into());
+    response
 }
 
 #[cfg(test)]

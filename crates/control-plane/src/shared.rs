@@ -1,12 +1,13 @@
 //! What every request of a control plane sees.
 
 use crate::{
-    array::{Array, Draw},
+    array::{Array, Draw, Seconds},
     config::{ControlPlaneConfig, Service},
     contents::Contents,
     metrics::Metrics,
     networks::{Networks, Place},
     pace::Pace,
+    swarms::Swarms,
 };
 use dosvc_cloud_protocol::HttpUrl;
 use std::{
@@ -19,7 +20,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: ControlPlaneConfig,
-    pub(crate) array: Array,
+    pub(crate) swarms: Swarms,
     pub(crate) contents: Contents,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
@@ -32,17 +33,6 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Seconds since 1970.
-    pub(crate) fn now(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
-    }
-
-    /// The same, as the array counts them.
-    pub(crate) fn array_now(&self) -> u32 {
-        u32::try_from(self.now()).unwrap_or(u32::MAX)
-    }
-
     /// What is known of an address.
     pub(crate) fn place(&self, address: IpAddr) -> Place {
         let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
@@ -58,10 +48,27 @@ impl Shared {
         format!("{scheme}://{}", host?).parse().ok()
     }
 
+    /// The swarms of an array that has them in this process.
+    pub(crate) fn own_swarms(&self) -> Option<Arc<Array>> {
+        let swarms = self.swarms.embedded().filter(|_| self.has(Service::Array));
+        swarms.cloned()
+    }
+
     /// Whether a service runs here.
     pub(crate) fn has(&self, service: Service) -> bool {
         self.config.has(service)
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// The same, as the array counts them.
+pub(crate) fn seconds() -> Seconds {
+    Seconds::try_from(now()).unwrap_or(Seconds::MAX)
 }
 
 /// An address below a base, whether or not that ends in a slash. `path` begins with one.

@@ -6,7 +6,11 @@
 
 pub use crate::route::Transport;
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::PathBuf,
+};
 
 /// What a download is named by while the daemon runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -299,6 +303,41 @@ pub struct EngineStatus {
     /// Where the fleet's cloud stands; nothing when none is configured, or the mode asks none.
     #[serde(default)]
     pub cloud: Option<CloudStatus>,
+    /// The peer port at the machine's gateway; nothing when it is not to be mapped.
+    #[serde(default)]
+    pub port_mapping: Option<PortMappingStatus>,
+}
+
+/// The peer port at the machine's gateway.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortMappingStatus {
+    /// `off`, `no_gateway`, `asking`, `mapped` or `failed`.
+    pub state: String,
+    /// `PCP`, `NAT-PMP` or `UPnP`, while mapped.
+    pub method: Option<String>,
+    /// The gateway.
+    pub gateway: Option<Ipv4Addr>,
+    /// What is mapped.
+    pub mappings: Vec<MappedPort>,
+    /// Why nothing is.
+    pub failure: Option<String>,
+    /// Times that ports were mapped or renewed.
+    pub granted: u64,
+    /// Times that the gateway did not.
+    pub failed: u64,
+}
+
+/// A port that the gateway has mapped.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MappedPort {
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// Its number here.
+    pub port: u16,
+    /// What leads to it, says the gateway.
+    pub external: SocketAddrV4,
+    /// Whether that is an address of the Internet; not behind a second NAT.
+    pub public: bool,
 }
 
 /// The client of the fleet's cloud.

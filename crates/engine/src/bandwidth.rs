@@ -31,8 +31,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Bandwidth {
-    /// Bytes from sources whose limits may be shares, since the start; headers included, as in the limits.
-    counted: AtomicU64,
+    /// Bytes of foreground and background downloads from sources whose limits may be shares, since the start; headers
+    /// included, as in the limits.
+    counted: [AtomicU64; 2],
     awake: AtomicBool,
     wake: Notify,
     /// Whether the limit of foreground and background downloads spares HTTP servers in the LAN.
@@ -49,8 +50,8 @@ struct State {
 
 impl Bandwidth {
     /// Bytes, headers included, have come from beyond the LAN, or from an HTTP server that is not spared.
-    pub(crate) fn count(&self, bytes: u64) {
-        self.counted.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn count(&self, priority: &SwarmPriority, bytes: u64) {
+        self.counted[usize::from(!priority.is_foreground())].fetch_add(bytes, Ordering::Relaxed);
         if !self.awake.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -115,40 +116,57 @@ impl Bandwidth {
     fn is_spared(&self, foreground: bool) -> bool {
         self.spares_lan[usize::from(!foreground)].load(Ordering::Relaxed)
     }
+
+    fn counted(&self) -> [u64; 2] {
+        self.counted
+            .each_ref()
+            .map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// What of these bytes shows how much is available: all, unless every download that brought some has an absolute limit.
+/// Then they show that limit alone, which says nothing to the other priority.
+fn telling(news: [u64; 2], limits: Option<[DownloadLimit; 2]>) -> u64 {
+    let tells = |n: usize| limits.is_none_or(|all| all[n].source != LimitSource::Absolute);
+    match (0..2).any(|n| news[n] > 0 && tells(n)) {
+        true => news.iter().sum(),
+        false => 0,
+    }
 }
 
 /// Measures and sets the budgets while anything is downloaded.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let bandwidth = &shared.bandwidth;
+    let mut fed = bandwidth.counted();
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             () = bandwidth.wake.notified() => {}
         }
-        let mut fed = bandwidth.counted.load(Ordering::Relaxed);
         let mut last_bytes = Instant::now();
-        // These are the ones that woke us; they start the estimator's clock.
-        feed(&shared, 1);
         while last_bytes.elapsed() < QUIET {
+            let counted = bandwidth.counted();
+            let before = std::mem::replace(&mut fed, counted);
+            let news = [0, 1].map(|n| counted[n] - before[n]);
+            if news != [0, 0] {
+                last_bytes = Instant::now();
+            }
+            // The first that come start the estimator's clock.
+            feed(&shared, news);
             tokio::select! {
                 () = shared.cancel.cancelled() => return,
                 () = tokio::time::sleep(TICK) => {}
             }
-            let counted = bandwidth.counted.load(Ordering::Relaxed);
-            let news = counted - std::mem::replace(&mut fed, counted);
-            if news > 0 {
-                last_bytes = Instant::now();
-            }
-            feed(&shared, news);
         }
         bandwidth.awake.store(false, Ordering::Relaxed);
     }
 }
 
-fn feed(shared: &Shared, bytes: u64) {
-    lock(&shared.bandwidth.state)
-        .estimator
-        .feed(bytes, Instant::now());
+fn feed(shared: &Shared, news: [u64; 2]) {
+    let mut state = lock(&shared.bandwidth.state);
+    let bytes = telling(news, state.limits);
+    state.estimator.feed(bytes, Instant::now());
+    drop(state);
     shared
         .bandwidth
         .apply(&shared.budgets, &shared.settings().config.policies);
@@ -210,7 +228,7 @@ impl Throttle for HttpGate {
 
     fn count(&self, bytes: u64) {
         if !self.is_spared() {
-            self.bandwidth.count(bytes);
+            self.bandwidth.count(&self.gate.priority, bytes);
         }
     }
 
@@ -270,6 +288,25 @@ mod tests {
     fn local(at: &str, zone: &TimeZone) -> DateTime {
         let at: Timestamp = at.parse().expect("an instant");
         at.to_zoned(zone.clone()).datetime()
+    }
+
+    #[test]
+    fn bytes_under_an_absolute_limit_alone_show_nothing() {
+        let limit = |source| DownloadLimit { rate: None, source };
+        let (fixed, share) = (LimitSource::Absolute, LimitSource::Dynamic(Percent::of(90)));
+        for (foreground, background, news, told) in [
+            (share, fixed, [0, 5], 0),
+            (share, fixed, [3, 5], 8),
+            (share, fixed, [3, 0], 3),
+            (fixed, fixed, [3, 5], 0),
+            (fixed, share, [3, 0], 0),
+            (share, share, [0, 5], 5),
+            (share, LimitSource::None, [0, 5], 5),
+        ] {
+            let limits = [foreground, background].map(limit);
+            assert_eq!(telling(news, Some(limits)), told, "{limits:?} {news:?}");
+        }
+        assert_eq!(telling([0, 5], None), 5);
     }
 
     /// Central Europe: an hour is left out in the last night of March, and comes twice in that of October.

@@ -3,7 +3,7 @@
 use crate::{
     api::{CloudFailure, CloudService, CloudStatus},
     config::CloudSettings,
-    quic,
+    mapped, quic,
     route::{Route, Transport},
     shared::{Scope, Settings, Shared},
 };
@@ -97,7 +97,7 @@ fn device(shared: &Shared) -> Device {
         .filter(|_| settings.mode == DownloadMode::Group);
     let (ipv4, ipv6) = shared.with_links(addresses_of);
     Device {
-        port: shared.listen_port(),
+        port: mapped::external_port(shared).unwrap_or_else(|| shared.listen_port()),
         ipv4,
         ipv6,
         teredo: shared.tunnel().and_then(|tunnel| tunnel.address()),

@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub cloud: Option<CloudSettings>,
     /// How peers are reached beyond what TCP reaches.
     pub nat: NatSettings,
+    /// Whether the peer port is mapped at the machine's gateway, in the modes with peers beyond the LAN (2 and 3).
+    pub port_mapping: bool,
     /// Peers to try for every content.
     pub static_peers: Vec<SocketAddr>,
     /// Foreground downloads that run at once; further ones wait.
@@ -81,6 +83,7 @@ impl EngineConfig {
             dns_sd: true,
             cloud: None,
             nat: NatSettings::default(),
+            port_mapping: true,
             static_peers: Vec::new(),
             active_foreground_max: 8,
             active_background_max: 4,

@@ -15,7 +15,7 @@ use crate::{
     explain, identity,
     jobs::{Control, Job},
     machine::{self, Facts},
-    month,
+    mapped, month,
     request::{Request, parse_hash_file},
     room,
     shared::{Parts, Settings, Shared, lock},
@@ -168,6 +168,7 @@ impl Engine {
             upkeep::review_announcements(&shared).await;
         }
         tunnel::review(&shared).await;
+        mapped::review(&shared).await;
         machine::log_changes(None, &shared.settings());
         shared.tasks.spawn(machine::follow(engine.clone()));
         shared.tasks.spawn(upkeep::sync_store(Arc::clone(&shared)));
@@ -485,6 +486,7 @@ impl Engine {
             bandwidth: shared.bandwidth.status(&settings.config.policies),
             month: month_status(shared, &settings),
             cloud: shared.cloud().map(|cloud| cloud::status(&cloud.status())),
+            port_mapping: mapped::status(shared),
         }
     }
 
@@ -564,6 +566,7 @@ impl Engine {
         self.shared.replace_settings(settings);
         let opened = self.open_to_peers().await;
         tunnel::review(&self.shared).await;
+        mapped::review(&self.shared).await;
         if let Err(error) = cloud::review(&self.shared).await {
             tracing::error!(%error, "the fleet's cloud is not used");
         }
@@ -580,7 +583,7 @@ impl Engine {
     /// Ends everything: no new peers, connections closed, state written.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
-        cloud::close(shared).await;
+        tokio::join!(cloud::close(shared), mapped::close(shared));
         tunnel::close(shared).await;
         if let Some(doors) = self.doors.lock().await.take() {
             doors.shut(shared).await;

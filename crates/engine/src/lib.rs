@@ -27,6 +27,7 @@ mod incoming;
 mod jobs;
 mod limiter;
 mod machine;
+mod mapped;
 mod metadata;
 mod month;
 mod places;

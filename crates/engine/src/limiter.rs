@@ -387,9 +387,6 @@ impl Throttle for UploadGate {
     }
 }
 
-/// So many connections at least share what comes: others may join in before the share is looked at again.
-const SHARERS_MIN: u64 = 4;
-
 /// What a swarm has received at best from all of its sources, and by how many connections it comes at the moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Inflow(Arc<InflowState>);
@@ -413,7 +410,7 @@ impl Inflow {
     fn share(&self) -> Option<u64> {
         let best = self.0.best_bps.load(Ordering::Relaxed);
         let connections = self.0.connections.load(Ordering::Relaxed);
-        (best > 0).then(|| best / connections.max(SHARERS_MIN))
+        (best > 0).then(|| best / connections.max(1))
     }
 }
 

@@ -25,7 +25,10 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
-use dosvc_nat::quic::{Identity, QuicEndpoint};
+use dosvc_nat::{
+    portmap::PortMapper,
+    quic::{Identity, QuicEndpoint},
+};
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Gate, Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
@@ -231,6 +234,8 @@ pub(crate) struct Shared {
     /// The fleet's cloud, while one is configured and the mode permits it.
     pub(crate) cloud: ArcSwapOption<OpenCloud>,
     pub(crate) listening: ArcSwap<Vec<SocketAddr>>,
+    /// What keeps the peer port mapped, while it is.
+    pub(crate) port_mapper: ArcSwapOption<PortMapper>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) dirty: Notify,
@@ -317,6 +322,7 @@ impl Shared {
             discovery: ArcSwapOption::empty(),
             cloud: ArcSwapOption::empty(),
             listening: ArcSwap::default(),
+            port_mapper: ArcSwapOption::empty(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             dirty: Notify::new(),

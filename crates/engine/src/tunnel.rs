@@ -55,6 +55,11 @@ impl OpenTunnel {
         self.tunnel.address()
     }
 
+    /// The UDP port on this machine.
+    pub(crate) fn local_port(&self) -> u16 {
+        self.tunnel.status().local_port
+    }
+
     /// Whether there is an address, in words.
     pub(crate) fn standing(&self) -> String {
         match *self.tunnel.state().borrow() {

@@ -3,7 +3,7 @@
 
 use crate::Root;
 use dosvc_policy::{Adapter, AdapterKind};
-use std::path::Path;
+use std::{net::Ipv4Addr, path::Path};
 
 const ADAPTERS: &str = "sys/class/net";
 /// `IFF_UP`.
@@ -62,13 +62,20 @@ fn hexadecimal(text: &str) -> Option<u32> {
 /// The adapter that the default route leads over, with its number: IPv4 before IPv6, the least metric first.
 pub(crate) fn default_adapter(root: &Root) -> Option<(String, u32)> {
     let name = default_ipv4(&root.read("proc/net/route")?)
+        .map(|(name, _)| name)
         .or_else(|| default_ipv6(&root.read("proc/net/ipv6_route")?))?;
     let index = root.value(Path::new(ADAPTERS).join(&name).join("ifindex"));
     Some((name, index.and_then(|text| text.parse().ok()).unwrap_or(0)))
 }
 
+/// The router that the IPv4 default route leads to; the one with the least metric, where there are several.
+pub fn default_router(root: &Root) -> Option<Ipv4Addr> {
+    let (_, router) = default_ipv4(&root.read("proc/net/route")?)?;
+    Some(router).filter(|router| !router.is_unspecified())
+}
+
 /// `Iface Destination Gateway Flags RefCnt Use Metric Mask …`
-fn default_ipv4(table: &str) -> Option<String> {
+fn default_ipv4(table: &str) -> Option<(String, Ipv4Addr)> {
     let routes = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (name, flags) = (
@@ -76,10 +83,13 @@ fn default_ipv4(table: &str) -> Option<String> {
             u32::from_str_radix(fields.get(3)?, 16).ok()?,
         );
         let is_default = *fields.get(1)? == "00000000" && *fields.get(7)? == "00000000";
+        // The kernel prints the address as a number of its own byte order.
+        let router = u32::from_str_radix(fields.get(2)?, 16).ok()?.to_ne_bytes();
         let metric: u32 = fields.get(6)?.parse().ok()?;
-        (is_default && flags & ROUTE_UP != 0).then_some((metric, name))
+        (is_default && flags & ROUTE_UP != 0).then_some((metric, name, router))
     });
-    routes.min().map(|(_, name)| name.to_owned())
+    let (_, name, router) = routes.min()?;
+    Some((name.to_owned(), router.into()))
 }
 
 /// `destination prefix source prefix next-hop metric refcount use flags device`, numbers in hexadecimal.
@@ -170,6 +180,9 @@ mod tests {
             ("sys/class/net/eth0/ifindex", "2\n"),
         ]);
         assert_eq!(default_adapter(&tree.root()), Some(("eth0".to_owned(), 2)));
+        let router = Some(Ipv4Addr::new(192, 168, 0, 1));
+        #[cfg(target_endian = "little")]
+        assert_eq!(default_router(&tree.root()), router);
         let zeros = "0".repeat(32);
         let gateway = "fe80".to_owned() + &"0".repeat(27) + "1";
         let ipv6 = format!(
@@ -178,6 +191,7 @@ mod tests {
         );
         tree.write("proc/net/route", header);
         assert_eq!(default_adapter(&tree.root()), None, "no route at all");
+        assert_eq!(default_router(&tree.root()), None);
         tree.write("proc/net/ipv6_route", &ipv6);
         assert_eq!(default_adapter(&tree.root()), Some(("eth7".to_owned(), 0)));
     }

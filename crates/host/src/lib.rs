@@ -19,7 +19,7 @@ mod power;
 mod root;
 mod watch;
 
-pub use adapter::adapters;
+pub use adapter::{adapters, default_router};
 pub use directory::{Directory, directory};
 pub use disk::{Disk, disk};
 pub use interface::{Interface, interfaces};

@@ -15,7 +15,7 @@ pub const DATAGRAM_MAX: usize = 2048;
 ///
 /// # Errors
 /// When the operating system has no randomness.
-fn seed<const N: usize>() -> std::io::Result<[u8; N]> {
+pub(crate) fn seed<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut seed = [0; N];
     getrandom::fill(&mut seed).map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(seed)

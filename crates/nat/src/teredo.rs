@@ -9,7 +9,7 @@ pub mod client;
 pub mod icmp;
 pub mod limits;
 pub(crate) mod packet;
-mod random;
+pub(crate) mod random;
 mod rate;
 mod secure;
 pub mod server;

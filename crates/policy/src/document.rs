@@ -59,8 +59,9 @@ peers, all downloads together. Nothing but a download itself can tell how much t
 about four seconds limits that are shares are lifted, and the rate that was kept up for three seconds is what is
 available. The first half second is left out, for it brings what had piled up in buffers. A measurement begins with a
 download, unless the last one is less than half a minute old, and every three minutes; a link that changes is noticed
-then. What was measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while
-measuring too, and a share of 100 is no limit.
+then. Downloads under an absolute limit alone show that limit, not what is available: nothing is measured then. What was
+measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while measuring too, and
+a share of 100 is no limit.
 
 ## What is limited, and how exactly
 
@@ -117,7 +118,7 @@ nothing, or too little, this is what dosvc does.
 | `cache_host_source` = 0 | not in the CSP's range; the troubleshooter knows it | allowed |
 | Deprecated policies | mapped to nothing that is written down | `max_download_bandwidth` and `percentage_max_download_bandwidth` stand for both their successors while these are not set; `max_upload_bandwidth` still limits uploads, and as older notes have it those to Internet peers only |
 | What `min_background_qos` is in the foreground | no floor documented | 20 MB/s, fixed: the policy is for background downloads alone |
-| `monthly_upload_data_cap`: the month, and crashes | calendar month | by local time; no block begins that the cap has no room for; a crash forgets nothing, and may count up to 32 MiB that were not sent |
+| `monthly_upload_data_cap`: the month, and crashes | calendar month | by local time; no block begins that the cap has no room for; the few on their way then are cut short and stay counted; a crash forgets nothing, and may count up to 32 MiB that were not sent |
 | Four files are offered at a time | \"an internal rule rotates\" | everything is announced; four contents are uploaded at a time (`transfers.max_active_uploads`), and while others are wanted too they take turns of ten seconds |
 | `modify_cache_drive` | variable, drive letter or folder | an absolute folder, which must exist; `%SYSTEMDRIVE%` is the default, the folder `cache` in the state folder. Database and identity stay in the state folder |
 | The cache when `modify_cache_drive` changes | nothing | at the next start; what the old folder holds stays there, unused, and the log says so. Moved by hand while the daemon is stopped, it is known in the new one |

@@ -34,11 +34,14 @@ const READ_AHEAD_PACKETS: u64 = 4;
 /// A new connection has room for a rate's [`READ_AHEAD`], but for so much at least and at most.
 const FIRST_ROOM_MIN: u32 = 8 << 10;
 const FIRST_ROOM_MAX: u32 = 64 << 10;
-/// So much of its share may be under way by one connection beyond what fills its path: shorter than the queues of switches
-/// and home routers, longer than a busy machine takes to read what is here …
-const QUEUE: Duration = Duration::from_millis(30);
-/// … and so many bytes at least, two of the bursts that a sender's hardware makes packets of.
-const QUEUE_MIN: u64 = 128 << 10;
+/// A connection whose share is so much may have as much under way as fills its path with a multiple of that, for the
+/// others may rest, …
+const SHARES_ON_PATH: u32 = 2;
+/// … and for this long beyond it: as short as it can be without that a busy machine reads too late. Whatever is said to
+/// us, and by those who send to us at once, waits as long in the queues of both ends …
+const QUEUE: Duration = Duration::from_millis(5);
+/// … but so many bytes at least: half of the burst that a sender's hardware makes packets of.
+const QUEUE_MIN: u64 = 32 << 10;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
 /// Memory that a byte takes while it waits to be read, with what the system needs around it: more than segments of any
@@ -202,6 +205,12 @@ impl Look {
         self.window_for(rate, READ_AHEAD + self.path() / 4, least)
     }
 
+    /// The window that a share of what can come needs, and the round trip time that it is for.
+    fn window_of_share(&self, rate: u64) -> (u64, Duration) {
+        let ahead = QUEUE + self.path() * (SHARES_ON_PATH - 1);
+        self.window_for(rate, ahead, QUEUE_MIN)
+    }
+
     /// The window that lets so many bytes a second through, and the round trip time that it is for.
     fn window_for(&self, rate: u64, ahead: Duration, least: u64) -> (u64, Duration) {
         let rtt = self.path();
@@ -361,9 +370,7 @@ impl Flow {
             None
         };
         let needed = manner.rate.map(|rate| look.window_at(rate));
-        let enough = manner
-            .share
-            .map(|rate| look.window_for(rate, QUEUE, QUEUE_MIN));
+        let enough = manner.share.map(|rate| look.window_of_share(rate));
         let windows = [polite, needed, enough].into_iter().flatten();
         let limit = windows.min_by_key(|(bytes, _)| *bytes);
         self.bound_room(socket, needed.map(|(bytes, _)| bytes), facts.offered)?;
@@ -501,5 +508,33 @@ mod tests {
         assert_eq!(burst(Some(1 << 20)), None, "the kernel's own are shorter");
         assert_eq!(burst(Some(40_000)), Some(32 << 10));
         assert_eq!(burst(Some(2 * 1448)), Some(2 << 10), "the least window");
+    }
+
+    #[test]
+    fn windows_of_shares_let_a_connection_fill_its_path_and_all_of_them_make_a_short_queue() {
+        let best = 25_000_000;
+        for path in [0, 1, 5, 50].map(Duration::from_millis) {
+            let look = Look {
+                packet: 1448,
+                bytes: 0,
+                losses: 0,
+                rtt: None,
+                base: Some(path),
+                in_flight: 0,
+                waiting: false,
+            };
+            for sharers in 1..8 {
+                let (window, rtt) = look.window_of_share(best / u64::from(sharers));
+                assert_eq!(rtt, path);
+                let lasts = |bytes| Duration::from_secs_f64(bytes as f64 / best as f64);
+                let least = lasts(QUEUE_MIN * u64::from(sharers));
+                let (one, all) = (lasts(window), lasts(window * u64::from(sharers)));
+                assert!(one * sharers >= path * 2 + QUEUE - Duration::from_micros(1));
+                assert!(
+                    all <= least.max(path * 2 + QUEUE),
+                    "{all:?} by {sharers}, {path:?}"
+                );
+            }
+        }
     }
 }

@@ -51,6 +51,11 @@ const FILTER_SAMPLES: usize = 4;
 /// Samples older than this say nothing about now.
 const SAMPLES_VALID: Duration = Duration::from_secs(1);
 
+/// What was under way counts for so long, at least and, at two calls a second or more, at most twice as long (RFC 7661,
+/// pipeACK's sampling period): a flow that sends a block now and then has next to nothing under way in between, and
+/// what was lost was part of a block.
+const FLIGHT_TIME: Duration = Duration::from_secs(1);
+
 /// No window.
 const OPEN: u64 = u64::MAX;
 
@@ -85,6 +90,7 @@ pub struct Ledbat {
     calm_since: Option<Instant>,
     lost_at: Option<Instant>,
     in_flight: u64,
+    flight: Flight,
     /// The latest time that was heard of.
     latest: Option<Instant>,
 }
@@ -114,6 +120,7 @@ impl Ledbat {
             calm_since: None,
             lost_at: None,
             in_flight: 0,
+            flight: Flight::default(),
             latest: None,
         }
     }
@@ -159,6 +166,7 @@ impl Ledbat {
     pub fn on_ack(&mut self, now: Instant, ack: Ack) {
         let now = self.advance(now);
         self.in_flight = ack.in_flight;
+        self.flight.add(now, ack.in_flight);
         if let Some(rtt) = ack.rtt {
             self.base.add(now, rtt);
             self.recent.add(rtt);
@@ -198,10 +206,15 @@ impl Ledbat {
             self.threshold = (self.threshold / 2).max(self.window_min());
             return;
         }
-        self.set_window(self.window.min(self.in_flight) / 2);
+        self.set_window(self.used() / 2);
         if self.phase == Phase::SlowStart {
             self.end_slow_start(now);
         }
+    }
+
+    /// How much of the window is used when there is something to send.
+    fn used(&self) -> u64 {
+        self.window.min(self.flight.most())
     }
 
     /// Whether nearly all of the window is used, so that a larger one would be too.
@@ -214,7 +227,7 @@ impl Ledbat {
             // The delay is that of a round trip ago, when the window was smaller by the gain. What was too much for
             // the queue then goes at once, too.
             let divisor = self.ramp_divisor();
-            let used = u128::from(self.window.min(self.in_flight)) * divisor / (divisor + 1);
+            let used = u128::from(self.used()) * divisor / (divisor + 1);
             let used = u64::try_from(used).unwrap_or(OPEN);
             self.set_window(scale(used, rtt - delay + SLOW_START_DELAY_MAX, rtt));
             self.end_slow_start(now);
@@ -270,7 +283,7 @@ impl Ledbat {
             return;
         }
         // A window that is far from used would have to shrink for long before it is felt.
-        let window = window.min(self.in_flight.saturating_mul(2));
+        let window = window.min(self.flight.most().saturating_mul(2));
         let excess = (delay - TARGET).min(TARGET / 2);
         self.set_window(window.saturating_sub(scale(bytes.min(window), excess, TARGET)));
         self.grow(bytes);
@@ -376,6 +389,30 @@ impl BaseDelay {
 
     fn least(&self) -> Option<Duration> {
         self.minutes.iter().flatten().min().copied()
+    }
+}
+
+/// The most that was under way lately. Nothing is forgotten while nothing is acknowledged.
+#[derive(Debug, Clone, Copy, Default)]
+struct Flight {
+    began: Option<Instant>,
+    most: u64,
+    /// Of the [`FLIGHT_TIME`] before.
+    before: u64,
+}
+
+impl Flight {
+    fn add(&mut self, now: Instant, bytes: u64) {
+        let began = *self.began.get_or_insert(now);
+        if now.saturating_duration_since(began) >= FLIGHT_TIME {
+            self.before = std::mem::take(&mut self.most);
+            self.began = Some(now);
+        }
+        self.most = self.most.max(bytes);
+    }
+
+    fn most(&self) -> u64 {
+        self.most.max(self.before)
     }
 }
 

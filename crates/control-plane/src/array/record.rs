@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A peer in a swarm: 104 bytes. Numbers that would be aligned to eight or sixteen bytes are kept as bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     id: [u8; 20],
     /// The address that the service saw; IPv4 as `::ffff:a.b.c.d`.
     external: [u8; 16],
@@ -23,19 +23,19 @@ pub(super) struct Record {
     country: [u8; 2],
     port: u16,
     flags: u8,
-    pub(super) expires: Seconds,
+    pub(crate) expires: Seconds,
 }
 
 /// A record as bytes: what it holds, without padding.
-pub(super) const RECORD_BYTES: usize = 20 + 3 * 16 + 12 + 8 + 4 + 2 + 2 + 1 + 4;
+pub(crate) const RECORD_BYTES: usize = 20 + 3 * 16 + 12 + 8 + 4 + 2 + 2 + 1 + 4;
 
 /// Which networks count as one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct Site(pub(super) u128);
+pub(crate) struct Site(pub(super) u128);
 
 impl Site {
     /// An IPv4 address is a site, and a network of 64 bits of IPv6.
-    pub(super) fn of(external: u128) -> Self {
+    pub(crate) fn of(external: u128) -> Self {
         if is_mapped(external) {
             Self(external)
         } else {
@@ -44,12 +44,12 @@ impl Site {
     }
 
     /// First and last address of the networks near this one: 16 bits of IPv4, 32 of IPv6.
-    pub(super) fn near(self) -> (u128, u128) {
+    pub(crate) fn near(self) -> (u128, u128) {
         self.around(16, 32)
     }
 
     /// The network around this one that has an allowance of its own: 24 bits of IPv4, 48 of IPv6.
-    pub(super) fn network(self) -> u128 {
+    pub(crate) fn network(self) -> u128 {
         self.around(24, 48).0
     }
 
@@ -84,7 +84,7 @@ const OPEN: u8 = 0b1_0000;
 
 impl Record {
     /// What a request says of a peer.
-    pub(super) fn of(request: &JoinRequest, seen: Seen, token: u64, expires: Seconds) -> Self {
+    pub(crate) fn of(request: &JoinRequest, seen: Seen, token: u64, expires: Seconds) -> Self {
         let mut group = [0; 16];
         if let Some(hash) = &request.group_id {
             group.copy_from_slice(&hash.as_bytes()[..16]);
@@ -116,7 +116,7 @@ impl Record {
     }
 
     /// All of it as bytes.
-    pub(super) fn to_bytes(self) -> [u8; RECORD_BYTES] {
+    pub(crate) fn to_bytes(self) -> [u8; RECORD_BYTES] {
         let mut out = [0; RECORD_BYTES];
         let mut rest = &mut out[..];
         for part in [
@@ -140,7 +140,7 @@ impl Record {
     }
 
     /// Reads [`Self::to_bytes`] back.
-    pub(super) fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Self {
+    pub(crate) fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Self {
         fn next<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
             let (part, rest) = bytes
                 .split_first_chunk()
@@ -164,32 +164,32 @@ impl Record {
         }
     }
 
-    pub(super) fn id(&self) -> PeerId {
+    pub(crate) fn id(&self) -> PeerId {
         self.id.into()
     }
 
-    pub(super) fn external(&self) -> u128 {
+    pub(crate) fn external(&self) -> u128 {
         u128::from_be_bytes(self.external)
     }
 
-    pub(super) fn site(&self) -> Site {
+    pub(crate) fn site(&self) -> Site {
         Site::of(self.external())
     }
 
     /// The group, shortened; `None`: in none.
-    pub(super) fn group(&self) -> Option<u128> {
+    pub(crate) fn group(&self) -> Option<u128> {
         Some(u128::from_be_bytes(self.group)).filter(|group| *group != 0)
     }
 
-    pub(super) fn country(&self) -> u16 {
+    pub(crate) fn country(&self) -> u16 {
         u16::from_be_bytes(self.country)
     }
 
-    pub(super) fn token(&self) -> u64 {
+    pub(crate) fn token(&self) -> u64 {
         u64::from_le_bytes(self.token)
     }
 
-    pub(super) fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         match self.flags & SCOPE_BITS {
             1 => Scope::Lan,
             2 => Scope::Group,
@@ -198,40 +198,45 @@ impl Record {
     }
 
     /// Whether it has everything.
-    pub(super) fn is_seed(&self) -> bool {
+    pub(crate) fn is_seed(&self) -> bool {
         self.flags & SEED != 0
     }
 
     /// Whether it takes and does not give: nobody is told of it.
-    pub(super) fn takes_only(&self) -> bool {
+    pub(crate) fn takes_only(&self) -> bool {
         self.flags & TAKES_ONLY != 0
     }
 
     /// Whether strangers are told of it.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.flags & OPEN != 0
     }
 
     /// Whether strangers could be told of it.
-    pub(super) fn may_be_open(&self) -> bool {
+    pub(crate) fn may_be_open(&self) -> bool {
         self.scope() == Scope::Internet && !self.takes_only()
     }
 
-    pub(super) fn set_open(&mut self, open: bool) {
+    pub(crate) fn set_open(&mut self, open: bool) {
         self.flags = self.flags & !OPEN | if open { OPEN } else { 0 };
     }
 
-    pub(super) fn set_token(&mut self, token: u64) {
+    pub(crate) fn set_token(&mut self, token: u64) {
         self.token = token.to_le_bytes();
     }
 
     /// Whether there can be anybody that it may meet.
-    pub(super) fn can_meet_anybody(&self) -> bool {
+    pub(crate) fn can_meet_anybody(&self) -> bool {
         self.scope() != Scope::Group || self.group().is_some()
     }
 
+    /// Whether a peer is of the same group or behind the same address.
+    pub(crate) fn is_near(&self, other: &Self) -> bool {
+        self.site() == other.site() || self.group().is_some() && self.group() == other.group()
+    }
+
     /// Whether everything that others connect to is the same.
-    pub(super) fn same_addresses(&self, other: &Self) -> bool {
+    pub(crate) fn same_addresses(&self, other: &Self) -> bool {
         self.external == other.external
             && self.lan_ip == other.lan_ip
             && self.lan_ipv6 == other.lan_ipv6
@@ -240,13 +245,13 @@ impl Record {
     }
 
     /// Takes over that the peer is still here, and whether it has everything.
-    pub(super) fn renew(&mut self, other: &Self) {
+    pub(crate) fn renew(&mut self, other: &Self) {
         self.expires = other.expires;
         self.flags = self.flags & !SEED | other.flags & SEED;
     }
 
     /// What somebody is told that it meets in this scope. The address in its own network is for its LAN and its group.
-    pub(super) fn shown(&self, scope: Scope) -> ArrayPeer {
+    pub(crate) fn shown(&self, scope: Scope) -> ArrayPeer {
         let near = scope != Scope::Internet;
         let lan_ipv6 = some(&self.lan_ipv6)
             .map(Ipv6Addr::from)
@@ -278,16 +283,17 @@ fn is_global(address: &Ipv6Addr) -> bool {
 
 /// By what a swarm's peers are kept in order: all that one question is about stand side by side.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Key {
-    pub(super) list: List,
-    pub(super) major: u128,
-    pub(super) site: u128,
-    pub(super) id: [u8; 20],
+pub(crate) struct Key {
+    pub(crate) list: List,
+    pub(crate) major: u128,
+    pub(crate) site: u128,
+    pub(crate) id: [u8; 20],
 }
 
 /// Who is told of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum List {
+#[repr(u8)]
+pub(crate) enum List {
     /// The same site. Sorted by site.
     Lan,
     /// The same group, in group mode. Sorted by group, then site.
@@ -300,7 +306,7 @@ pub(super) enum List {
 
 impl Record {
     /// The key of this record in a list.
-    pub(super) fn key(&self, list: List) -> Key {
+    pub(crate) fn key(&self, list: List) -> Key {
         Key {
             list,
             major: match list {
@@ -314,7 +320,7 @@ impl Record {
     }
 
     /// The lists that it stands in: at most two.
-    pub(super) fn lists(&self) -> impl Iterator<Item = List> + use<> {
+    pub(crate) fn lists(&self) -> impl Iterator<Item = List> + use<> {
         let (mut near, mut group) = (None, None);
         if !self.takes_only() {
             near = match self.scope() {

@@ -5,14 +5,14 @@ use dosvc_cloud_protocol::Scope;
 use std::ops::Range;
 
 /// A peer that was drawn, and how it was met.
-pub(super) type Drawn = (Scope, Record);
+pub(crate) type Drawn = (Scope, Record);
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): spreads an unpredictable seed over one join's draws.
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -25,7 +25,7 @@ impl Random {
     }
 
     /// A number below `bound`, which is not zero.
-    pub(super) fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         // The upper half of the product is as even as 2³² allows.
         let product = (self.next() >> 32) * u64::from(bound);
         (product >> 32) as u32
@@ -39,7 +39,7 @@ const SHUFFLED_MAX: u32 = 4096;
 /// Ranks drawn one after the other from several ranges as if they were one, each once, until none is left. From ranges
 /// with more than 4096 ranks, at most a quarter of that may be asked for.
 #[derive(Debug)]
-pub(super) struct Draws<'a> {
+pub(crate) struct Draws<'a> {
     ranges: &'a [Range<usize>],
     total: u32,
     /// The ranks that are left, if they are few.
@@ -49,7 +49,7 @@ pub(super) struct Draws<'a> {
 }
 
 impl<'a> Draws<'a> {
-    pub(super) fn from(ranges: &'a [Range<usize>]) -> Self {
+    pub(crate) fn from(ranges: &'a [Range<usize>]) -> Self {
         let total: usize = ranges.iter().map(Range::len).sum();
         let total = u32::try_from(total).unwrap_or(u32::MAX);
         let few = if total <= SHUFFLED_MAX { total } else { 0 };
@@ -61,7 +61,7 @@ impl<'a> Draws<'a> {
         }
     }
 
-    pub(super) fn next(&mut self, random: &mut Random) -> Option<usize> {
+    pub(crate) fn next(&mut self, random: &mut Random) -> Option<usize> {
         let nth = if self.total > SHUFFLED_MAX {
             debug_assert!(self.drawn.len() < SHUFFLED_MAX as usize / 2, "few of many");
             loop {

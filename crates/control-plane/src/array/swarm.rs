@@ -4,10 +4,11 @@ use super::{
     Seconds, SwarmView,
     gate::Gate,
     ordered::Ordered,
+    plan::{self, Class, IN_VAIN_MAX, OPEN_PER_SITE_MAX, Part, Place, Stretch},
     record::{Key, List, Record, Site},
     sample::{Drawn, Draws, Random},
 };
-use dosvc_cloud_protocol::{JoinToken, Scope, limits::PEERS_MAX};
+use dosvc_cloud_protocol::{JoinToken, Scope};
 use dosvc_content::{ContentId, PeerId};
 use hashbrown::HashTable;
 use std::{
@@ -16,9 +17,6 @@ use std::{
     ops::Range,
     sync::LazyLock,
 };
-
-/// Peers of one site in one swarm that strangers are told of; its own LAN and group are told of all.
-pub(super) const OPEN_PER_SITE_MAX: usize = 64;
 
 /// Records are addressed by 31 bits: the last one of a number says which list an entry stands in.
 const GROUP_BIT: u32 = 1 << 31;
@@ -224,24 +222,23 @@ impl Swarm {
 
     /// Whether strangers may be told of another peer of the record's site.
     fn has_open_place(&self, record: &Record) -> bool {
-        let open = self.range(List::Open, record.country().into(), record.site());
+        let place = (List::Open, record.country().into(), record.site().0);
+        let open = self.ranks(&Stretch {
+            first: place,
+            last: place,
+        });
         open.len() < OPEN_PER_SITE_MAX
     }
 
-    /// The ranks of one site in a list.
-    fn range(&self, list: List, major: u128, site: Site) -> Range<usize> {
-        self.between(list, (major, site.0), (major, site.0))
-    }
-
-    /// The ranks from the first to the last of a list's majors and sites, both included.
-    fn between(&self, list: List, first: (u128, u128), last: (u128, u128)) -> Range<usize> {
-        let key = |(major, site), id| Key {
+    /// The ranks of a stretch of the order.
+    fn ranks(&self, stretch: &Stretch) -> Range<usize> {
+        let key = |(list, major, site): Place, id| Key {
             list,
             major,
             site,
             id,
         };
-        let (low, high) = (key(first, [0; 20]), key(last, [0xff; 20]));
+        let (low, high) = (key(stretch.first, [0; 20]), key(stretch.last, [0xff; 20]));
         let start = self.order.rank(|e| key_of(&self.records, e) < low);
         let end = self.order.rank(|e| key_of(&self.records, e) <= high);
         start..end
@@ -263,21 +260,11 @@ impl Swarm {
             random,
             drawn: Vec::with_capacity(wanted.min(self.records.len())),
         };
-        match asks.scope() {
-            Scope::Lan => hand.lan(None),
-            Scope::Group => {
-                if let Some(group) = asks.group() {
-                    hand.group_at_site(group);
-                    hand.group_elsewhere(group);
-                }
+        for class in plan::classes(asks) {
+            if hand.drawn.len() >= wanted {
+                break;
             }
-            Scope::Internet => {
-                hand.lan(asks.group());
-                if let Some(group) = asks.group() {
-                    hand.group_elsewhere(group);
-                }
-                hand.strangers();
-            }
+            hand.deal(&class);
         }
         hand.drawn
     }
@@ -313,59 +300,11 @@ struct Hand<'a> {
 }
 
 impl Hand<'_> {
-    /// The same site; those in group mode too, if the group is the same.
-    fn lan(&mut self, group: Option<u128>) {
-        let site = self.asks.site();
-        let country = self.asks.country().into();
-        let mut ranges = vec![
-            self.swarm.range(List::Lan, 0, site),
-            self.swarm.range(List::Open, country, site),
-        ];
-        ranges.extend(group.map(|group| self.swarm.range(List::Group, group, site)));
-        self.deal(&ranges, Scope::Lan, |_| true);
-    }
-
-    fn group_at_site(&mut self, group: u128) {
-        let site = self.asks.site();
-        let ranges = GROUP_LISTS.map(|list| self.swarm.range(list, group, site));
-        self.deal(&ranges, Scope::Lan, |_| true);
-    }
-
-    fn group_elsewhere(&mut self, group: u128) {
-        let site = self.asks.site();
-        let ranges = GROUP_LISTS.map(|list| {
-            let all = self.swarm.between(list, (group, 0), (group, u128::MAX));
-            around(&all, &self.swarm.range(list, group, site))
-        });
-        self.deal(ranges.as_flattened(), Scope::Group, |_| true);
-    }
-
-    /// Those in Internet mode, the nearest first.
-    fn strangers(&mut self) {
+    /// Draws from a class until the hand is full, or too many were drawn in vain.
+    fn deal(&mut self, class: &Class) {
         let swarm = self.swarm;
-        let country = u128::from(self.asks.country());
-        let site = self.asks.site();
-        let (first, last) = site.near();
-        let rings = [
-            swarm.range(List::Open, country, site),
-            swarm.between(List::Open, (country, first), (country, last)),
-            swarm.between(List::Open, (country, 0), (country, u128::MAX)),
-            swarm.between(List::Open, (0, 0), (u128::MAX, u128::MAX)),
-        ];
-        let group = self.asks.group();
-        // The group and the site have been dealt; the site may be known by another country, too.
-        let stranger =
-            |record: &Record| (group.is_none() || record.group() != group) && record.site() != site;
-        for ring in rings.windows(2) {
-            self.deal(&around(&ring[1], &ring[0]), Scope::Internet, stranger);
-        }
-    }
-
-    /// Draws from ranges until the hand is full, or too many were drawn in vain: who asks, what has just expired, seeds
-    /// for a seed, and who was dealt before.
-    fn deal(&mut self, ranges: &[Range<usize>], scope: Scope, fits: impl Fn(&Record) -> bool) {
-        let swarm = self.swarm;
-        let mut draws = Draws::from(ranges);
+        let ranges: Vec<_> = class.parts.iter().flat_map(|p| self.ranges(p)).collect();
+        let mut draws = Draws::from(&ranges);
         let mut in_vain = 0;
         let mut entries = Vec::with_capacity(self.wanted);
         while self.drawn.len() < self.wanted && in_vain < IN_VAIN_MAX {
@@ -380,32 +319,29 @@ impl Hand<'_> {
             }
             for entry in &entries {
                 let record = &swarm.records[(entry & !GROUP_BIT) as usize];
-                let useful = !(self.asks.is_seed() && record.is_seed());
-                if record.expires > self.now
-                    && record.id() != self.asks.id()
-                    && useful
-                    && fits(record)
-                {
-                    self.drawn.push((scope, *record));
+                if self.fits(record) && !(class.strangers && self.asks.is_near(record)) {
+                    self.drawn.push((class.scope, *record));
                 } else {
                     in_vain += 1;
                 }
             }
         }
     }
-}
 
-/// Peers that may be drawn in vain for one class of an answer.
-const IN_VAIN_MAX: usize = 3 * PEERS_MAX;
-
-const GROUP_LISTS: [List; 2] = [List::Group, List::GroupToo];
-
-/// What of a range lies outside another range inside it.
-fn around(all: &Range<usize>, inner: &Range<usize>) -> [Range<usize>; 2] {
-    if inner.is_empty() {
-        return [all.clone(), all.end..all.end];
+    fn fits(&self, record: &Record) -> bool {
+        let useful = !(self.asks.is_seed() && record.is_seed());
+        record.expires > self.now && record.id() != self.asks.id() && useful
     }
-    [all.start..inner.start, inner.end..all.end]
+
+    /// The ranks of a part: before and behind what is left out.
+    fn ranges(&self, part: &Part) -> [Range<usize>; 2] {
+        let all = self.swarm.ranks(&part.all);
+        let without = part.without.map(|inner| self.swarm.ranks(&inner));
+        match without.filter(|inner| !inner.is_empty()) {
+            Some(inner) => [all.start..inner.start, inner.end..all.end],
+            None => [all.clone(), all.end..all.end],
+        }
+    }
 }
 
 fn entry(number: u32, list: List) -> u32 {

@@ -15,8 +15,12 @@ pub(super) enum HttpEvent {
     NoRanges,
     /// Bytes arrived that do not make a whole block yet.
     Progress { bytes: u32 },
-    /// A whole block is here.
-    Block { block: Block, data: BlockBuf },
+    /// A whole block is here; `news` bytes of it have not been reported before.
+    Block {
+        block: Block,
+        data: BlockBuf,
+        news: u32,
+    },
     /// The fetch is over; always the last event of its fetch.
     Ended(Result<(), OriginError>),
 }
@@ -96,7 +100,8 @@ impl Fetch {
                         self.send(HttpEvent::Progress { bytes: news }).await;
                     }
                 }
-                self.send(HttpEvent::Block { block, data }).await;
+                let news = u32::try_from(data.len() - reported).unwrap_or(0);
+                self.send(HttpEvent::Block { block, data, news }).await;
             }
         }
         // Reading to the end lets the connection be used again, and finds a body that is too long.

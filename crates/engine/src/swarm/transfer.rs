@@ -117,7 +117,7 @@ impl Swarm {
         let source = SourceId(key.source);
         if !self.fetches.contains_key(&key.fetch) {
             // Cancelled while this was on its way: what it brought is not lost, if it is of use.
-            if let HttpEvent::Block { block, data } = event {
+            if let HttpEvent::Block { block, data, .. } = event {
                 self.handle_block(source, key.kind, block, data, now);
             }
             return;
@@ -129,8 +129,8 @@ impl Swarm {
                 self.core.handle_progress(source, bytes, now);
                 self.changed = true;
             }
-            HttpEvent::Block { block, data } => {
-                self.rate.add(u64::from(block.len()), now);
+            HttpEvent::Block { block, data, news } => {
+                self.rate.add(u64::from(news), now);
                 let http = self.origins.get(&key.source);
                 if let Some(host) = http.and_then(|s| s.host.as_ref())
                     && self.cache_host.as_ref() != Some(host)
@@ -191,7 +191,9 @@ impl Swarm {
             peer.partial += bytes;
             peer.rate_in.add(u64::from(bytes), now);
             if is_beyond_lan(peer.kind) {
-                self.shared.bandwidth.count(on_wire(bytes.into()));
+                self.shared
+                    .bandwidth
+                    .count(&self.priority, on_wire(bytes.into()));
             }
         }
         self.rate.add(u64::from(bytes), now);
@@ -209,7 +211,7 @@ impl Swarm {
         peer.bytes_in += u64::from(block.len());
         peer.rate_in.add(news, now);
         if is_beyond_lan(peer.kind) {
-            self.shared.bandwidth.count(on_wire(news));
+            self.shared.bandwidth.count(&self.priority, on_wire(news));
         }
         self.rate.add(news, now);
         let kind = peer.kind;

@@ -41,6 +41,16 @@ pub(crate) enum End {
 
 /// A router at `203.0.113.N` or `192.0.2.N`, and the machine behind it.
 pub(crate) fn home(internet: &mut Internet, end: End, kind: Kind, number: u8) -> Machine {
+    home_with_router(internet, end, kind, number).1
+}
+
+/// The same, router first: its interfaces are `wan` and `lan`.
+pub(crate) fn home_with_router(
+    internet: &mut Internet,
+    end: End,
+    kind: Kind,
+    number: u8,
+) -> (Machine, Machine) {
     let (side, wan) = match end {
         End::Left => ("l", Ipv4Addr::new(203, 0, 113, number)),
         End::Right => ("r", Ipv4Addr::new(192, 0, 2, number)),
@@ -61,7 +71,7 @@ pub(crate) fn home(internet: &mut Internet, end: End, kind: Kind, number: u8) ->
         &format!("route add default via 192.168.{number}.1"),
     ]);
     router.nft(&rules(kind, wan));
-    machine
+    (router, machine)
 }
 
 fn rules(kind: Kind, wan: Ipv4Addr) -> String {

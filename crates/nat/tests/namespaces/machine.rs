@@ -58,7 +58,7 @@ impl Internet {
         internet
     }
 
-    fn router(&self) -> &Machine {
+    pub(crate) fn router(&self) -> &Machine {
         &self.machines[0]
     }
 

@@ -1,5 +1,5 @@
 //! Clients, servers and NATs on real kernels' networks: namespaces, with the kernel's own NAT between them. Needs root and
-//! nftables; the tests of `foreign` need miredo and miredo-server too:
+//! nftables; the tests of `foreign` need miredo and miredo-server too, those of `portmap` miniupnpd:
 //!
 //! ```text
 //! cargo test -p dosvc-nat --test namespaces -- --ignored --test-threads=1
@@ -14,6 +14,7 @@ mod gateway;
 mod machine;
 mod own;
 mod peer;
+mod portmap;
 mod quic;
 
 use std::time::Duration;

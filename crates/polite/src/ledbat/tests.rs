@@ -397,6 +397,28 @@ fn losses_within_a_round_trip_are_one() {
     assert_eq!(flow.window(), Some(1 << 18));
 }
 
+/// A machine that has everything serves a block now and then. Something of one is lost; the next look at the connection,
+/// seconds later, finds three packets of the next one under way. A window by those took 10 s to become a useful one.
+#[test]
+fn loss_of_a_flow_that_rested_halves_what_it_had_under_way_when_it_sent() {
+    let start = Instant::now();
+    let mut flow = Ledbat::open(PACKET);
+    let ack = |in_flight| Ack {
+        bytes: 1 << 18,
+        rtt: Some(ms(40)),
+        in_flight,
+    };
+    flow.on_base_rtt(start, ms(1));
+    for i in 0..4 {
+        flow.on_ack(start + ms(i * 40), ack(1 << 18));
+    }
+    for in_flight in [3 * u64::from(PACKET), 2 * u64::from(PACKET)] {
+        flow.on_ack(start + s(4) + ms(in_flight / 1000), ack(in_flight));
+    }
+    flow.on_loss(start + s(4) + ms(5));
+    assert_eq!(flow.window(), Some(1 << 17));
+}
+
 #[derive(Debug, Clone)]
 enum Fact {
     Ack {
@@ -449,6 +471,30 @@ proptest! {
             windows
         };
         prop_assert_eq!(run(), run());
+    }
+
+    /// However a flow rests and sends, a loss takes half of what it lately had under way, and no more.
+    #[test]
+    fn loss_takes_half_of_what_was_lately_under_way(
+        looks in proptest::collection::vec((0..3000u64, 1..1_000_000u64), 1..60),
+    ) {
+        let start = Instant::now();
+        let mut now = start;
+        let mut flow = Ledbat::new(PACKET, 1 << 30);
+        let mut seen = Vec::new();
+        for (pause, in_flight) in looks {
+            now += ms(pause);
+            flow.on_ack(now, Ack { bytes: 0, rtt: Some(ms(10)), in_flight });
+            seen.push((now, in_flight));
+        }
+        let before = flow.window().expect("it began with one");
+        let lately = |(at, bytes): &(Instant, u64)| (now - *at < FLIGHT_TIME).then_some(*bytes);
+        let used = seen.iter().filter_map(lately).max().expect("the last").min(before);
+        let most = seen.iter().map(|(_, bytes)| *bytes).max().expect("one").min(before);
+        flow.on_loss(now + ms(1));
+        let after = flow.window().expect("still");
+        prop_assert!(after >= used / 2, "{after} of {used}");
+        prop_assert!(after <= (most / 2).max(flow.window_min()), "{after} of {most}");
     }
 
     /// Under a delay past the target the window grows by its gain at most, and shrinks by half a round trip at most but
