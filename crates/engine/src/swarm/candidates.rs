@@ -257,6 +257,10 @@ impl Candidates {
             return (false, Vec::new());
         }
         let rivals: Vec<(Route, State)> = self.rivals(route).map(|(r, k)| (*r, k.state)).collect();
+        // The peer may be connected by a tunnel: then nothing else begins, whatever comes of this.
+        let connected = rivals.iter().find(|(_, state)| state.is_connected());
+        let behind = State::Behind(now + INTRODUCTION_MAX);
+        let held_back = connected.map_or(behind, |(_, state)| *state);
         let mut given_up = Vec::new();
         for (rival, state) in rivals {
             match state {
@@ -264,7 +268,7 @@ impl Candidates {
                 State::Due(_) | State::Behind(_) => {}
                 State::Opening | State::Introducing | State::Connected(_) => continue,
             }
-            self.set(rival, State::Behind(now + INTRODUCTION_MAX));
+            self.set(rival, held_back);
         }
         self.set(route, State::Introducing);
         self.refresh();
