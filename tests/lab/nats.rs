@@ -1,7 +1,7 @@
 //! Daemons behind NATs: what one has reaches the other, through whatever is between them, or comes from the origin.
 
 use crate::{
-    content::{self, Content, is_full},
+    content::{self, Content, is_full, scenario_bytes},
     daemon::{Daemon, SWARM_PORT},
     homes::{Home, Internet, Kind, SERVER, TUNNEL_PORT},
     namespace::Node,
@@ -182,6 +182,38 @@ delay_foreground_download_from_http = 3600";
     );
 }
 
+/// Both download, so each is told of the other and dials it: what one sends opens its own router for what the other sends.
+#[test]
+#[ignore = "needs root, network namespaces and nftables"]
+fn two_that_download_the_same_open_their_routers_for_each_other() {
+    let mut internet = Internet::new();
+    let nginx = Nginx::start(&internet.services, &content::folder());
+    let plane = Plane::start(&internet.services);
+    let content = Content::random(3, 24 * MIB);
+    let url = nginx.url(&content.name).replacen(":80/", "/", 1);
+    plane.publish(&content, &url);
+    // So slow that they meet long before they have everything.
+    let slow = POLICIES.replace("percentage_max_background_bandwidth = 100\n", "")
+        + "max_background_download_bandwidth = 1000\n";
+    let leeches = [[203, 0, 113, 10], [192, 0, 2, 11]].map(|wan| {
+        let home = internet.home(wan.into(), Kind::Port);
+        let tables = format!("{}[delivery_optimization]\n{slow}", plane.table());
+        Daemon::start_with(&home.node, "", &tables)
+    });
+    let gets = leeches.each_ref().map(|leech| leech.start_get(&url, &[]));
+    let results = gets.map(|get| get.finish());
+    for result in &results {
+        content.assert_same(&result.output);
+    }
+    let delivered = |leech: &Daemon| {
+        let explanation = leech.explain(&content.swarm_hash().to_hex());
+        let sources = by(&explanation, Transport::Quic);
+        sources.iter().map(|s| s.delivered_bytes).sum::<u64>()
+    };
+    let by_quic: u64 = leeches.iter().map(delivered).sum();
+    assert!(by_quic > 0, "{results:?}");
+}
+
 /// The same content through the tunnel and straight, on the same path, by the same daemons. With `DOSVC_LAB_FULL=1`: 256 MiB
 /// for every pair of routers that reach each other, and the tunnel must not be slower than RATIO_MIN of plain QUIC.
 #[test]
@@ -190,7 +222,7 @@ fn a_tunnel_is_not_much_slower_than_plain_quic_between_daemons() {
     const RATIO_MIN: f64 = 0.55;
     let (bytes, kinds) = match is_full() {
         true => (256 * MIB, Kind::ALL.to_vec()),
-        false => (32 * MIB, vec![Kind::Port]),
+        false => (scenario_bytes(32), vec![Kind::Port]),
     };
     let mut internet = Internet::new();
     let nginx = Nginx::start(&internet.services, &content::folder());

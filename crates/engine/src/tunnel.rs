@@ -88,11 +88,14 @@ pub(crate) async fn review(shared: &Arc<Shared>) {
     }
     drop(open);
     close(shared).await;
-    let Some(wanted) = wanted else { return };
-    match OpenTunnel::open(shared, wanted.clone()).await {
-        Ok(tunnel) => shared.tunnel.store(Some(Arc::new(tunnel))),
-        Err(error) => tracing::error!(%error, port = wanted.port, "no Teredo tunnel"),
+    if let Some(wanted) = wanted {
+        match OpenTunnel::open(shared, wanted.clone()).await {
+            Ok(tunnel) => shared.tunnel.store(Some(Arc::new(tunnel))),
+            Err(error) => tracing::error!(%error, port = wanted.port, "no Teredo tunnel"),
+        }
     }
+    // There may be an address already, or none any more.
+    cloud::device_changed(shared);
 }
 
 /// Closes the tunnel. Nothing comes through it when this returns.
