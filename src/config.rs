@@ -27,7 +27,7 @@ pub(crate) use watch::Watch;
 
 use dosvc_cloud_protocol::HttpUrl;
 use dosvc_control_plane::ControlPlaneConfig;
-use dosvc_engine::Demand;
+use dosvc_engine::{Demand, QuicUse, ServerAddresses};
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
 use layer::{Layer, Numbered};
@@ -42,7 +42,7 @@ use std::{
 /// The file that is read when no other is named; it need not exist.
 pub(crate) const DEFAULT_FILE: &str = "/etc/dosvc/dosvc.toml";
 
-/// The swarm's port (TCP).
+/// The swarm's port (TCP and UDP).
 pub(crate) const SWARM_PORT: u16 = 7680;
 
 /// Everything that can be configured, checked.
@@ -56,7 +56,7 @@ pub(crate) struct Config {
     pub(crate) discovery: DiscoveryConfig,
     /// What the members of a group prove to each other.
     pub(crate) group: GroupConfig,
-    /// Peers across NATs.
+    /// How peers are reached beyond what TCP reaches.
     pub(crate) nat: NatConfig,
     /// The cache, beside its policies.
     pub(crate) cache: CacheConfig,
@@ -81,7 +81,7 @@ pub(crate) struct DaemonConfig {
     pub(crate) state_dir: PathBuf,
     /// The folder under which the machine's own files are seen.
     pub(crate) host_root: PathBuf,
-    /// Addresses for peers (TCP); port 0 takes a free one; empty: no peer can connect to us.
+    /// Addresses for peers (TCP, and UDP for QUIC); port 0 takes a free one; empty: no peer can connect to us.
     pub(crate) listen: Vec<SocketAddr>,
     /// The Unix socket of the local API.
     pub(crate) api_socket: PathBuf,
@@ -141,6 +141,12 @@ pub(crate) struct GroupConfig {
 /// The table `[nat]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NatConfig {
+    /// Whether QUIC is spoken, on the UDP ports of the numbers of `daemon.listen`.
+    pub(crate) quic: QuicUse,
+    /// Teredo servers, best first; without any there is no tunnel.
+    pub(crate) teredo_servers: Vec<ServerAddresses>,
+    /// The UDP port of the tunnel.
+    pub(crate) teredo_port: u16,
     /// Whether the peer port is mapped at the gateway, in the modes with peers beyond the LAN.
     pub(crate) port_mapping: bool,
 }
@@ -340,7 +346,12 @@ impl Config {
                 enrolment_token_file: None,
                 public_addresses: Vec::new(),
             },
-            nat: NatConfig { port_mapping: true },
+            nat: NatConfig {
+                quic: QuicUse::default(),
+                teredo_servers: Vec::new(),
+                teredo_port: dosvc_nat::teredo::PORT,
+                port_mapping: true,
+            },
             cache: CacheConfig {
                 keep_free: KEEP_FREE_DEFAULT,
             },

@@ -196,6 +196,7 @@ fn sources_text(sources: &[SourceExplanation], explanation: &Explanation) -> Str
     let mut table = show::table(
         &[
             "source",
+            "by",
             "kind",
             "state",
             "received",
@@ -205,11 +206,14 @@ fn sources_text(sources: &[SourceExplanation], explanation: &Explanation) -> Str
             "useful",
             "why",
         ],
-        &[3, 4, 5, 6, 7],
+        &[4, 5, 6, 7, 8],
     );
     for source in sources.iter().take(SOURCES_SHOWN) {
         table.add_row([
             source.address.clone(),
+            source
+                .transport
+                .map_or_else(String::new, |by| by.name().to_owned()),
             source.kind.clone(),
             standing(source.state).to_owned(),
             format_bytes(source.delivered_bytes),

@@ -7,7 +7,7 @@ use crate::config::{
 };
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
-    CloudSettings, EngineConfig,
+    CloudSettings, EngineConfig, NatSettings, TeredoSettings,
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
         JobStatus, PeerInfo,
@@ -100,7 +100,12 @@ fn engine_config(config: &Config) -> EngineConfig {
         max_active_uploads,
         hash_threads,
     } = config.transfers;
-    let NatConfig { port_mapping } = config.nat;
+    let NatConfig {
+        quic,
+        teredo_servers,
+        teredo_port,
+        port_mapping,
+    } = &config.nat;
     let CacheConfig { keep_free } = config.cache;
     EngineConfig {
         policies: config.policies.clone(),
@@ -110,7 +115,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         host_root: host_root.clone(),
         tenant_id: tenant_id.clone(),
         dns_sd: *dns_sd,
-        port_mapping,
+        port_mapping: *port_mapping,
         cloud: geo_url.clone().map(|geo_url| CloudSettings {
             geo_url,
             geo_version_url: geo_version_url.clone(),
@@ -118,6 +123,13 @@ fn engine_config(config: &Config) -> EngineConfig {
             publisher_key: publisher_key.as_ref().map(PublicKey::bytes),
         }),
         membership: membership::settings(config),
+        nat: NatSettings {
+            quic: *quic,
+            teredo: TeredoSettings {
+                servers: teredo_servers.clone(),
+                port: *teredo_port,
+            },
+        },
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
@@ -240,6 +252,9 @@ mod tests {
         // Alone it enrols nowhere.
         ("group.enrolment_token_file", "/x", false),
         ("group.public_addresses", "192.0.2.1", true),
+        ("nat.quic", "off", true),
+        ("nat.teredo_servers", "198.51.100.10", true),
+        ("nat.teredo_port", "1", true),
         ("nat.port_mapping", "false", true),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),

@@ -41,6 +41,8 @@ struct PeerRecord {
     file_id: String,
     #[serde(rename = "IP")]
     ip: String,
+    /// Beyond what Windows shows: what is spoken there.
+    transport: &'static str,
     peer_type: String,
     connection_established: bool,
     bytes_sent: u64,
@@ -129,6 +131,7 @@ fn service_text(status: &EngineStatus) -> String {
         peer_id: _,
         download_mode,
         listening,
+        teredo,
         state_dir,
         cache_dir,
         cache_bytes,
@@ -157,6 +160,10 @@ fn service_text(status: &EngineStatus) -> String {
             show::duration(Duration::from_secs(*uptime_s))
         ),
         format!("  peers reach us at  {listening}"),
+    ];
+    let tunnel = teredo.iter();
+    lines.extend(tunnel.map(|tunnel| format!("  Teredo             {tunnel}")));
+    lines.extend([
         format!("  state              {}", state_dir.display()),
         format!("  cache in           {}", cache_dir.display()),
         format!(
@@ -168,7 +175,7 @@ fn service_text(status: &EngineStatus) -> String {
         ),
         format!("  downloaded         {}", bytes_text(downloaded)),
         format!("  uploaded           {}", bytes_text(uploaded)),
-    ];
+    ]);
     lines.push(format!(
         "  limits             foreground {}; background {}",
         limit_text(&bandwidth.foreground),
@@ -329,6 +336,7 @@ impl PeerRecord {
         Self {
             file_id: peer.file_id.clone(),
             ip: peer.ip.to_string(),
+            transport: peer.transport.name(),
             peer_type: peer.peer_type.clone(),
             connection_established: peer.connection_established,
             bytes_sent: peer.bytes_sent,
@@ -348,6 +356,7 @@ fn peers_text(peers: &[PeerRecord]) -> String {
     let headings = [
         "file id",
         "peer",
+        "by",
         "type",
         "connected",
         "has",
@@ -356,11 +365,12 @@ fn peers_text(peers: &[PeerRecord]) -> String {
         "down",
         "up",
     ];
-    let mut table = show::table(&headings, &[4, 5, 6, 7, 8]);
+    let mut table = show::table(&headings, &[5, 6, 7, 8, 9]);
     for peer in peers {
         table.add_row([
             show::short_id(&peer.file_id).to_owned(),
             peer.ip.clone(),
+            peer.transport.to_owned(),
             peer.peer_type.clone(),
             if peer.connection_established {
                 "yes"

@@ -1,14 +1,17 @@
 //! The one table of keys that are no policies. The parser, the sample and the reload come from it.
 
+mod values;
+
 use super::{Config, LogFormat, PublicKey, SWARM_PORT};
 use dosvc_cloud_protocol::{HttpUrl, limits};
 use dosvc_content::GroupId;
 use dosvc_control_plane::Service;
-use dosvc_engine::Demand;
+use dosvc_engine::{Demand, QuicUse};
 use dosvc_policy::{POLICIES, Percent, Policy, RawValue, nearest};
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+use std::net::IpAddr;
+use values::{
+    absolute_path, address, addresses, count, count_32, group_name, list, log_level, optional_path,
+    quoted, short_text, teredo_server_text, teredo_servers,
 };
 
 /// The table of the policies.
@@ -23,7 +26,10 @@ pub(crate) const TABLES: &[(&str, &str)] = &[
         "group",
         "What the members of a group (download_mode 2) prove to each other.",
     ),
-    ("nat", "Peers across NATs."),
+    (
+        "nat",
+        "How peers beyond the LAN are reached, where NATs are in the way.",
+    ),
     ("cache", "The cache, beside its policies above."),
     ("transfers", "How much is done at once."),
     (
@@ -84,7 +90,7 @@ pub(crate) const KEYS: &[KeySpec] = &[
         default: Some("[\"[::]:7680\", \"0.0.0.0:7680\"]"),
         example: "",
         allowed: "up to 16 IP addresses with port",
-        doc: "Addresses for peers (TCP); port 0 takes a free one. No port is opened in modes without peers.",
+        doc: "Addresses for peers (TCP, and UDP for QUIC); port 0 takes a free one. No port is opened in modes without peers.",
         restart: true,
         set: |config, raw| {
             config.daemon.listen = addresses(raw, None, LISTEN_ADDRESSES_MAX)?;
@@ -347,6 +353,60 @@ pub(crate) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| list(&config.group.public_addresses),
+    },
+    KeySpec {
+        path: "nat.quic",
+        default: Some("\"distant\""),
+        example: "",
+        allowed: "off, distant, everywhere",
+        doc: "Speak QUIC, with TCP where that fails: not at all, with peers beyond the LAN, or with all. Every connection is encrypted then, and peers prove their ids.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.quic = match raw.text()?.trim() {
+                "off" => QuicUse::Off,
+                "distant" => QuicUse::Distant,
+                "everywhere" => QuicUse::Everywhere,
+                _ => return None,
+            };
+            Some(())
+        },
+        show: |config| {
+            quoted(match config.nat.quic {
+                QuicUse::Off => "off",
+                QuicUse::Distant => "distant",
+                QuicUse::Everywhere => "everywhere",
+            })
+        },
+    },
+    KeySpec {
+        path: "nat.teredo_servers",
+        default: Some("[]"),
+        example: "",
+        allowed: "up to 8 public IPv4 addresses, or pairs of them: 198.51.100.10+198.51.100.20",
+        doc: "Teredo servers (dosvc teredo server), best first: with one, peers behind other NATs are reached in modes 2 and 3. The second address is the one after the first unless it is given.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.teredo_servers = teredo_servers(raw)?;
+            Some(())
+        },
+        show: |config| {
+            let servers = config.nat.teredo_servers.iter();
+            let servers: Vec<String> = servers.map(teredo_server_text).collect();
+            list(&servers)
+        },
+    },
+    KeySpec {
+        path: "nat.teredo_port",
+        default: Some("3544"),
+        example: "",
+        allowed: "0 to 65535",
+        doc: "The UDP port that the tunnel uses on this machine; 0 takes a free one.",
+        restart: false,
+        set: |config, raw| {
+            config.nat.teredo_port = u16::try_from(raw.number(0, 65_535)?).ok()?;
+            Some(())
+        },
+        show: |config| config.nat.teredo_port.to_string(),
     },
     KeySpec {
         path: "nat.port_mapping",
@@ -914,85 +974,4 @@ fn table_of(key: &str) -> Option<String> {
 pub(crate) fn table_meant(name: &str) -> Option<String> {
     let near = || nearest(name, TABLES.iter().map(|(table, _)| *table));
     table_of(name).or_else(|| Some(format!("[{}]", near()?)))
-}
-
-fn absolute_path(raw: &RawValue, bytes_max: usize) -> Option<PathBuf> {
-    let text = raw.text()?;
-    let path = PathBuf::from(text);
-    (path.is_absolute() && text.len() <= bytes_max && !text.chars().any(char::is_control))
-        .then_some(path)
-}
-
-/// Addresses, with this port where none is given; without one, each must have its own.
-fn addresses(raw: &RawValue, port: Option<u16>, count_max: usize) -> Option<Vec<SocketAddr>> {
-    let texts = raw.texts()?;
-    if texts.len() > count_max {
-        return None;
-    }
-    texts
-        .into_iter()
-        .map(|text| {
-            text.parse::<SocketAddr>().ok().or_else(|| {
-                let ip = text
-                    .strip_prefix('[')
-                    .and_then(|rest| rest.strip_suffix(']'))
-                    .unwrap_or(text);
-                Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, port?))
-            })
-        })
-        .collect()
-}
-
-fn group_name(raw: &RawValue) -> Option<String> {
-    let name = raw.text()?.trim();
-    let good = |c: char| c.is_ascii_alphanumeric() || "._-@\\$".contains(c);
-    ((1..=256).contains(&name.len()) && name.chars().all(good)).then(|| name.to_owned())
-}
-
-/// A name in one line.
-fn short_text(raw: &RawValue) -> Option<String> {
-    let text = raw.text()?;
-    let good = (1..=128).contains(&text.len()) && !text.chars().any(char::is_control);
-    good.then(|| text.to_owned())
-}
-
-fn log_level(raw: &RawValue) -> Option<String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let text = raw.text()?.trim();
-    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
-    let is_target = |word: &str| {
-        let good = |c: char| c.is_ascii_alphanumeric() || "_:-".contains(c);
-        !word.is_empty() && word.chars().all(good)
-    };
-    let good = text.split(',').all(|part| match part.split_once('=') {
-        Some((target, level)) => is_target(target.trim()) && is_level(level.trim()),
-        None => is_level(part.trim()),
-    });
-    good.then(|| text.to_owned())
-}
-
-fn count(raw: &RawValue, min: u64, max: u64) -> Option<usize> {
-    usize::try_from(raw.number(min, max)?).ok()
-}
-
-fn address(url: &Option<HttpUrl>) -> &str {
-    url.as_ref().map_or("", HttpUrl::as_str)
-}
-
-fn count_32(raw: &RawValue, min: u64, max: u64) -> Option<u32> {
-    u32::try_from(raw.number(min, max)?).ok()
-}
-
-fn optional_path(path: Option<&PathBuf>) -> String {
-    quoted(path.map_or_else(String::new, |path| path.display().to_string()))
-}
-
-/// As it stands in a TOML file.
-fn quoted(text: impl ToString) -> String {
-    format!("{:?}", text.to_string())
-}
-
-fn list(items: &[impl std::fmt::Display]) -> String {
-    let items: Vec<String> = items.iter().map(quoted).collect();
-    format!("[{}]", items.join(", "))
 }

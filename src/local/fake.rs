@@ -7,7 +7,7 @@ use dosvc_content::{HResult, PiecesHashFile};
 use dosvc_engine::api::{
     BandwidthStatus, CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError,
     JobId, JobState, JobStatus, ModeExplanation, MonthStatus, PeerInfo, SourceBytes,
-    SourceExplanation, SourceStanding,
+    SourceExplanation, SourceStanding, Transport,
 };
 use std::{
     collections::BTreeMap,
@@ -289,6 +289,7 @@ impl Local for Engine {
             peer_id: "0".repeat(40),
             download_mode: state.mode,
             listening: vec!["127.0.0.1:7680".parse().expect("an address")],
+            teredo: None,
             state_dir: "/var/lib/dosvc".into(),
             cache_dir: "/var/lib/dosvc/cache".into(),
             cache_bytes: state.cache.iter().map(|e| e.file_size_in_cache).sum(),
@@ -338,6 +339,7 @@ impl Local for Engine {
             sources: vec![SourceExplanation {
                 kind: "Http".into(),
                 address: download.source_url.clone().unwrap_or_default(),
+                transport: None,
                 state: SourceStanding::Active,
                 rate_bps: Some(1000),
                 delivered_bytes: download.downloaded.http,
@@ -354,6 +356,7 @@ impl Local for Engine {
         let peer = |last: u8, received| PeerInfo {
             file_id: format!("{:064x}", 1000),
             ip: ([192, 0, 2, last], 7680).into(),
+            transport: Transport::Tcp,
             peer_type: "Lan".into(),
             connection_established: true,
             bytes_sent: 1 << 20,

@@ -5,7 +5,7 @@
 //! cargo test --release --test lab -- --ignored --test-threads=1        (as root)
 //! ```
 //!
-//! Needed for these beside Rust: iproute2, nginx, curl, tcpdump, and Node.js with `npm ci` done in `tests/dissect`. Nothing is
+//! Needed for these beside Rust: iproute2, nftables, nginx, curl, tcpdump, and Node.js with `npm ci` done in `tests/dissect`. Nothing is
 //! changed outside the namespaces, and only processes that were started here are ended.
 //!
 //! | variable | meaning |
@@ -20,6 +20,7 @@
 mod capture;
 mod content;
 mod daemon;
+mod homes;
 mod machine;
 mod meter;
 mod namespace;
@@ -40,6 +41,7 @@ mod hostile;
 mod idle;
 mod loopback;
 mod members;
+mod nats;
 mod outage;
 mod policy;
 mod polite;

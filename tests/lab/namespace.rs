@@ -68,6 +68,22 @@ impl Lab {
     }
 
     fn build(n: u8, rate: Option<&str>, address: impl Fn(u8) -> IpAddr) -> Self {
+        let mut lab = Self::empty();
+        let hub = lab.hub();
+        ip(&hub, &["addr add 10.77.0.1/16 dev br0"]);
+        ip(&hub, &["addr add fd77::1/64 dev br0 nodad"]);
+        for i in 0..n {
+            let node = lab.node(&format!("n{i}"), address(i), ipv6(i));
+            lab.nodes.push(node.clone());
+            lab.add_namespace(node.namespace());
+            lab.plug(i, &node, rate);
+        }
+        lab.set_neighbours();
+        lab
+    }
+
+    /// A hub with a bridge that has no address, and no machine.
+    pub(crate) fn empty() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +92,7 @@ impl Lab {
         fs::create_dir_all(&dir).expect("the target folder can be written");
         // A Unix socket's path has at most 107 bytes: the target folder may be too deep for it.
         let sockets = tempfile::tempdir().expect("a temporary folder");
-        let mut lab = Self {
+        let lab = Self {
             name,
             nodes: Vec::new(),
             outsider: None,
@@ -89,19 +105,28 @@ impl Lab {
             &hub,
             &[
                 "link add br0 type bridge mcast_snooping 0",
-                "addr add 10.77.0.1/16 dev br0",
                 "link set br0 up",
             ],
         );
-        ip(&hub, &["addr add fd77::1/64 dev br0 nodad"]);
-        for i in 0..n {
-            let node = lab.node(&format!("n{i}"), address(i), ipv6(i));
-            lab.nodes.push(node.clone());
-            lab.add_namespace(node.namespace());
-            lab.plug(i, &node, rate);
-        }
-        lab.set_neighbours();
         lab
+    }
+
+    /// A machine that is connected to nothing yet.
+    pub(crate) fn machine(&mut self, name: &str, address: IpAddr) -> Node {
+        let node = self.node(name, address, Ipv6Addr::UNSPECIFIED);
+        self.add_namespace(node.namespace());
+        self.nodes.push(node.clone());
+        node
+    }
+
+    /// The hub as a machine of its own: what routes between the networks on its bridge.
+    pub(crate) fn hub_ip(&self, commands: &[&str]) {
+        ip(&self.hub(), commands);
+    }
+
+    /// Passes packets on between the hub's networks.
+    pub(crate) fn hub_forward(&self) {
+        forward(&self.hub());
     }
 
     fn hub(&self) -> String {
@@ -411,6 +436,28 @@ impl Node {
         enter(self.namespace(), work)
     }
 
+    /// Commands of iproute2 on this machine.
+    pub(crate) fn ip_commands(&self, commands: &[&str]) {
+        ip(self.namespace(), commands);
+    }
+
+    /// The namespace's name, for commands that move interfaces.
+    pub(crate) fn namespace_name(&self) -> &str {
+        self.namespace()
+    }
+
+    /// Passes packets on between its networks.
+    pub(crate) fn forward(&self) {
+        forward(self.namespace());
+    }
+
+    /// Rules of nftables on this machine.
+    pub(crate) fn nft(&self, rules: &str) {
+        let rules_file = self.dir.join("rules.nft");
+        fs::write(&rules_file, rules).expect("the node's folder can be written");
+        run(self.command("nft").arg("-f").arg(&rules_file));
+    }
+
     /// Bytes that crossed the machine's link since the lab was made.
     pub(crate) fn traffic(&self) -> Traffic {
         let table = self
@@ -487,6 +534,13 @@ fn ip(namespace: &str, commands: &[&str]) {
         output.status.success(),
         "ip in {namespace}, root needed: {commands:?}: {errors}"
     );
+}
+
+fn forward(namespace: &str) {
+    let forwarding = enter(namespace, || {
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+    });
+    forwarding.expect("the namespace's own sysctls can be written");
 }
 
 fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {

@@ -82,18 +82,28 @@ impl Plane {
 
     /// Registers a content, with its hash file.
     pub(crate) fn publish(&self, content: &Content, url: &str) {
+        self.publish_all([(content, url)]);
+    }
+
+    /// Registers contents, with their hash files.
+    pub(crate) fn publish_all<'a>(
+        &self,
+        contents: impl IntoIterator<Item = (&'a Content, &'a str)>,
+    ) {
         let token =
             run(dosvc(&self.node, &self.config).args(["control-plane", "token", "add", "lab"]));
         let file = self.node.dir().join("token");
         fs::write(&file, token.stdout).expect("the node's folder can be written");
         let hash_file = self.node.dir().join("published.phf");
-        run(dosvc(&self.node, &self.config)
-            .arg("publish")
-            .arg(folder().join(&content.name))
-            .args(["--url", url, "--to", &self.base(), "--token-file"])
-            .arg(file)
-            .arg("--out")
-            .arg(hash_file));
+        for (content, url) in contents {
+            run(dosvc(&self.node, &self.config)
+                .arg("publish")
+                .arg(folder().join(&content.name))
+                .args(["--url", url, "--to", &self.base(), "--token-file"])
+                .arg(&file)
+                .arg("--out")
+                .arg(&hash_file));
+        }
     }
 
     /// How many peers there are in all swarms.

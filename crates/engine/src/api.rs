@@ -4,6 +4,7 @@
 //! Get-DeliveryOptimizationStatus (monitoring, section 2) in snake_case; bytes and milliseconds are named in the
 //! field.
 
+pub use crate::route::Transport;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -210,6 +211,9 @@ pub struct PeerInfo {
     pub file_id: String,
     /// The peer's address.
     pub ip: SocketAddr,
+    /// What is spoken there.
+    #[serde(default)]
+    pub transport: Transport,
     /// `Lan`, `Group`, `Internet` or `LinkLocal`.
     pub peer_type: String,
     /// Connected now.
@@ -270,6 +274,10 @@ pub struct EngineStatus {
     pub download_mode: u8,
     /// Addresses that peers can reach us at; empty when the mode allows no peers.
     pub listening: Vec<SocketAddr>,
+    /// The address in the Teredo tunnel and the kind of NAT, or why there is none; `None`: no server is configured, or the
+    /// mode does not reach beyond the LAN.
+    #[serde(default)]
+    pub teredo: Option<String>,
     /// Where the state lies.
     pub state_dir: PathBuf,
     /// Where the cache lies.
@@ -495,6 +503,9 @@ pub struct SourceExplanation {
     pub kind: String,
     /// A peer's address, or the address of an HTTP source without a password.
     pub address: String,
+    /// What is spoken with a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
     /// How it stands with us.
     pub state: SourceStanding,
     /// Bytes a second while it was asked for something; `None` before the first byte.

@@ -3,7 +3,8 @@
 use crate::{
     api::{CloudFailure, CloudService, CloudStatus},
     config::CloudSettings,
-    mapped,
+    mapped, quic,
+    route::{Route, Transport},
     shared::{Scope, Settings, Shared},
 };
 use dosvc_content::{DownloadMode, HashOfHashes};
@@ -12,6 +13,7 @@ use dosvc_discovery::cloud::{
     Part, ServiceState,
 };
 use dosvc_host::{Interface, Links};
+use dosvc_nat::{quic::PORT, teredo::is_global};
 use dosvc_piece_store::{ContentInfo, ContentKey};
 use dosvc_policy::{PeerClass, PeerRestriction};
 use std::{
@@ -99,7 +101,7 @@ fn device(shared: &Shared) -> Device {
         port: mapped::external_port(shared).unwrap_or_else(|| shared.listen_port()),
         ipv4,
         ipv6,
-        teredo: None,
+        teredo: shared.tunnel().and_then(|tunnel| tunnel.address()),
         group,
     }
 }
@@ -191,35 +193,66 @@ pub(crate) fn search(
     }))
 }
 
-/// Where a peer that an array has named can be dialled, the nearest address first.
-/// Addresses that no peer can have for us (this machine, a link's own) are left out, and so are system ports: whoever
-/// joins can say anything.
-pub(crate) fn addresses(shared: &Shared, peer: &ArrayPeer) -> Vec<SocketAddr> {
+/// The ways to a peer that an array has named.
+///
+/// Whoever joins can say anything, so its addresses can't send us to what is ours: this machine, a link's own addresses and
+/// system ports are left out, and beyond LAN and group what leads into private networks, unless the array itself is in one
+/// and sees us there.
+pub(crate) fn routes(shared: &Shared, peer: &ArrayPeer) -> Vec<Route> {
     let own = shared.cloud().and_then(|cloud| cloud.external_ip());
+    let private_too = own.is_some_and(|own| !is_public(own));
+    let addresses = addresses(peer, own, private_too);
+    let mut routes: Vec<Route> = Vec::new();
+    for address in addresses {
+        for route in quic::routes(shared, address) {
+            if !routes.contains(&route) {
+                routes.push(route);
+            }
+        }
+    }
+    let teredo = peer.teredo_ipv6.filter(|_| peer.scope != cloud::Scope::Lan);
+    if let (Some(teredo), Some(_)) = (teredo, shared.tunnel()) {
+        let address = SocketAddr::new(teredo.into(), PORT);
+        let transport = Transport::Teredo;
+        routes.push(Route { transport, address });
+    }
+    routes
+}
+
+/// Where it may be dialled without a tunnel, the nearest address first.
+fn addresses(peer: &ArrayPeer, own: Option<IpAddr>, private_too: bool) -> Vec<SocketAddr> {
     let near = [peer.lan_ip.map(IpAddr::V4), peer.lan_ipv6.map(IpAddr::V6)];
     let far = peer.external_ip.filter(|address| Some(*address) != own);
     let candidates: Vec<IpAddr> = match peer.scope {
         cloud::Scope::Lan => near.into_iter().flatten().collect(),
         cloud::Scope::Group => near.into_iter().chain([far]).flatten().collect(),
-        cloud::Scope::Internet => [far, near[1]].into_iter().flatten().collect(),
-    };
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in candidates.into_iter().filter(is_dialled) {
-        let address = address.to_canonical();
-        let socket = SocketAddr::new(address, peer.port);
-        if peer.port >= PORT_MIN && !addresses.contains(&socket) {
-            addresses.push(socket);
+        cloud::Scope::Internet => {
+            let known = [far, near[1]].into_iter().flatten();
+            known.filter(|a| private_too || is_public(*a)).collect()
         }
+    };
+    let dialled = candidates.iter().filter(|address| is_dialled(address));
+    dialled
+        .filter(|_| peer.port >= PORT_MIN)
+        .map(|address| SocketAddr::new(address.to_canonical(), peer.port))
+        .collect()
+}
+
+/// Whether the address is one of the Internet's, as far as ranges tell.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => is_global(v4),
+        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
     }
-    addresses
 }
 
 fn is_dialled(address: &IpAddr) -> bool {
-    let link_local = match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
     let address = address.to_canonical();
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        // A Teredo address that is no tunnel's end here would go out by somebody else's.
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || quic::is_teredo(address),
+    };
     !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
@@ -299,4 +332,67 @@ pub(crate) fn explain(shared: &Shared, key: Option<ContentKey>) -> Option<String
             format!("{listed}; {array} named {peers} peers; {next}")
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dosvc_content::PeerId;
+
+    fn peer(scope: cloud::Scope, external: &str, ipv6: &str) -> ArrayPeer {
+        ArrayPeer {
+            peer_id: PeerId::from_random([1; 16]),
+            scope,
+            lan_ip: Some(Ipv4Addr::new(10, 1, 2, 3)),
+            lan_ipv6: ipv6.parse().ok(),
+            external_ip: external.parse().ok(),
+            teredo_ipv6: None,
+            port: 7680,
+        }
+    }
+
+    #[test]
+    fn who_is_named_can_not_send_us_inward() {
+        let own = "93.184.216.34".parse().ok();
+        for (external, ipv6, private_too, expected) in [
+            (
+                "8.8.8.8",
+                "2a00::5",
+                false,
+                vec!["8.8.8.8:7680", "[2a00::5]:7680"],
+            ),
+            ("192.168.1.1", "fd00::1", false, vec![]),
+            ("10.0.0.1", "::1", false, vec![]),
+            ("100.64.0.1", "fe80::1", false, vec![]),
+            ("127.0.0.1", "ff02::1", true, vec![]),
+            ("169.254.169.254", "::ffff:127.0.0.1", true, vec![]),
+            ("224.0.0.251", "2001:0:102:304::1", true, vec![]),
+            ("255.255.255.255", "::", true, vec![]),
+            // Our own.
+            ("93.184.216.34", "::1", true, vec![]),
+            // The array is in a private network, and so are all whom it names.
+            (
+                "10.0.0.1",
+                "fd00::1",
+                true,
+                vec!["10.0.0.1:7680", "[fd00::1]:7680"],
+            ),
+        ] {
+            let named = peer(cloud::Scope::Internet, external, ipv6);
+            let found = addresses(&named, own, private_too);
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{external} {ipv6}");
+        }
+        let mut mail = peer(cloud::Scope::Internet, "8.8.8.8", "");
+        mail.port = 25;
+        assert!(addresses(&mail, own, true).is_empty());
+    }
+
+    #[test]
+    fn the_lan_is_reached_by_its_own_addresses() {
+        let named = peer(cloud::Scope::Lan, "8.8.8.8", "fd00::1");
+        let found = addresses(&named, None, false);
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.1.2.3:7680", "[fd00::1]:7680"]);
+    }
 }

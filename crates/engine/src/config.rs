@@ -1,5 +1,6 @@
 //! What an engine is told to be.
 
+use crate::{quic::QuicUse, tunnel::TeredoSettings};
 use dosvc_discovery::cloud::HttpUrl;
 use dosvc_membership::Trust;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
@@ -16,7 +17,7 @@ pub struct EngineConfig {
     pub state_dir: PathBuf,
     /// Where the cache lies if not in `state_dir` (`modify_cache_drive`); it must exist.
     pub cache_dir: Option<PathBuf>,
-    /// Addresses to listen on for peers, while the mode permits peers. Port 0: any free one.
+    /// Addresses to listen on for peers, while the mode permits peers: TCP, and UDP for QUIC. Port 0: any free one.
     pub listen: Vec<SocketAddr>,
     /// The folder under which the machine's own files (`proc`, `sys`, `run`, `var`, `etc`) are seen.
     pub host_root: PathBuf,
@@ -28,6 +29,8 @@ pub struct EngineConfig {
     pub cloud: Option<CloudSettings>,
     /// What the members of a group prove to each other.
     pub membership: MembershipSettings,
+    /// How peers are reached beyond what TCP reaches.
+    pub nat: NatSettings,
     /// Whether the peer port is mapped at the machine's gateway, in the modes with peers beyond the LAN (2 and 3).
     pub port_mapping: bool,
     /// Peers to try for every content.
@@ -126,8 +129,17 @@ pub struct EnrolmentSettings {
     pub token_file: Option<PathBuf>,
 }
 
+/// How peers are reached beyond what TCP reaches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NatSettings {
+    /// Whether QUIC is spoken, on the UDP ports of the numbers that TCP is listened on.
+    pub quic: QuicUse,
+    /// The tunnel through NATs, in modes 2 and 3.
+    pub teredo: TeredoSettings,
+}
+
 impl EngineConfig {
-    /// The defaults for a state folder: TCP 7680 on IPv4 and IPv6, DNS-SD on.
+    /// The defaults for a state folder: port 7680 on IPv4 and IPv6, DNS-SD on.
     pub fn new(state_dir: PathBuf, policies: Policies) -> Self {
         Self {
             cache_dir: policies.modify_cache_drive().map(Into::into),
@@ -142,6 +154,7 @@ impl EngineConfig {
             dns_sd: true,
             cloud: None,
             membership: MembershipSettings::default(),
+            nat: NatSettings::default(),
             port_mapping: true,
             static_peers: Vec::new(),
             active_foreground_max: 8,

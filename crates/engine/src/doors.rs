@@ -1,25 +1,34 @@
-//! The peer port and multicast DNS: open while the mode permits peers, closed for real while it does not.
+//! The peer port, TCP and UDP, and multicast DNS: open while the mode permits peers, closed for real while it does not.
 
 use crate::{
     engine::EngineError,
-    incoming::accept_peers,
+    incoming::{Door, accept_peers, accept_quic},
+    quic::{self, QuicUse},
+    route::Transport,
     shared::{Settings, Shared},
     upkeep,
 };
 use dosvc_discovery::{Discovery, DiscoveryConfig, InterfaceFilter, MDNS_PORT};
+use dosvc_nat::quic::QuicEndpoint;
 use dosvc_wire::{GroupKey, net::Listener};
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// How often it is tried to have a port for TCP and UDP …
+const PORT_TRIES: u32 = 16;
+/// … with pauses in between, where it must be the same.
+const PORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is open.
 #[derive(Debug)]
 pub(crate) struct Doors {
     close: CancellationToken,
-    accepting: JoinHandle<()>,
+    accepting: Vec<JoinHandle<()>>,
     /// What discovery mixes into the names that contents are asked by.
     group: Option<GroupKey>,
     multicast: bool,
+    quic: QuicUse,
 }
 
 impl Doors {
@@ -30,18 +39,27 @@ impl Doors {
         if !settings.peering || config.listen.is_empty() {
             return Ok(None);
         }
-        let listener = Listener::bind(&config.listen).map_err(EngineError::Listen)?;
+        let (listener, ends) = bind(shared, &settings).await.map_err(EngineError::Listen)?;
         let addresses = listener.local_addrs();
         let port = addresses.first().map_or(0, SocketAddr::port);
         let close = shared.cancel.child_token();
+        let by_quic = ends.iter().map(|end| {
+            let door = Door {
+                end: end.clone(),
+                transport: Transport::Quic,
+                close: close.clone(),
+            };
+            shared.tasks.spawn(accept_quic(Arc::clone(shared), door))
+        });
+        let mut accepting: Vec<_> = by_quic.collect();
+        shared.quic.store(Arc::new(ends));
+        let by_tcp = accept_peers(Arc::clone(shared), listener, close.clone());
+        accepting.push(shared.tasks.spawn(by_tcp));
         let mut doors = Self {
             group: settings.group,
             multicast: wants_multicast(&settings),
-            accepting: shared.tasks.spawn(accept_peers(
-                Arc::clone(shared),
-                listener,
-                close.clone(),
-            )),
+            quic: settings.config.nat.quic,
+            accepting,
             close,
         };
         shared.listening.store(Arc::new(addresses));
@@ -76,19 +94,47 @@ impl Doors {
     pub(crate) fn suit(&self, settings: &Settings) -> bool {
         settings.peering
             && self.multicast == wants_multicast(settings)
+            && self.quic == settings.config.nat.quic
             && (self.group == settings.group || !self.multicast)
     }
 
     /// Closes the port, says goodbye on multicast DNS and leaves it. Neither is open when this returns.
     pub(crate) async fn shut(self, shared: &Shared) {
         self.close.cancel();
-        // A task that panicked is gone as well.
-        let _ = self.accepting.await;
+        for accepting in self.accepting {
+            // A task that panicked is gone as well.
+            let _ = accepting.await;
+        }
+        for end in shared.quic.swap(Arc::default()).iter() {
+            end.close().await;
+        }
         shared.listening.store(Arc::default());
         if let Some(discovery) = shared.discovery.swap(None) {
             discovery.stop().await;
         }
     }
+}
+
+/// Binds TCP and, on the same ports, UDP. Where any free port will do, one has to be free for both; else the system may need
+/// a moment to give back a UDP port that was ours.
+async fn bind(shared: &Shared, settings: &Settings) -> io::Result<(Listener, Vec<QuicEndpoint>)> {
+    let config = &settings.config;
+    let any = config.listen.iter().any(|address| address.port() == 0);
+    for again in (0..PORT_TRIES).rev() {
+        let listener = Listener::bind(&config.listen)?;
+        if config.nat.quic == QuicUse::Off {
+            return Ok((listener, Vec::new()));
+        }
+        match quic::bind(shared, &listener.local_addrs()) {
+            Ok(ends) => return Ok((listener, ends)),
+            Err(error) if again == 0 || error.kind() != io::ErrorKind::AddrInUse => {
+                return Err(error);
+            }
+            Err(_) if any => {}
+            Err(_) => tokio::time::sleep(PORT_PAUSE).await,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 fn wants_multicast(settings: &Settings) -> bool {

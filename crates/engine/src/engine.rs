@@ -12,7 +12,7 @@ use crate::{
     config::EngineConfig,
     doors::Doors,
     errors::{deliver_error, internal_error, storage_error},
-    explain,
+    explain, identity,
     jobs::{Control, Job},
     machine::{self, Facts},
     mapped,
@@ -22,9 +22,9 @@ use crate::{
     room,
     shared::{Parts, Settings, Shared, lock},
     swarm::Message,
-    upkeep,
+    tunnel, upkeep,
 };
-use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult, PeerId};
+use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult};
 use dosvc_discovery::{DiscoveryError, cloud::CloudError};
 use dosvc_host::{Connectivity, Directory, Host, Links, Root};
 use dosvc_origin::{OriginClient, OriginConfig};
@@ -56,8 +56,6 @@ const PIECES_KEPT_MAX: u64 = 8 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long a swarm may take to tell its peers.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
-/// The file in the state folder that holds our peer id.
-const PEER_ID_FILE: &str = "peer-id";
 /// What errors call a file that came open, without a name.
 const IMPORTED_NAME: &str = "the file";
 
@@ -76,9 +74,9 @@ pub enum EngineError {
     /// The state folder can't be used.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// The peer id can't be read or made.
-    #[error("peer id in {path}: {source}")]
-    PeerId {
+    /// The key that the peer id follows from can't be read or made.
+    #[error("peer key in {path}: {source}")]
+    PeerKey {
         /// The file.
         path: PathBuf,
         /// What the system says.
@@ -121,20 +119,20 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         refuse_bypass(&config)?;
         let host = Host::new(Root::new(&config.host_root));
-        let (store, peer_id, settings, membership, host) = tokio::task::spawn_blocking(move || {
+        let (store, identity, settings, membership, host) = tokio::task::spawn_blocking(move || {
             let mut store_config = StoreConfig::new(&config.state_dir);
             store_config.cache_dir.clone_from(&config.cache_dir);
             if let Some(threads) = config.hash_threads {
                 store_config.hash_threads = threads.get();
             }
             let store = Store::open(store_config)?;
-            let peer_id = load_peer_id(&config.state_dir)?;
+            let identity = identity::load(&config.state_dir)?;
             // Who has to be asked and may not answer is asked later.
             let (bus, directory) = (Connectivity::default(), Directory::default());
             let facts = Facts::look(&host, store.cache_dir(), bus, directory);
             let membership = Membership::open(&config.state_dir);
             let settings = Settings::new(config, facts, &membership);
-            Ok::<_, EngineError>((store, peer_id, settings, membership, host))
+            Ok::<_, EngineError>((store, identity, settings, membership, host))
         })
         .await
         .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
@@ -146,7 +144,7 @@ impl Engine {
         let shared = Arc::new(Shared::new(Parts {
             settings,
             membership,
-            peer_id,
+            identity,
             store,
             host,
             origins: OriginClient::new(with_limits(OriginConfig::default())),
@@ -174,6 +172,7 @@ impl Engine {
         if shared.cloud().is_some() {
             upkeep::review_announcements(&shared).await;
         }
+        tunnel::review(&shared).await;
         mapped::review(&shared).await;
         machine::log_changes(None, &shared.settings());
         shared.tasks.spawn(machine::follow(engine.clone()));
@@ -182,7 +181,7 @@ impl Engine {
         shared.tasks.spawn(bandwidth::keep(Arc::clone(&shared)));
         shared.tasks.spawn(month::keep(Arc::clone(&shared)));
         shared.tasks.spawn(membership::keep(Arc::clone(&shared)));
-        let mode = shared.settings().mode;
+        let (mode, peer_id) = (shared.settings().mode, shared.peer_id);
         tracing::info!(%peer_id, %mode, listening = ?shared.listening.load(), "engine started");
         Ok(engine)
     }
@@ -480,6 +479,7 @@ impl Engine {
             peer_id: shared.peer_id.to_string(),
             download_mode: settings.mode.number(),
             listening: shared.listening.load().as_ref().clone(),
+            teredo: shared.tunnel().map(|tunnel| tunnel.standing()),
             state_dir: settings.config.state_dir.clone(),
             cache_dir: shared.store.cache_dir().to_owned(),
             cache_bytes,
@@ -572,6 +572,7 @@ impl Engine {
         machine::log_changes(Some(&self.shared.settings()), &settings);
         self.shared.replace_settings(settings);
         let opened = self.open_to_peers().await;
+        tunnel::review(&self.shared).await;
         mapped::review(&self.shared).await;
         if let Err(error) = cloud::review(&self.shared).await {
             tracing::error!(%error, "the fleet's cloud is not used");
@@ -590,6 +591,7 @@ impl Engine {
     pub async fn shutdown(&self) {
         let shared = &self.shared;
         tokio::join!(cloud::close(shared), mapped::close(shared));
+        tunnel::close(shared).await;
         if let Some(doors) = self.doors.lock().await.take() {
             doors.shut(shared).await;
         }
@@ -670,33 +672,6 @@ fn forget_ended(jobs: &mut BTreeMap<JobId, Arc<Job>>, keep: usize) {
     for id in ended.iter().take(ended.len().saturating_sub(keep)) {
         jobs.remove(id);
     }
-}
-
-/// Reads our peer id, or makes one: random, kept for good.
-pub(crate) fn load_peer_id(state_dir: &Path) -> Result<PeerId, EngineError> {
-    let path = state_dir.join(PEER_ID_FILE);
-    let failed = |source| EngineError::PeerId {
-        path: path.clone(),
-        source,
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            if let Ok(id) = text.trim().parse() {
-                return Ok(id);
-            }
-            tracing::warn!(path = %path.display(), "not a peer id; making a new one");
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|e| failed(std::io::Error::other(e.to_string())))?;
-    let id = PeerId::from_random(random);
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, format!("{id}\n"))
-        .and_then(|()| std::fs::rename(&fresh, &path))
-        .map_err(failed)?;
-    Ok(id)
 }
 
 /// Whether the cache can be a hard link to this file: on the cache's file system, and of the same user.

@@ -8,6 +8,7 @@ use crate::{
     cache, cloud,
     engine::gates_now,
     jobs::Job,
+    route::Route,
     shared::{Settings, Shared, lock},
     swarm::{DialError, Message, SOURCES_KEPT_MAX, SwarmView, blank, http_name, other_url},
 };
@@ -18,7 +19,6 @@ use dosvc_policy::{ContentFacts, EffectiveMode, PeerRestriction, Policy, effecti
 use dosvc_scheduler::SourceKind;
 use std::{
     collections::{HashSet, VecDeque},
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -70,7 +70,10 @@ impl Tried {
 
     fn note(&self, source: SourceExplanation) {
         let mut sources = lock(&self.0);
-        if let Some(known) = sources.iter_mut().find(|s| s.address == source.address) {
+        if let Some(known) = sources
+            .iter_mut()
+            .find(|s| (&s.address, s.transport) == (&source.address, source.transport))
+        {
             *known = source;
         } else if sources.len() < SOURCES_KEPT_MAX {
             sources.push(source);
@@ -103,7 +106,7 @@ impl Tried {
     }
 
     /// A peer did not give the hash file.
-    pub(crate) fn peer(&self, address: SocketAddr, error: &DialError, pause: Duration) {
+    pub(crate) fn peer(&self, route: Route, error: &DialError, pause: Duration) {
         let (state, why) = match error {
             DialError::Refused(_) | DialError::Ourselves => {
                 (SourceStanding::Refused, error.to_string())
@@ -115,7 +118,8 @@ impl Tried {
             }
         };
         self.note(SourceExplanation {
-            address: address.to_string(),
+            address: route.address.to_string(),
+            transport: Some(route.transport),
             ..blank(state, &why)
         });
     }
@@ -171,7 +175,9 @@ pub(crate) async fn explain(
     let facts = facts(download.as_ref(), entry.as_ref());
     let mode = mode(&settings, requested.or(limit), &facts);
     let (sources, sources_are_past) = match (view.as_ref(), job) {
-        (Some(view), _) if !view.sources.is_empty() => (view.sources.clone(), false),
+        (Some(view), _) if !view.sources.is_empty() => {
+            (view.sources.clone(), view.sources_are_past)
+        }
         (_, Some(job)) => (job.tried().all(), job.status().state.is_final()),
         _ => (shared.taken.sources(&file_id), true),
     };

@@ -22,6 +22,7 @@ mod doors;
 mod engine;
 mod errors;
 mod explain;
+mod identity;
 mod incoming;
 mod jobs;
 mod limiter;
@@ -31,17 +32,26 @@ mod membership;
 mod metadata;
 mod month;
 mod places;
+mod quic;
 mod request;
 mod room;
+mod route;
 mod shared;
+mod stream;
 mod swarm;
 mod terms;
+mod tunnel;
 mod turns;
 mod upkeep;
 mod uploads;
 mod workers;
 
-pub use config::{CloudSettings, EngineConfig, EnrolmentSettings, GroupSecret, MembershipSettings};
+pub use config::{
+    CloudSettings, EngineConfig, EnrolmentSettings, GroupSecret, MembershipSettings, NatSettings,
+};
+pub use dosvc_nat::teredo::client::ServerAddresses;
 pub use dosvc_wire::Demand;
 pub use engine::{Engine, EngineError};
 pub use membership::{MembershipError, enrol_device};
+pub use quic::QuicUse;
+pub use tunnel::TeredoSettings;

@@ -1,8 +1,9 @@
-//! The peer port at the machine's gateway: mapped while the mode has peers beyond the LAN, removed when it has none.
+//! The peer port, and the tunnel's, at the machine's gateway: mapped while the mode has peers beyond the LAN, removed when it has none.
 
 use crate::{
     api::{MappedPort, PortMappingStatus},
     cloud,
+    quic::QuicUse,
     shared::Shared,
 };
 use dosvc_content::DownloadMode;
@@ -52,13 +53,21 @@ fn wanted(shared: &Shared) -> Ports {
     let reached =
         |address: &&SocketAddr| matches!(address.ip(), IpAddr::V4(ip) if !ip.is_loopback());
     let number = listening.iter().find(reached).map(SocketAddr::port);
-    let port = number.and_then(NonZeroU16::new).map(|number| Port {
-        protocol: Protocol::Tcp,
-        number,
-    });
-    port.filter(|_| settings.config.port_mapping && settings.peering && beyond)
-        .into_iter()
-        .collect()
+    let quic = number.filter(|_| settings.config.nat.quic != QuicUse::Off);
+    // Behind a gateway that maps this one, symmetric NATs reach the tunnel, too.
+    let tunnel = shared.tunnel().map(|tunnel| tunnel.local_port());
+    let ports = [
+        (Protocol::Tcp, number),
+        (Protocol::Udp, quic),
+        (Protocol::Udp, tunnel),
+    ];
+    let port = |(protocol, number): (Protocol, Option<u16>)| {
+        let number = number.and_then(NonZeroU16::new)?;
+        Some(Port { protocol, number })
+    };
+    let open = settings.config.port_mapping && settings.peering && beyond;
+    let ports = ports.into_iter().filter_map(port);
+    ports.filter(|_| open).collect()
 }
 
 /// Whoever is told where we are is told anew when that changes.

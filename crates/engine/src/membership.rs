@@ -4,7 +4,8 @@
 use crate::{
     api::MembershipStatus,
     config::{EnrolmentSettings, MembershipSettings},
-    engine::{EngineError, load_peer_id},
+    engine::EngineError,
+    identity,
     shared::{Settings, Shared, lock},
 };
 use arc_swap::ArcSwapOption;
@@ -399,7 +400,7 @@ async fn enrol(
     let prepared = tokio::task::spawn_blocking(move || {
         // Somebody may enrol before the daemon has ever run.
         fs::create_dir_all(&folder).map_err(|error| MembershipError::Io(folder.clone(), error))?;
-        let peer_id = load_peer_id(&folder)?;
+        let peer_id = identity::load(&folder)?.peer_id();
         let key = Files::new(&folder).key()?;
         Ok::<_, MembershipError>((peer_id, key.request(&peer_id)?, key))
     });

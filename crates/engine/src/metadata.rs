@@ -6,20 +6,24 @@
 use crate::{
     api::JobError,
     cache_hosts::url_on,
-    cloud, dial,
+    cloud,
+    dial::{self, Target},
     errors::origin_error,
     explain::Tried,
+    quic,
     request::{Request, parse_hash_file},
+    route::Route,
     shared::{Scope, Shared},
     swarm::{DialError, Established, Finder},
     terms::Terms,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use dosvc_content::{
-    HResult, HashOfHashes, HashOfHashesHasher, PieceHash, PieceLengths, PiecesHashFile,
+    HResult, HashOfHashes, HashOfHashesHasher, PeerId, PieceHash, PieceLengths, PiecesHashFile,
     hash_file_urls,
 };
 use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, ContentPolicy, HttpUrl};
+use dosvc_nat::quic::Manner;
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
 use dosvc_scheduler::SourceKind;
@@ -29,7 +33,6 @@ use dosvc_wire::{
 };
 use std::{
     collections::HashSet,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -403,33 +406,39 @@ async fn from_peers(
         tried: Arc::clone(tried),
         places: Semaphore::new(ASKED_AT_ONCE),
     });
-    let mut asked: HashSet<SocketAddr> = HashSet::new();
+    let mut asked: HashSet<Route> = HashSet::new();
     let mut asking = JoinSet::new();
     let settings = shared.settings();
     for address in request.peers.iter().chain(&settings.config.static_peers) {
-        if asked.insert(*address) {
-            asking.spawn(Arc::clone(&asker).ask(*address, Finder::Configured));
+        for route in quic::routes(shared, *address) {
+            if asked.insert(route) {
+                asking.spawn(Arc::clone(&asker).ask(route, None, Finder::Configured));
+            }
         }
     }
     loop {
         tokio::select! {
-            Some(Ok((address, file))) = asking.join_next() => match file {
+            Some(Ok((route, file))) = asking.join_next() => match file {
                 Some(file) => return file,
-                None => { asked.remove(&address); }
+                None => { asked.remove(&route); }
             },
             found = next_found(&mut search) => match found {
                 Some(found) => for address in found.addrs {
-                    if asked.len() < ADDRESSES_MAX && asked.insert(address) {
-                        asking.spawn(Arc::clone(&asker).ask(address, Finder::LinkLocal));
+                    for route in quic::routes(shared, address) {
+                        if asked.len() < ADDRESSES_MAX && asked.insert(route) {
+                            let peer = Some(found.peer_id);
+                            asking.spawn(Arc::clone(&asker).ask(route, peer, Finder::LinkLocal));
+                        }
                     }
                 },
                 None => search = None,
             },
             named = next_named(&mut array) => match named {
                 Some(peers) => for peer in peers {
-                    for address in cloud::addresses(shared, &peer) {
-                        if asked.len() < ADDRESSES_MAX && asked.insert(address) {
-                            asking.spawn(Arc::clone(&asker).ask(address, Finder::Array));
+                    for route in cloud::routes(shared, &peer) {
+                        if asked.len() < ADDRESSES_MAX && asked.insert(route) {
+                            let id = Some(peer.peer_id);
+                            asking.spawn(Arc::clone(&asker).ask(route, id, Finder::Array));
                         }
                     }
                 },
@@ -454,24 +463,32 @@ impl Asker {
     /// Asks an address again and again: a peer may be busy, or come up later. `None`: given up.
     async fn ask(
         self: Arc<Self>,
-        address: SocketAddr,
+        route: Route,
+        peer: Option<PeerId>,
         finder: Finder,
-    ) -> (SocketAddr, Option<PiecesHashFile>) {
+    ) -> (Route, Option<PiecesHashFile>) {
+        let target = Target {
+            route,
+            peer,
+            discovered: finder == Finder::LinkLocal,
+            // It is small, and everything waits for it.
+            manner: Manner::Foreground,
+        };
         let mut pause = PEER_RETRY;
         let mut asked = 0;
         loop {
             let place = self.places.acquire().await;
-            let answer = self.metainfo_of(address, finder == Finder::LinkLocal).await;
+            let answer = self.metainfo_of(target).await;
             drop(place);
             asked += 1;
             if let Err(error) = &answer {
-                self.tried.peer(address, error, pause);
+                self.tried.peer(route, error, pause);
             }
             match answer {
-                Ok(file) => return (address, Some(file)),
-                Err(DialError::Ourselves) => return (address, None),
+                Ok(file) => return (route, Some(file)),
+                Err(DialError::Ourselves) => return (route, None),
                 Err(_) if finder != Finder::Configured && asked >= DISCOVERED_ASKED_MAX => {
-                    return (address, None);
+                    return (route, None);
                 }
                 Err(_) => {}
             }
@@ -481,13 +498,9 @@ impl Asker {
     }
 
     /// Connects to a peer and asks it for the hash file.
-    async fn metainfo_of(
-        &self,
-        address: SocketAddr,
-        discovered: bool,
-    ) -> Result<PiecesHashFile, DialError> {
+    async fn metainfo_of(&self, target: Target) -> Result<PiecesHashFile, DialError> {
         let shared = &self.shared;
-        let peer = dial::dial(shared, self.scope, address, self.trusted, discovered).await?;
+        let peer = dial::dial(shared, self.scope, target, self.trusted).await?;
         let Established {
             stream,
             group,

@@ -16,7 +16,9 @@ use crate::{
     month::Ledger,
     places::Places,
     room::Room,
+    route::Route,
     swarm::{Attachment, Counted, DialError, Established, Message, Progress, Swarm, SwarmHandle},
+    tunnel::OpenTunnel,
     turns::Turns,
     uploads::UploadTurns,
     workers::Workers,
@@ -25,7 +27,10 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dosvc_content::{DownloadMode, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
-use dosvc_nat::portmap::PortMapper;
+use dosvc_nat::{
+    portmap::PortMapper,
+    quic::{Identity, QuicEndpoint},
+};
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Gate, Gates, GroupStanding, PeerClass, Permits, RemoteFacts, ResolvedGroup};
@@ -47,7 +52,7 @@ use tokio::sync::{Notify, Semaphore, mpsc::error::TrySendError, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Connections of peers that dialled us.
-const INCOMING_MAX: usize = 750;
+pub(crate) const INCOMING_MAX: usize = 750;
 /// Connections to peers that we dialled. Apart from the others, so that nobody's knocking keeps us from downloading.
 const OUTGOING_MAX: usize = 250;
 /// How long a foreground download looks for peers before HTTP runs at full speed: the first answers on the link.
@@ -205,6 +210,8 @@ impl Settings {
 pub(crate) struct Shared {
     settings: ArcSwap<Settings>,
     pub(crate) membership: Membership,
+    pub(crate) identity: Identity,
+    /// What follows from it.
     pub(crate) peer_id: PeerId,
     pub(crate) started: Instant,
     pub(crate) store: Arc<Store>,
@@ -230,6 +237,12 @@ pub(crate) struct Shared {
     pub(crate) outgoing: Arc<Semaphore>,
     /// Connections of peers that dialled us, by their address.
     pub(crate) places: Arc<Places>,
+    /// Those of them that introduce themselves.
+    pub(crate) introductions: Arc<Places>,
+    /// Where QUIC goes out and comes in, straight.
+    pub(crate) quic: ArcSwap<Vec<QuicEndpoint>>,
+    /// The same through NATs, while there is a tunnel.
+    pub(crate) tunnel: ArcSwapOption<OpenTunnel>,
     pub(crate) discovery: ArcSwapOption<Discovery>,
     /// The fleet's cloud, while one is configured and the mode permits it.
     pub(crate) cloud: ArcSwapOption<OpenCloud>,
@@ -260,7 +273,7 @@ pub(crate) struct Shared {
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) membership: Membership,
-    pub(crate) peer_id: PeerId,
+    pub(crate) identity: Identity,
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
     pub(crate) origins: OriginClient,
@@ -274,7 +287,7 @@ impl Shared {
         let Parts {
             settings,
             membership,
-            peer_id,
+            identity,
             store,
             host,
             origins,
@@ -302,7 +315,8 @@ impl Shared {
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             membership,
-            peer_id,
+            peer_id: identity.peer_id(),
+            identity,
             started: now,
             store,
             host,
@@ -318,6 +332,9 @@ impl Shared {
             incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
             places: Arc::default(),
+            introductions: Arc::default(),
+            quic: ArcSwap::default(),
+            tunnel: ArcSwapOption::empty(),
             discovery: ArcSwapOption::empty(),
             cloud: ArcSwapOption::empty(),
             listening: ArcSwap::default(),
@@ -384,6 +401,10 @@ impl Shared {
             .load()
             .as_ref()
             .map(|open| Arc::clone(&open.cloud))
+    }
+
+    pub(crate) fn tunnel(&self) -> Option<Arc<OpenTunnel>> {
+        self.tunnel.load_full()
     }
 
     /// Whether we announce by DNS-SD: who is on the link and dials us may have found us so.
@@ -518,8 +539,14 @@ impl Shared {
         address.is_loopback() || self.with_links(|links| links.on_link(address))
     }
 
+    /// Whether the way leads to ourselves.
+    pub(crate) fn is_own_route(&self, route: Route) -> bool {
+        let tunnel = self.tunnel().and_then(|tunnel| tunnel.address());
+        self.is_own_address(route.address) || tunnel.map(IpAddr::V6) == Some(route.address.ip())
+    }
+
     /// Whether the address is one of this machine's.
-    pub(crate) fn is_own_address(&self, address: SocketAddr) -> bool {
+    fn is_own_address(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         let listening = self.listening.load();
         listening.iter().any(|l| l.port() == address.port())

@@ -4,6 +4,7 @@
 //! answers is carried out. Nothing else touches the scheduler, so there is no lock around it. The task lives while
 //! a job wants the content or a peer is connected, and ends by itself some time after that.
 
+mod candidates;
 mod dials;
 mod disk;
 mod explain;
@@ -19,7 +20,9 @@ use crate::{
     errors::storage_error,
     limiter::{DownloadGate, Inflow, SwarmPriority},
     places::Place,
+    route::Route,
     shared::{Scope, Shared},
+    stream::PeerStream,
     terms::Qos,
     uploads::Standing,
 };
@@ -47,7 +50,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::AbortHandle,
 };
@@ -71,8 +73,8 @@ pub(crate) const MESSAGES_MAX: usize = 64;
 /// A connection whose handshakes are done, on its way to its swarm.
 #[derive(Debug)]
 pub(crate) struct Established {
-    pub(crate) stream: TcpStream,
-    pub(crate) address: SocketAddr,
+    pub(crate) stream: PeerStream,
+    pub(crate) route: Route,
     pub(crate) peer_id: PeerId,
     pub(crate) class: PeerClass,
     /// We dialled.
@@ -498,7 +500,7 @@ impl Swarm {
         }
         self.core.set_paused(!self.is_wanted(), now);
         self.apply_settings();
-        if first && self.search.is_none() && self.array.is_none() && self.dials.known_count() == 0 {
+        if first && self.search.is_none() && self.array.is_none() && self.dials.peer_count() == 0 {
             // Nobody can be found: HTTP need not wait for peers.
             self.core.handle_discovery_ended(now);
         }
@@ -541,8 +543,7 @@ impl Swarm {
         let named: Vec<SocketAddr> = self.jobs.values().flat_map(|j| &j.peers).copied().collect();
         let statics = self.shared.settings().config.static_peers.clone();
         for address in named.into_iter().chain(statics) {
-            self.dials
-                .add(address, None, Finder::Configured, false, now);
+            self.add_address(address, None, Finder::Configured, now);
         }
     }
 
@@ -780,9 +781,9 @@ impl Swarm {
             *connections.of(source.map_or(SourceKind::Origin, |s| s.kind)) += 1;
         }
         let has_ended = self.error.is_some() || self.is_complete();
-        if !has_ended {
+        if !has_ended && !self.core.is_complete() {
             self.last_sources = None;
-        } else if self.last_sources.is_none() && !self.jobs.is_empty() {
+        } else if has_ended && self.last_sources.is_none() && !self.jobs.is_empty() {
             self.last_sources = Some(self.sources_to_keep(now));
         }
         let rate_bps = self.rate.bps(now);
@@ -797,7 +798,7 @@ impl Swarm {
             wasted_bytes: self.wasted_bytes,
             rate_bps,
             connections,
-            num_peers: self.dials.known_count(),
+            num_peers: self.dials.peer_count(),
             waiting: self.waiting(now),
             cache_host: self.cache_host.clone(),
             error: self.error.clone(),

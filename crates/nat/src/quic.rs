@@ -3,17 +3,21 @@
 //! - [`Identity`]: a key, and the peer id that follows from it. Both ends show a certificate of their own making and prove
 //!   that they have its key; who dials says which peer id it expects. Nobody has to sign anything.
 //! - [`QuicEndpoint`]: dials and accepts.
-//! - Background connections are steered by LEDBAT++ ([`Manner`]).
+//! - [`Link`]: a connection to a peer, for one [`PeerStream`]. Several contents have a connection each, so that each gives
+//!   way, is limited and ends by itself.
+//! - Background connections are steered by LEDBAT++ ([`Manner`]), for as long as they are in the background.
 
 mod background;
 mod endpoint;
 mod identity;
 mod inner;
 mod socket;
+mod stream;
 
-pub use background::LedbatConfig;
-pub use endpoint::{DialError, Manner, QuicEndpoint, peer_of};
+pub use background::Manner;
+pub use endpoint::{Arrival, DialError, QuicEndpoint};
 pub use identity::{Identity, IdentityError, peer_id};
+pub use stream::{Link, PeerStream, Reader, Writer};
 
 /// The port of the swarm protocol, over QUIC as over TCP; inside a tunnel too.
 pub const PORT: u16 = 7680;

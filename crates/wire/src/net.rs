@@ -1,4 +1,5 @@
-//! Sockets: listening, dialing, the handshake, and [`drive`], which runs one connection until it ends.
+//! Connections: listening and dialing by TCP, the handshake, and [`drive`], which runs one connection of any
+//! [`Transport`] until it ends.
 //!
 //! ```no_run
 //! # use dosvc_wire::{Handshake, Limits, net::*};
@@ -53,4 +54,4 @@ pub use listener::{Listener, dial};
 pub use pool::{BlockBuf, BlockPool};
 pub use reason::CloseReason;
 pub use throttle::{Throttle, Unlimited};
-pub use transport::{ReadHalf, SendFileError, Transport, WriteHalf};
+pub use transport::{ByteStream, ReadHalf, SendFileError, Transport, WriteHalf, read_part};

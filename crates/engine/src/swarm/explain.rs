@@ -22,14 +22,19 @@ pub(crate) struct SwarmView {
     pub(crate) waiting: Option<String>,
     pub(crate) delays: Vec<DelayExplanation>,
     pub(crate) sources: Vec<SourceExplanation>,
+    /// They are those of when the content was complete: nobody has been here since.
+    pub(crate) sources_are_past: bool,
 }
 
 impl Swarm {
     pub(super) fn explain(&self, now: Instant) -> SwarmView {
+        let idle = self.peers.is_empty() && !self.is_wanted();
+        let past = self.last_sources.as_ref().filter(|_| idle);
         SwarmView {
             waiting: self.waiting(now),
             delays: self.delays(now),
-            sources: self.sources(now),
+            sources: past.map_or_else(|| self.sources(now), |past| past.to_vec()),
+            sources_are_past: past.is_some(),
         }
     }
 
@@ -94,6 +99,7 @@ impl Swarm {
         let explained = |kind: &str, address: String, why: Option<String>| SourceExplanation {
             kind: kind.to_owned(),
             address,
+            transport: None,
             state: standing(report.state),
             rate_bps: report.rate_bps,
             delivered_bytes: report.delivered,
@@ -103,11 +109,11 @@ impl Swarm {
             why: why.unwrap_or_else(|| report.why.to_owned()),
         };
         if let Some(peer) = self.peers.get(&id) {
-            return vec![explained(
-                kind_name(peer.kind),
-                peer.address.to_string(),
-                None,
-            )];
+            let peer_is = explained(kind_name(peer.kind), peer.address().to_string(), None);
+            return vec![SourceExplanation {
+                transport: Some(peer.route.transport),
+                ..peer_is
+            }];
         }
         let Some(source) = self.origins.get(&id) else {
             return Vec::new();
@@ -188,7 +194,8 @@ impl Swarm {
         let greeting = self.peers.values().filter(|p| p.is_greeting());
         greeting.map(|peer| SourceExplanation {
             kind: kind_name(peer.kind).to_owned(),
-            address: peer.address.to_string(),
+            address: peer.address().to_string(),
+            transport: Some(peer.route.transport),
             ..blank(SourceStanding::Connecting, "it is being greeted")
         })
     }
@@ -197,7 +204,11 @@ impl Swarm {
         let wanted = self.may_dial();
         self.dials.unconnected().map(move |known| {
             let (state, why) = match (known.due, known.last_error) {
-                (None, _) => (SourceStanding::Connecting, "it is being dialled".to_owned()),
+                (None, last) => {
+                    let last = last.map(|error| format!(" again; last time: {error}"));
+                    let why = format!("it is being dialled{}", last.unwrap_or_default());
+                    (SourceStanding::Connecting, why)
+                }
                 (_, Some(error @ DialError::Refused(_))) => {
                     (SourceStanding::Refused, error.to_string())
                 }
@@ -215,16 +226,16 @@ impl Swarm {
                 (Some(due), None) => {
                     let wait = due.saturating_duration_since(now).as_secs();
                     let why = format!("the connection ended; next attempt in {wait} s");
-                    let why = if known.failures == 0 {
-                        "it is dialled next".to_owned()
-                    } else {
-                        why
+                    let why = match known.failures {
+                        0 => "it is dialled next".to_owned(),
+                        _ => why,
                     };
                     (SourceStanding::Down, why)
                 }
             };
             SourceExplanation {
-                address: known.address.to_string(),
+                address: known.route.address.to_string(),
+                transport: Some(known.route.transport),
                 ..blank(state, &why)
             }
         })
@@ -266,6 +277,7 @@ pub(crate) fn blank(state: SourceStanding, why: &str) -> SourceExplanation {
     SourceExplanation {
         kind: String::new(),
         address: String::new(),
+        transport: None,
         state,
         rate_bps: None,
         delivered_bytes: 0,

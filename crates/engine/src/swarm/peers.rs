@@ -1,12 +1,20 @@
 //! A swarm's peer connections: taking them in, greeting, messages that are not about blocks, letting them go.
 
-use super::{DialError, Established, Swarm, dials, dials::Dialled, numbers};
+use super::{
+    DialError, Established, Finder, Swarm,
+    candidates::Named,
+    dials::{Dialled, Step},
+    numbers,
+};
 use crate::{
     api::PeerInfo,
     cloud,
     counters::RateMeter,
-    dial,
+    dial::{self, Target},
     limiter::{LanGate, UploadGate},
+    quic,
+    route::Route,
+    stream::manner,
 };
 use dosvc_content::{Bitfield, Block, PeerId, PieceIndex};
 use dosvc_discovery::cloud::ArrayPeer;
@@ -34,7 +42,7 @@ const METAINFO_PIECES_MAX: u32 = 4096;
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) address: SocketAddr,
+    pub(super) route: Route,
     pub(super) peer_id: PeerId,
     pub(super) class: PeerClass,
     pub(super) kind: SourceKind,
@@ -56,6 +64,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.route.address
+    }
+
     pub(super) fn is_greeting(&self) -> bool {
         self.greeting.is_some()
     }
@@ -87,28 +99,30 @@ impl Swarm {
     /// Takes in a connection whose handshakes are done, unless the same peer is connected already.
     pub(super) fn add_peer(&mut self, peer: Established) {
         let now = Instant::now();
-        self.dials.is_at(peer.peer_id, peer.address);
+        if peer.outgoing {
+            self.dials.is_at(peer.peer_id, peer.route);
+        }
         // Settings may have changed, and bans been spoken, while it introduced itself.
         let is_found = self.is_found(source_kind(peer.class), peer.outgoing);
-        let refused = if let Err(why) = self.check_scope(peer.address, peer.group, is_found) {
+        let refused = if let Err(why) = self.check_scope(peer.route.address, peer.group, is_found) {
             Some(why)
         } else if self.shared.is_banned(peer.peer_id, self.content.key()) {
             Some(DialError::BANNED)
-        } else if !self.has_room_for(peer.address.ip()) {
+        } else if !self.has_room_for(peer.route.address.ip()) {
             Some(DialError::NO_PLACE)
         } else {
             None
         };
         if let Some(why) = refused {
-            self.dials.failed(peer.address, why, now);
+            self.dials.failed(peer.route, why, now);
             return;
         }
         let known = peer.peer_id;
-        if !self.wins_over_duplicate(&peer, now) {
-            self.dials.connected(known);
+        if let Some(stays) = self.wins_over_duplicate(&peer, now) {
+            self.dials.connected(known, stays);
             return;
         }
-        self.dials.connected(known);
+        self.dials.connected(known, peer.route);
         let key = self.next_source();
         let (commands, receiver) = net::command_channel();
         let class = peer.class;
@@ -136,7 +150,7 @@ impl Swarm {
         };
         let Established {
             stream,
-            address,
+            route,
             peer_id,
             outgoing,
             group,
@@ -149,23 +163,23 @@ impl Swarm {
             let reason = tokio::select! {
                 reason = net::drive(stream, params, receiver) => reason,
                 () = ends(proven_until) => {
-                    tracing::debug!(%address, "the peer's certificate has ended");
+                    tracing::debug!(%route, "the peer's certificate has ended");
                     let reason = CloseReason::Local;
                     let _ = events.send((key, net::Event::Closed(reason.clone()))).await;
                     reason
                 }
             };
             drop(events);
-            tracing::debug!(%address, ?reason, "peer connection ended");
+            tracing::debug!(%route, ?reason, "peer connection ended");
             drop(places);
         });
-        tracing::debug!(%address, %peer_id, ?kind, outgoing, "peer connected");
+        tracing::debug!(%route, %peer_id, ?kind, outgoing, "peer connected");
         let greeting = now + GREETING_TIME;
         self.greetings.insert((greeting, key));
         self.peers.insert(
             key,
             Peer {
-                address,
+                route,
                 peer_id,
                 class,
                 kind,
@@ -197,24 +211,28 @@ impl Swarm {
         }
     }
 
-    /// Two machines may dial each other at the same moment: the connection that the machine with the smaller id
-    /// dialled stays, on both ends.
-    fn wins_over_duplicate(&mut self, new: &Established, now: Instant) -> bool {
-        let Some((&key, old)) = self.peers.iter().find(|(_, p)| p.peer_id == new.peer_id) else {
-            return true;
+    /// Which connection of a peer stays when there are two; `None`: the new one, and the old one goes.
+    ///
+    /// Two machines may dial each other at the same moment: the connection that the machine with the smaller id dialled
+    /// stays, on both ends. Who has dialled us twice wants the second one: the first has died, or the second is better. It
+    /// must have proven its id for that, for others could cut it off with it.
+    fn wins_over_duplicate(&mut self, new: &Established, now: Instant) -> Option<Route> {
+        let (&key, old) = self.peers.iter().find(|(_, p)| p.peer_id == new.peer_id)?;
+        let stays = match (old.outgoing, new.outgoing) {
+            (true, true) => !new.route.is_better_than(&old.route),
+            (false, false) => !new.route.transport.proves_identity(),
+            (old_is_ours, _) => old_is_ours == (self.shared.peer_id < new.peer_id),
         };
-        let we_are_smaller = self.shared.peer_id < new.peer_id;
-        if old.outgoing == new.outgoing || old.outgoing == we_are_smaller {
-            // What was dialled later, or by the wrong side, goes.
-            return false;
+        if stays {
+            return Some(old.route);
         }
         self.drop_peer(key, now);
-        true
+        None
     }
 
     fn has_room_for(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let same = |peer: &&Peer| peer.address.ip().to_canonical() == address;
+        let same = |peer: &&Peer| peer.address().ip().to_canonical() == address;
         self.peers.len() < PEERS_MAX
             && (address.is_loopback()
                 || self.peers.values().filter(same).count() < PEERS_PER_ADDRESS)
@@ -252,7 +270,7 @@ impl Swarm {
             .iter()
             .filter(|(_, p)| {
                 let is_found = self.is_found(p.kind, p.outgoing);
-                self.check_scope(p.address, p.group, is_found).is_err()
+                self.check_scope(p.address(), p.group, is_found).is_err()
             })
             .map(|(key, _)| *key)
             .collect();
@@ -266,7 +284,7 @@ impl Swarm {
             return;
         };
         if peer.commands.send(command).is_err() {
-            tracing::debug!(address = %peer.address, "peer does not take what it is sent; disconnecting");
+            tracing::debug!(route = %peer.route, "peer does not take what it is sent; disconnecting");
             self.drop_peer(source.0, Instant::now());
         }
     }
@@ -324,8 +342,8 @@ impl Swarm {
     /// Who has dialled us needs no dial: the second connection would cost one of them its blocks under way.
     fn note_listening(&mut self, key: u32, port: u16) {
         if let Some(peer) = self.peers.get(&key).filter(|p| !p.outgoing && port != 0) {
-            let address = SocketAddr::new(peer.address.ip().to_canonical(), port);
-            self.dials.listens_at(peer.peer_id, address);
+            let address = SocketAddr::new(peer.address().ip().to_canonical(), port);
+            self.dials.listens_at(peer.peer_id, address, peer.route);
         }
     }
 
@@ -388,7 +406,7 @@ impl Swarm {
     pub(super) fn ban_peer(&mut self, key: u32, now: Instant) {
         if let Some(peer) = self.peers.get(&key) {
             self.shared
-                .ban(peer.peer_id, peer.address.ip(), self.content.key());
+                .ban(peer.peer_id, peer.address().ip(), self.content.key());
         }
         self.drop_peer(key, now);
     }
@@ -405,9 +423,9 @@ impl Swarm {
     pub(super) fn peer_closed(&mut self, key: u32, reason: &CloseReason, now: Instant) {
         if let Some(peer) = self.peers.remove(&key) {
             if reason.is_misbehaviour() {
-                tracing::warn!(address = %peer.address, %reason, "peer broke the protocol; banned");
+                tracing::warn!(route = %peer.route, %reason, "peer broke the protocol; banned");
                 self.shared
-                    .ban(peer.peer_id, peer.address.ip(), self.content.key());
+                    .ban(peer.peer_id, peer.address().ip(), self.content.key());
             }
             self.peer_gone(key, &peer, now);
         }
@@ -442,13 +460,35 @@ impl Swarm {
         if found.peer_id == self.shared.peer_id {
             return;
         }
-        let connected = self.peers.values().any(|p| p.peer_id == found.peer_id);
         for address in found.addrs {
-            let peer = Some(found.peer_id);
-            self.dials
-                .add(address, peer, dials::Finder::LinkLocal, connected, now);
+            self.add_address(address, Some(found.peer_id), Finder::LinkLocal, now);
         }
         self.changed = true;
+    }
+
+    /// Remembers every way to an address.
+    pub(super) fn add_address(
+        &mut self,
+        address: SocketAddr,
+        peer: Option<PeerId>,
+        finder: Finder,
+        now: Instant,
+    ) {
+        for route in quic::routes(&self.shared, address) {
+            self.add_route(route, peer, finder, now);
+        }
+    }
+
+    fn add_route(&mut self, route: Route, peer: Option<PeerId>, finder: Finder, now: Instant) {
+        let connected = self.peers.values().find(|p| Some(p.peer_id) == peer);
+        let named = Named {
+            route,
+            peer,
+            finder,
+            near: self.shared.is_in_lan(route.address.ip()),
+            connected: connected.map(|p| p.route),
+        };
+        self.dials.add(named, now);
     }
 
     pub(super) fn handle_named(&mut self, named: Option<Vec<ArrayPeer>>) {
@@ -460,11 +500,9 @@ impl Swarm {
         };
         let now = Instant::now();
         for peer in named {
-            let connected = self.peers.values().any(|p| p.peer_id == peer.peer_id);
             let id = Some(peer.peer_id);
-            for address in cloud::addresses(&self.shared, &peer) {
-                self.dials
-                    .add(address, id, dials::Finder::Array, connected, now);
+            for route in cloud::routes(&self.shared, &peer) {
+                self.add_route(route, id, Finder::Array, now);
             }
         }
         self.changed = true;
@@ -479,28 +517,46 @@ impl Swarm {
         if !self.may_dial() {
             return;
         }
-        let Some(swarm) = self.content.hash_file().map(|f| f.hash_of_hashes()) else {
-            return;
-        };
-        while let Some((address, finder)) = self.dials.take_due(now) {
+        while let Some(due) = self.dials.take_due(now) {
             let shared = Arc::clone(&self.shared);
-            let discovered = finder == dials::Finder::LinkLocal;
             let scope = self.scope;
-            self.dials.start(async move {
-                let result = dial::dial(&shared, scope, address, swarm, discovered).await;
-                Dialled { address, result }
+            let target = Target {
+                route: due.route,
+                peer: due.peer,
+                discovered: due.finder == Finder::LinkLocal,
+                manner: manner(self.is_foreground()),
+            };
+            self.dials.start(due.route, async move {
+                let opened = dial::open(&shared, scope, target).await?;
+                Ok(Step::Opened(Box::new(opened)))
             });
         }
     }
 
     pub(super) fn handle_dialled(&mut self, dialled: Dialled) {
         let now = Instant::now();
-        match dialled.result {
-            Ok(peer) => self.add_peer(*peer),
-            Err(DialError::Ourselves) => self.dials.is_ours(dialled.address),
-            Err(error) => self.dials.failed(dialled.address, error, now),
+        let Dialled { route, result } = dialled;
+        match result {
+            Ok(Step::Opened(opened)) => self.speak_on(route, *opened, now),
+            Ok(Step::Established(peer)) => self.add_peer(*peer),
+            Err(DialError::Ourselves) => self.dials.is_ours(route.address),
+            Err(error) => self.dials.failed(route, error, now),
         }
         self.changed = true;
+    }
+
+    /// Introduces us on a way that is open, unless a rival was there first.
+    fn speak_on(&mut self, route: Route, opened: dial::Opened, now: Instant) {
+        let Some(swarm) = self.content.hash_file().map(|f| f.hash_of_hashes()) else {
+            return;
+        };
+        if self.dials.opened(route, now) {
+            let shared = Arc::clone(&self.shared);
+            self.dials.start(route, async move {
+                let peer = dial::introduce(&shared, opened, swarm).await?;
+                Ok(Step::Established(peer))
+            });
+        }
     }
 
     pub(super) fn tell_fetching(
@@ -530,7 +586,8 @@ impl Swarm {
             .values_mut()
             .map(|p| PeerInfo {
                 file_id: file_id.clone(),
-                ip: p.address,
+                ip: p.address(),
+                transport: p.route.transport,
                 peer_type: kind_name(p.kind).to_owned(),
                 connection_established: true,
                 bytes_sent: p.bytes_out,
@@ -541,22 +598,23 @@ impl Swarm {
             })
             .collect();
         let connected: Vec<SocketAddr> = infos.iter().map(|i| i.ip).collect();
-        infos.extend(
-            self.dials
-                .addresses()
-                .filter(|a| !connected.contains(a))
-                .map(|ip| PeerInfo {
-                    file_id: file_id.clone(),
-                    ip,
-                    peer_type: String::new(),
-                    connection_established: false,
-                    bytes_sent: 0,
-                    bytes_received: 0,
-                    upload_rate_bytes: 0,
-                    download_rate_bytes: 0,
-                    pieces: (0, pieces),
-                }),
-        );
+        let mut others: Vec<Route> = self.dials.routes().collect();
+        // Of several ways to one address the one that is tried first.
+        others.sort_unstable_by_key(|route| (route.address, std::cmp::Reverse(route.transport)));
+        others.dedup_by_key(|route| route.address);
+        let others = others.iter().filter(|r| !connected.contains(&r.address));
+        infos.extend(others.map(|route| PeerInfo {
+            file_id: file_id.clone(),
+            ip: route.address,
+            transport: route.transport,
+            peer_type: String::new(),
+            connection_established: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+            upload_rate_bytes: 0,
+            download_rate_bytes: 0,
+            pieces: (0, pieces),
+        }));
         infos.sort_by_key(|i| std::cmp::Reverse(i.bytes_received));
         infos
     }

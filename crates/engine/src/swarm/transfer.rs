@@ -61,7 +61,7 @@ impl Swarm {
 
     fn ban(&mut self, source: SourceId, reason: &str) {
         if let Some(peer) = self.peers.get(&source.0) {
-            tracing::warn!(address = %peer.address, content = %self.content.key(), reason, "peer banned");
+            tracing::warn!(route = %peer.route, content = %self.content.key(), reason, "peer banned");
         }
         self.ban_peer(source.0, Instant::now());
     }
@@ -280,6 +280,10 @@ impl Swarm {
             self.http_error = None;
             self.end_repair(now);
             self.carry_out();
+            // Who gave what is known while they are here.
+            if !self.jobs.is_empty() {
+                self.last_sources = Some(self.sources_to_keep(now));
+            }
             self.part_from_seeds(now);
         }
     }

@@ -1,6 +1,13 @@
 //! Dialling and accepting.
 
-use super::{Identity, IdentityError, LedbatConfig, identity, socket::TunnelSocket};
+use super::{
+    Identity, IdentityError, Link, Manner,
+    background::Switch,
+    identity,
+    inner::HEADERS_LEN,
+    socket::TunnelSocket,
+    stream::{FIRST_WINDOW, WINDOW},
+};
 use crate::net::{ConnectError, Incoming, Tunnel};
 use dosvc_content::PeerId;
 use quinn::{
@@ -9,9 +16,10 @@ use quinn::{
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
 use rustls::pki_types::CertificateDer;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -20,25 +28,19 @@ use std::{
 const TUNNEL_DATAGRAM_MAX: u16 = 1232;
 /// QUIC's least (RFC 9000 §14).
 const DATAGRAM_MIN: u16 = 1200;
-/// Less than the 30 s for which a path of a tunnel is good.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Less than the 30 s for which a path of a tunnel is good, and often enough that a path that is dead shows soon.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A connection on which nothing came for so long is dead.
-const IDLE_MAX: Duration = Duration::from_secs(45);
-/// Streams that a peer may have open.
-const STREAMS_MAX: u32 = 16;
-/// Bytes of one stream that may wait to be read: 1 Gbit/s over 32 ms.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// The same for a whole connection.
-const WINDOW: u32 = 8 << 20;
-
-/// How a connection treats others on the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// Takes its share.
-    Foreground,
-    /// Takes what others leave (LEDBAT++).
-    Background,
-}
+const IDLE_MAX: Duration = Duration::from_secs(16);
+/// Streams that a peer may have open: the one that carries the swarm protocol.
+const STREAMS_MAX: u32 = 1;
+/// Connections that wait to be accepted or turned away …
+const INCOMING_MAX: usize = 256;
+/// … and bytes that come for one of them meanwhile, and for all.
+const INCOMING_BYTES_MAX: u64 = 8 << 10;
+const INCOMING_BYTES_TOTAL: u64 = 1 << 20;
+/// What the system is asked to hold for us when we are slow to read or others slow to take, in bytes.
+const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Why a peer could not be dialled.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,7 @@ pub enum DialError {
 pub struct QuicEndpoint {
     endpoint: Endpoint,
     tls: Arc<QuicClientConfig>,
+    server: ServerConfig,
     /// What is needed to open paths, for an end inside a tunnel.
     tunnel: Option<Tunnel>,
 }
@@ -76,15 +79,23 @@ impl std::fmt::Debug for QuicEndpoint {
 }
 
 impl QuicEndpoint {
-    /// Over UDP, straight. Port 0 takes a free one.
+    /// Over UDP, straight. An IPv6 address takes IPv6 only, so that `0.0.0.0` and `[::]` go together; port 0 is any free
+    /// port.
     ///
     /// # Errors
     /// When the port can't be had, or the identity can't be used.
     pub fn direct(identity: &Identity, bind: SocketAddr) -> io::Result<Self> {
-        let (server, tls) = configs(identity, None)?;
+        let (server, tls) = configs(identity)?;
+        let endpoint = Endpoint::new(
+            EndpointConfig::default(),
+            Some(server.clone()),
+            socket(bind)?,
+            Arc::new(TokioRuntime),
+        )?;
         Ok(Self {
-            endpoint: Endpoint::server(server, bind)?,
+            endpoint,
             tls,
+            server,
             tunnel: None,
         })
     }
@@ -99,17 +110,18 @@ impl QuicEndpoint {
         incoming: Incoming,
         port: u16,
     ) -> io::Result<Self> {
-        let (server, tls) = configs(identity, Some(&tunnel))?;
+        let (server, tls) = configs(identity)?;
         let socket = TunnelSocket::new(tunnel.clone(), incoming, port)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             EndpointConfig::default(),
-            Some(server),
+            Some(server.clone()),
             Arc::new(socket),
             Arc::new(TokioRuntime),
         )?;
         Ok(Self {
             endpoint,
             tls,
+            server,
             tunnel: Some(tunnel),
         })
     }
@@ -132,34 +144,39 @@ impl QuicEndpoint {
         address: SocketAddr,
         expected: Option<PeerId>,
         manner: Manner,
-    ) -> Result<Connection, DialError> {
+    ) -> Result<Link, DialError> {
         if let (Some(tunnel), IpAddr::V6(peer)) = (&self.tunnel, address.ip()) {
             tunnel.connect(peer).await?;
         }
+        let switch = Switch::new(manner);
         let mut config = ClientConfig::new(self.tls.clone());
-        config.transport_config(Arc::new(transport(self.tunnel.is_some(), manner)));
+        config.transport_config(Arc::new(self.transport(&switch)));
         let name = identity::name(expected);
-        Ok(self.endpoint.connect_with(config, address, &name)?.await?)
+        let connection = self.endpoint.connect_with(config, address, &name)?.await?;
+        self.link(connection, switch)
     }
 
-    /// Dials a peer by its Teredo address, on a port inside the tunnel.
-    ///
-    /// # Errors
-    /// [`DialError`]
-    pub async fn dial_teredo(
-        &self,
-        peer: Ipv6Addr,
-        port: u16,
-        expected: Option<PeerId>,
-        manner: Manner,
-    ) -> Result<Connection, DialError> {
-        let address = SocketAddrV6::new(peer, port, 0, 0);
-        self.dial(address.into(), expected, manner).await
+    /// The next connection that somebody else wants. `None` when closed.
+    pub async fn accept(&self) -> Option<Arrival> {
+        let incoming = self.endpoint.accept().await?;
+        let endpoint = self.clone();
+        Some(Arrival { incoming, endpoint })
     }
 
-    /// The next connection that somebody else has opened; its handshake has to be waited for. `None` when closed.
-    pub async fn accept(&self) -> Option<quinn::Incoming> {
-        self.endpoint.accept().await
+    fn link(&self, connection: Connection, switch: Switch) -> Result<Link, DialError> {
+        Ok(Link {
+            peer: peer_of(&connection)?,
+            connection,
+            switch,
+            tunnel_headers: match self.tunnel {
+                Some(_) => HEADERS_LEN as u64,
+                None => 0,
+            },
+        })
+    }
+
+    fn transport(&self, switch: &Switch) -> TransportConfig {
+        transport(self.tunnel.is_some(), switch)
     }
 
     /// Closes all connections, and waits until their ends know.
@@ -169,11 +186,53 @@ impl QuicEndpoint {
     }
 }
 
+/// Somebody wants a connection. Nothing was sent to it yet; dropped, it is told so.
+#[derive(Debug)]
+pub struct Arrival {
+    incoming: quinn::Incoming,
+    endpoint: QuicEndpoint,
+}
+
+impl Arrival {
+    /// Where it says that it is.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Whether it has shown that it is there.
+    pub fn is_validated(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
+    /// Has it show that it is there, with one packet that is no longer than its own and remembers nothing here.
+    pub fn validate(self) {
+        // One that was asked before is told to go away.
+        let _ = self.incoming.retry();
+    }
+
+    /// Says nothing.
+    pub fn ignore(self) {
+        self.incoming.ignore();
+    }
+
+    /// Completes the handshake. To be bounded in time by the caller.
+    ///
+    /// # Errors
+    /// [`DialError`], as for who dials.
+    pub async fn establish(self, manner: Manner) -> Result<Link, DialError> {
+        let switch = Switch::new(manner);
+        let mut config = self.endpoint.server.clone();
+        config.transport_config(Arc::new(self.endpoint.transport(&switch)));
+        let connection = self.incoming.accept_with(Arc::new(config))?.await?;
+        self.endpoint.link(connection, switch)
+    }
+}
+
 /// Who the other end of a connection is.
 ///
 /// # Errors
 /// [`DialError::NoIdentity`]: never with an end of ours, which asks for a certificate.
-pub fn peer_of(connection: &Connection) -> Result<PeerId, DialError> {
+fn peer_of(connection: &Connection) -> Result<PeerId, DialError> {
     let identity = connection.peer_identity().ok_or(DialError::NoIdentity)?;
     let certificates = identity
         .downcast::<Vec<CertificateDer<'static>>>()
@@ -182,10 +241,7 @@ pub fn peer_of(connection: &Connection) -> Result<PeerId, DialError> {
     identity::peer_id(first).map_err(|_| DialError::NoIdentity)
 }
 
-fn configs(
-    identity: &Identity,
-    tunnel: Option<&Tunnel>,
-) -> io::Result<(ServerConfig, Arc<QuicClientConfig>)> {
+fn configs(identity: &Identity) -> io::Result<(ServerConfig, Arc<QuicClientConfig>)> {
     let unusable = |error: IdentityError| io::Error::new(io::ErrorKind::InvalidInput, error);
     let no_suite = |error: NoInitialCipherSuite| io::Error::new(io::ErrorKind::InvalidInput, error);
     let server = identity.server().map_err(|error| unusable(error.into()))?;
@@ -193,20 +249,37 @@ fn configs(
     let server = QuicServerConfig::try_from(server).map_err(no_suite)?;
     let client = QuicClientConfig::try_from(client).map_err(no_suite)?;
     let mut server = ServerConfig::with_crypto(Arc::new(server));
-    server.transport_config(Arc::new(transport(tunnel.is_some(), Manner::Foreground)));
+    server
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
     Ok((server, Arc::new(client)))
 }
 
-fn transport(in_tunnel: bool, manner: Manner) -> TransportConfig {
+fn socket(bind: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, Some(Protocol::UDP))?;
+    if bind.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // As much as the system gives; it is only slower with less.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&bind.into())?;
+    Ok(socket.into())
+}
+
+fn transport(in_tunnel: bool, switch: &Switch) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
         .max_concurrent_uni_streams(0_u32.into())
         .datagram_receive_buffer_size(None)
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(WINDOW.into())
-        .send_window(WINDOW.into());
+        .stream_receive_window(WINDOW.into())
+        // Until the other end has introduced itself.
+        .receive_window(FIRST_WINDOW.into())
+        .send_window(WINDOW.into())
+        .congestion_controller_factory(Arc::new(switch.clone()));
     if let Ok(idle) = IDLE_MAX.try_into() {
         config.max_idle_timeout(Some(idle));
     }
@@ -217,9 +290,6 @@ fn transport(in_tunnel: bool, manner: Manner) -> TransportConfig {
             .initial_mtu(DATAGRAM_MIN)
             .min_mtu(DATAGRAM_MIN)
             .mtu_discovery_config(Some(discovery));
-    }
-    if manner == Manner::Background {
-        config.congestion_controller_factory(Arc::new(LedbatConfig));
     }
     config
 }

@@ -6,10 +6,11 @@ use crate::{
     machine::{Internet, Machine, PRIMARY, SECONDARY},
     peer::{Program, server},
 };
+use bytes::Bytes;
 use dosvc_content::PeerId;
 use dosvc_nat::{
     net::{State, Tunnel, TunnelConfig},
-    quic::{Identity, Manner, PORT, QuicEndpoint, peer_of},
+    quic::{Identity, Manner, PORT, QuicEndpoint},
     teredo::client::ServerAddresses,
 };
 use std::{
@@ -65,7 +66,7 @@ async fn endpoint(identity: &Identity, by: By) -> (QuicEndpoint, SocketAddr) {
 }
 
 /// What is sent, again and again. No size of a packet divides its length: what is in the wrong place is seen.
-fn pattern() -> Vec<u8> {
+fn pattern() -> Bytes {
     const LEN: u32 = 65_521;
     (0..LEN)
         .map(|n| n.wrapping_mul(0x9E37_79B9).to_be_bytes()[0])
@@ -81,21 +82,22 @@ fn giver(machine: &Machine, by: By) -> (Program, SocketAddr, PeerId) {
         let (endpoint, address) = endpoint(&identity, by).await;
         ready.send(address).unwrap();
         let give = async {
-            while let Some(incoming) = endpoint.accept().await {
-                let connection = incoming.await.unwrap();
-                let (mut send, mut receive) = connection.accept_bi().await.unwrap();
+            while let Some(arrival) = endpoint.accept().await {
+                let link = arrival.establish(Manner::Foreground).await.unwrap();
+                let (mut reader, mut writer) = link.accept().await.unwrap().into_halves();
                 let mut wanted = [0; 8];
-                receive.read_exact(&mut wanted).await.unwrap();
+                assert_eq!(reader.read(&mut wanted).await.unwrap(), wanted.len());
                 let wanted = u64::from_be_bytes(wanted);
+                writer.set_unsent_max(4 << 20);
                 let part = pattern();
                 let mut left = usize::try_from(wanted).unwrap();
                 while left > 0 {
                     let length = left.min(part.len());
-                    send.write_all(&part[..length]).await.unwrap();
+                    writer.write_all(part.slice(..length)).await.unwrap();
                     left -= length;
                 }
-                send.finish().unwrap();
-                let _taker_is_gone = send.stopped().await;
+                // The taker closes when it has everything.
+                let _taker_is_gone = reader.read(&mut [0]).await;
             }
         };
         tokio::select! {
@@ -122,15 +124,22 @@ fn take(
         let identity = Identity::generate().unwrap();
         let (endpoint, _) = endpoint(&identity, by).await;
         let start = Instant::now();
-        let connection = endpoint.dial(from, Some(peer), manner).await.unwrap();
-        assert_eq!(peer_of(&connection).unwrap(), peer);
+        let link = endpoint.dial(from, Some(peer), manner).await.unwrap();
+        assert_eq!(link.peer(), peer);
         let opened = start.elapsed();
         let start = Instant::now();
-        let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        send.write_all(&size().to_be_bytes()).await.unwrap();
+        let (mut reader, mut writer) = link.open().await.unwrap().into_halves();
+        reader.set_rate(None);
+        writer
+            .write_all(size().to_be_bytes().to_vec().into())
+            .await
+            .unwrap();
         let (part, mut came) = (pattern(), 0);
-        while let Some(chunk) = receive.read_chunk(usize::MAX, true).await.unwrap() {
-            let mut bytes = &chunk.bytes[..];
+        let mut buffer = vec![0; 1 << 20];
+        while came < size() {
+            let n = reader.read(&mut buffer).await.unwrap();
+            assert_ne!(n, 0, "ended after {came}");
+            let mut bytes = &buffer[..n];
             while !bytes.is_empty() {
                 let at = usize::try_from(came).unwrap() % part.len();
                 let length = bytes.len().min(part.len() - at);
@@ -142,7 +151,6 @@ fn take(
                 came += length as u64;
             }
         }
-        assert_eq!(came, size());
         done.send((opened, start.elapsed())).unwrap();
         endpoint.close().await;
     });

@@ -17,6 +17,7 @@
 //! The lock is never held across an `.await`; only this task takes it.
 
 mod read;
+mod tally;
 mod write;
 
 use super::{BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Throttle, Transport};

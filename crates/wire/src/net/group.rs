@@ -4,6 +4,7 @@
 //! answers with its own proof, which says at the same time that it serves the content, only when it wants to.
 //! A side that is not convinced closes and has told nothing but its peer id and a random number.
 
+use super::ByteStream;
 use crate::codec::Header;
 use crate::connection::Violation;
 use crate::extension::{EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Prefix};
@@ -17,7 +18,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 /// Bytes of other extensions that a peer may send before its Hello and its proof; they are skipped.
 const SKIPPED_MAX: u32 = 64 << 10;
@@ -203,7 +203,7 @@ impl From<io::Error> for GroupError {
 /// # Errors
 /// [`GroupError`]; the stream is to be closed.
 pub async fn exchange_group_proof(
-    stream: &mut TcpStream,
+    stream: &mut impl ByteStream,
     role: Role,
     params: &GroupParams,
     timeout: Duration,
@@ -222,7 +222,7 @@ pub async fn exchange_group_proof(
 /// # Errors
 /// [`GroupError`]; the stream is to be closed.
 pub async fn prove_group(
-    stream: &mut TcpStream,
+    stream: &mut impl ByteStream,
     params: &GroupParams,
     timeout: Duration,
 ) -> Result<PeerHello, GroupError> {
@@ -247,7 +247,7 @@ pub async fn prove_group(
 /// # Errors
 /// [`GroupError`]; the stream is to be closed.
 pub async fn verify_group(
-    stream: &mut TcpStream,
+    stream: &mut impl ByteStream,
     params: &GroupParams,
     timeout: Duration,
 ) -> Result<VerifiedPeer, GroupError> {
@@ -285,7 +285,7 @@ impl VerifiedPeer {
     /// [`GroupError`]; the stream is to be closed.
     pub async fn prove(
         self,
-        stream: &mut TcpStream,
+        stream: &mut impl ByteStream,
         timeout: Duration,
     ) -> Result<PeerHello, GroupError> {
         with_timeout(timeout, async {
@@ -422,7 +422,7 @@ async fn with_timeout<T>(
 
 /// Sends our Hello and waits for the peer's.
 async fn hello(
-    stream: &mut TcpStream,
+    stream: &mut impl ByteStream,
     params: &GroupParams,
 ) -> Result<(PeerHello, u32), GroupError> {
     // A proof for ourselves could be played back to us.
@@ -457,17 +457,18 @@ async fn hello(
     }
 }
 
-async fn send(stream: &mut TcpStream, extension: &Extension) -> Result<(), GroupError> {
+async fn send(stream: &mut impl ByteStream, extension: &Extension) -> Result<(), GroupError> {
     let mut bytes = Vec::with_capacity(5 + extension.encoded_len());
     let length = u32::try_from(extension.encoded_len()).expect("a Hello or a proof is short");
     Header::Extension { length }.encode(&mut bytes);
     extension.encode(&mut bytes);
-    Ok(stream.write_all(&bytes).await?)
+    stream.write_all(&bytes).await?;
+    Ok(stream.flush().await?)
 }
 
 /// Receives the next message of ours, and not one byte more. Others' extensions are skipped; `skipped` counts
 /// their bytes.
-async fn receive(stream: &mut TcpStream, skipped: &mut u32) -> Result<Extension, GroupError> {
+async fn receive(stream: &mut impl ByteStream, skipped: &mut u32) -> Result<Extension, GroupError> {
     loop {
         let mut head = [0; 5];
         stream.read_exact(&mut head[..4]).await?;
@@ -503,7 +504,7 @@ async fn receive(stream: &mut TcpStream, skipped: &mut u32) -> Result<Extension,
     }
 }
 
-async fn skip(stream: &mut TcpStream, mut len: usize) -> Result<(), GroupError> {
+async fn skip(stream: &mut impl ByteStream, mut len: usize) -> Result<(), GroupError> {
     let mut waste = [0; 1024];
     while len > 0 {
         let part = len.min(waste.len());

@@ -1,12 +1,12 @@
 //! Exchanging handshakes over a fresh connection.
 
+use super::ByteStream;
 use crate::handshake::{Handshake, HandshakeDecodeError};
 use crate::limits::HANDSHAKE_LEN;
 use dosvc_content::HResult;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 /// Why no handshake came.
 #[derive(Debug, thiserror::Error)]
@@ -38,15 +38,14 @@ impl HandshakeError {
     }
 }
 
-/// Sends a handshake, in a TCP segment of its own: Wireshark's dissector knows it only when it is alone
-/// there.
+/// Sends a handshake. Over TCP, as [`dial`](super::dial) and [`Listener`](super::Listener) set it up, it has a segment of
+/// its own: Wireshark's dissector knows it only when it is alone there.
 ///
 /// # Errors
-/// What the system says.
-pub async fn send_handshake(stream: &mut TcpStream, handshake: &Handshake) -> io::Result<()> {
-    // Delayed sending would put the next message into the same segment.
-    stream.set_nodelay(true)?;
-    stream.write_all(&handshake.encode()).await
+/// What the connection says.
+pub async fn send_handshake(stream: &mut impl ByteStream, handshake: &Handshake) -> io::Result<()> {
+    stream.write_all(&handshake.encode()).await?;
+    stream.flush().await
 }
 
 /// Receives a handshake and not one byte more. A stranger is refused at its first wrong byte.
@@ -54,7 +53,7 @@ pub async fn send_handshake(stream: &mut TcpStream, handshake: &Handshake) -> io
 /// # Errors
 /// [`HandshakeError`].
 pub async fn receive_handshake(
-    stream: &mut TcpStream,
+    stream: &mut impl ByteStream,
     timeout: Duration,
 ) -> Result<Handshake, HandshakeError> {
     let receive = async {

@@ -1,4 +1,4 @@
-//! The seam between the driver and the kind of connection below it: TCP now, a QUIC stream some day.
+//! The seam between the driver and the kind of connection below it: TCP here, a QUIC stream where QUIC is known.
 
 use dosvc_polite::socket::BorrowedSocket;
 use std::fs::File;
@@ -7,9 +7,14 @@ use std::io::{self, IoSliceMut};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// What handshakes and proofs are exchanged over, before anything is driven.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
 /// Something that bytes go through in both directions, in order.
 pub trait Transport: Send + 'static {
@@ -41,6 +46,18 @@ pub trait ReadHalf: Send {
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
         None
     }
+
+    /// Says at how many bytes a second it is read at most, so that not much more is under way. Where there is a
+    /// [`socket`](Self::socket), who reads through it sees to that.
+    fn set_rate(&mut self, rate: Option<u64>) {
+        let _ = rate;
+    }
+
+    /// Bytes that came on the network for this connection, with all headers, where somebody else than a
+    /// [`socket`](Self::socket) counts them.
+    fn counted(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The sending direction.
@@ -55,9 +72,20 @@ pub trait WriteHalf: Send {
     fn write(&mut self, bytes: &[u8], more: bool)
     -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// Says whether what is sent is to give way to whatever else is on the way. Where there is a
+    /// [`socket`](Self::socket), who writes through it sees to that.
+    fn set_background(&mut self, background: bool) {
+        let _ = background;
+    }
+
+    /// As [`ReadHalf::counted`], of what was sent.
+    fn counted(&self) -> Option<u64> {
+        None
+    }
+
     /// Asks the system to take no more while it holds this many bytes that have not left yet. Where it cannot be
     /// asked, nothing happens.
-    fn set_unsent_max(&self, bytes: u32) {
+    fn set_unsent_max(&mut self, bytes: u32) {
         let _ = bytes;
     }
 
@@ -72,7 +100,7 @@ pub trait WriteHalf: Send {
         len: usize,
     ) -> impl Future<Output = Result<usize, SendFileError>> + Send {
         async move {
-            let bytes = read_part(Arc::clone(file), offset, len.min(COPY_MAX))
+            let bytes = read_part(file, offset, len)
                 .await
                 .map_err(SendFileError::File)?;
             let mut sent = 0;
@@ -101,8 +129,18 @@ pub enum SendFileError {
 /// The most that is read from a file at once where the system cannot send from it directly.
 const COPY_MAX: usize = 256 << 10;
 
-/// Reads from a file without stopping the runtime's thread; not all of `len` at the file's end.
-async fn read_part(file: Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+/// Reads a part of the `len` bytes of a file from `offset` on, without stopping the runtime's thread: at least a byte, at
+/// most 256 KiB.
+///
+/// # Errors
+/// What the system says; `UnexpectedEof` when the file ends there.
+pub async fn read_part(file: &Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let len = len.min(COPY_MAX);
+    #[cfg(target_os = "linux")]
+    if let Some(bytes) = read_from_memory(file, offset, len) {
+        return Ok(bytes);
+    }
+    let file = Arc::clone(file);
     tokio::task::spawn_blocking(move || {
         let mut bytes = vec![0; len];
         #[cfg(unix)]
@@ -116,6 +154,17 @@ async fn read_part(file: Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u
         Ok(bytes)
     })
     .await?
+}
+
+/// What of a part of a file is in memory already: copying that takes less time than asking another thread to.
+#[cfg(target_os = "linux")]
+fn read_from_memory(file: &File, offset: u64, len: usize) -> Option<Vec<u8>> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    let mut bytes = vec![0; len];
+    let into = &mut [IoSliceMut::new(&mut bytes)];
+    let n = preadv2(file, into, offset, ReadWriteFlags::NOWAIT).ok()?;
+    bytes.truncate(n);
+    (n > 0).then_some(bytes)
 }
 
 impl Transport for TcpStream {
@@ -199,7 +248,7 @@ impl WriteHalf for OwnedWriteHalf {
             .await
     }
 
-    fn set_unsent_max(&self, bytes: u32) {
+    fn set_unsent_max(&mut self, bytes: u32) {
         let stream: &TcpStream = (*self).as_ref();
         // Without it messages wait longer behind blocks.
         let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes);

@@ -1,6 +1,6 @@
 //! The receiving loop.
 
-use super::{Driver, OUTBOX_MAX, lost};
+use super::{Driver, OUTBOX_MAX, lost, tally::Tally};
 use crate::codec::Header;
 use crate::connection::Payload;
 use crate::extension::EXTENSION_PREFIX_LEN;
@@ -32,7 +32,9 @@ impl Driver {
             end: 0,
             partial: None,
             intake: Intake::default(),
+            tally: Tally::default(),
         };
+        reader.half.set_rate(self.params.down.rate());
         loop {
             if let Err(reason) = reader.read_message().await {
                 return reason;
@@ -70,6 +72,7 @@ struct Reader<'a, R> {
     partial: Option<Partial>,
     /// What the rate limit lets in.
     intake: Intake,
+    tally: Tally,
 }
 
 struct Partial {
@@ -146,6 +149,8 @@ impl<R: ReadHalf> Reader<'_, R> {
                 self.driver.state().connection.handle_received(now, n);
                 let down = &*self.driver.params.down;
                 self.intake.moved(self.half.socket(), down, n, now);
+                self.tally.moved(self.half.counted(), down, n);
+                self.half.set_rate(down.rate());
                 Ok(n)
             }
             Err(error) => Err(lost(error)),

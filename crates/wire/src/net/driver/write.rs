@@ -1,6 +1,6 @@
 //! The sending loop.
 
-use super::{Driver, lost};
+use super::{Driver, lost, tally::Tally};
 use crate::Pace;
 use crate::net::transport::SendFileError;
 use crate::net::{Body, CloseReason, Event, WriteHalf};
@@ -27,7 +27,9 @@ impl Driver {
             pace: Pace::default(),
             unsent_max: 0,
             outlet: Outlet::default(),
+            tally: Tally::default(),
         };
+        writer.half.set_background(self.params.up.is_background());
         writer.bound_unsent();
         loop {
             if let Err(reason) = writer.write_next().await {
@@ -59,6 +61,7 @@ struct Writer<'a, W> {
     unsent_max: u32,
     /// What the rate limit lets out, and what gives way.
     outlet: Outlet,
+    tally: Tally,
 }
 
 impl<W: WriteHalf> Writer<'_, W> {
@@ -215,6 +218,8 @@ impl<W: WriteHalf> Writer<'_, W> {
         self.driver.state().connection.handle_sent(now, n);
         let up = &*self.driver.params.up;
         self.outlet.moved(self.half.socket(), up, n, now);
+        self.tally.moved(self.half.counted(), up, n);
+        self.half.set_background(up.is_background());
         self.bound_unsent();
         Ok(n)
     }

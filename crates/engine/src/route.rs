@@ -1,0 +1,67 @@
+//! Ways to a peer: an address, and what is spoken there.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::SocketAddr};
+
+/// What carries the swarm protocol.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// QUIC, straight over UDP.
+    Quic,
+    /// QUIC through a Teredo tunnel.
+    Teredo,
+}
+
+impl Transport {
+    /// The name that scripts see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+            Self::Teredo => "teredo",
+        }
+    }
+
+    /// Whether the other end has proven that its peer id is its own.
+    pub(crate) fn proves_identity(self) -> bool {
+        matches!(self, Self::Quic | Self::Teredo)
+    }
+
+    fn is_tunnel(self) -> bool {
+        self == Self::Teredo
+    }
+}
+
+/// A way to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Route {
+    pub(crate) transport: Transport,
+    pub(crate) address: SocketAddr,
+}
+
+impl Route {
+    pub(crate) fn tcp(address: SocketAddr) -> Self {
+        Self {
+            transport: Transport::Tcp,
+            address,
+        }
+    }
+
+    /// Whether it is worth taking this way when the other one is open already: a tunnel costs bytes and time. Who is at the
+    /// end of a tunnel has proven who it is, so only what proves that, too, takes its place.
+    pub(crate) fn is_better_than(&self, other: &Self) -> bool {
+        other.transport.is_tunnel() && self.transport == Transport::Quic
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.address, self.transport.name())
+    }
+}

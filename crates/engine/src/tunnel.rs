@@ -1,0 +1,159 @@
+//! The Teredo tunnel: open while a server is configured and the mode reaches beyond the LAN.
+
+use crate::{
+    cloud,
+    incoming::{Door, accept_quic},
+    route::Transport,
+    shared::{Settings, Shared},
+};
+use dosvc_content::DownloadMode;
+use dosvc_nat::{
+    net::{State, Tunnel, TunnelConfig},
+    quic::{PORT, QuicEndpoint},
+    teredo::client::ServerAddresses,
+};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
+    sync::Arc,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Which servers, and from which port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TeredoSettings {
+    /// The servers, best first; none: no tunnel.
+    pub servers: Vec<ServerAddresses>,
+    /// The UDP port on this machine; 0 takes a free one.
+    pub port: u16,
+}
+
+impl Default for TeredoSettings {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            port: dosvc_nat::teredo::PORT,
+        }
+    }
+}
+
+/// A tunnel that is open, and the settings that it was made of.
+#[derive(Debug)]
+pub(crate) struct OpenTunnel {
+    settings: TeredoSettings,
+    tunnel: Tunnel,
+    /// The end of QUIC in it.
+    pub(crate) end: QuicEndpoint,
+    close: CancellationToken,
+    accepting: JoinHandle<()>,
+}
+
+impl OpenTunnel {
+    /// Our address in it, while there is one.
+    pub(crate) fn address(&self) -> Option<Ipv6Addr> {
+        self.tunnel.address()
+    }
+
+    /// The UDP port on this machine.
+    pub(crate) fn local_port(&self) -> u16 {
+        self.tunnel.status().local_port
+    }
+
+    /// Whether there is an address, in words.
+    pub(crate) fn standing(&self) -> String {
+        match *self.tunnel.state().borrow() {
+            State::Starting => "asking its server".to_owned(),
+            State::Qualified(own) => format!("{} ({:?} NAT)", own.address.to_ipv6(), own.nat),
+            State::Offline(why) => format!("off-line: {why:?}"),
+        }
+    }
+}
+
+/// Whether these settings want a tunnel: it leads beyond the LAN only.
+fn wanted(settings: &Settings) -> Option<&TeredoSettings> {
+    let distant = matches!(settings.mode, DownloadMode::Group | DownloadMode::Internet);
+    let open = settings.peering && distant && !settings.gates.closed().distant_peers;
+    let teredo = &settings.config.nat.teredo;
+    Some(teredo).filter(|teredo| open && !teredo.servers.is_empty())
+}
+
+/// Opens and closes what settings permit. A tunnel that can't be opened is named in the log: everything else goes on.
+pub(crate) async fn review(shared: &Arc<Shared>) {
+    let settings = shared.settings();
+    let wanted = wanted(&settings);
+    let open = shared.tunnel();
+    if open.as_ref().map(|open| &open.settings) == wanted {
+        return;
+    }
+    drop(open);
+    close(shared).await;
+    if let Some(wanted) = wanted {
+        match OpenTunnel::open(shared, wanted.clone()).await {
+            Ok(tunnel) => shared.tunnel.store(Some(Arc::new(tunnel))),
+            Err(error) => tracing::error!(%error, port = wanted.port, "no Teredo tunnel"),
+        }
+    }
+    // There may be an address already, or none any more.
+    cloud::device_changed(shared);
+}
+
+/// Closes the tunnel. Nothing comes through it when this returns.
+pub(crate) async fn close(shared: &Shared) {
+    if let Some(open) = shared.tunnel.swap(None) {
+        open.close.cancel();
+        open.end.close().await;
+    }
+}
+
+impl OpenTunnel {
+    async fn open(shared: &Arc<Shared>, settings: TeredoSettings) -> io::Result<Self> {
+        let config = TunnelConfig {
+            servers: settings.servers.clone(),
+            bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, settings.port),
+            // Who is on the link is found by DNS-SD.
+            discovery: false,
+            // Peers with native IPv6 are reached without a tunnel, and know of no relay that leads into ours.
+            native: false,
+        };
+        let (tunnel, incoming) = Tunnel::bind(config).await?;
+        let end = QuicEndpoint::tunnelled(&shared.identity, tunnel.clone(), incoming, PORT)?;
+        let close = shared.cancel.child_token();
+        let door = Door {
+            end: end.clone(),
+            transport: Transport::Teredo,
+            close: close.clone(),
+        };
+        let accepting = shared.tasks.spawn(accept_quic(Arc::clone(shared), door));
+        shared
+            .tasks
+            .spawn(tell(Arc::clone(shared), tunnel.clone(), close.clone()));
+        Ok(Self {
+            settings,
+            tunnel,
+            end,
+            close,
+            accepting,
+        })
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Tells the fleet's array of our address, and of another one.
+async fn tell(shared: Arc<Shared>, tunnel: Tunnel, close: CancellationToken) {
+    let mut state = tunnel.state();
+    loop {
+        tokio::select! {
+            () = close.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+        }
+        cloud::device_changed(&shared);
+        // Those who have said nothing of themselves may be reached now.
+        shared.tell_swarms();
+    }
+}
