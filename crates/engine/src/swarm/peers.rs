@@ -36,6 +36,8 @@ const PEERS_MAX: usize = 200;
 const PEERS_PER_ADDRESS: usize = 8;
 /// How long a new peer may take to say Hello before it is taken for one without extensions (a Windows machine).
 const GREETING_TIME: Duration = Duration::from_millis(150);
+/// A peer that dials us again within this time has tried several ways at once, and not lost the first.
+const TRIED_TOGETHER: Duration = Duration::from_secs(5);
 /// Pieces in one answer to a request for the hash file, 128 KiB: what waits for a peer that does not read is small.
 const METAINFO_PIECES_MAX: u32 = 4096;
 
@@ -47,6 +49,7 @@ pub(super) struct Peer {
     pub(super) class: PeerClass,
     pub(super) kind: SourceKind,
     outgoing: bool,
+    since: Instant,
     /// The group that it proved to be of.
     group: Option<GroupKey>,
     pub(super) commands: net::CommandSender,
@@ -184,6 +187,7 @@ impl Swarm {
                 class,
                 kind,
                 outgoing,
+                since: now,
                 group,
                 commands,
                 greeting: Some(greeting),
@@ -214,13 +218,18 @@ impl Swarm {
     /// Which connection of a peer stays when there are two; `None`: the new one, and the old one goes.
     ///
     /// Two machines may dial each other at the same moment: the connection that the machine with the smaller id dialled
-    /// stays, on both ends. Who has dialled us twice wants the second one: the first has died, or the second is better. It
-    /// must have proven its id for that, for others could cut it off with it.
+    /// stays, on both ends. Who has dialled us twice keeps the better one, or the first when it tried several ways at once;
+    /// later it wants the second, for the first has died. It must have proven its id for that, for others could cut it off
+    /// with it.
     fn wins_over_duplicate(&mut self, new: &Established, now: Instant) -> Option<Route> {
         let (&key, old) = self.peers.iter().find(|(_, p)| p.peer_id == new.peer_id)?;
         let stays = match (old.outgoing, new.outgoing) {
             (true, true) => !new.route.is_better_than(&old.route),
-            (false, false) => !new.route.transport.proves_identity(),
+            (false, false) => {
+                let tried_together = now < old.since + TRIED_TOGETHER;
+                let wanted = new.route.is_better_than(&old.route) || !tried_together;
+                !(new.route.transport.proves_identity() && wanted)
+            }
             (old_is_ours, _) => old_is_ours == (self.shared.peer_id < new.peer_id),
         };
         if stays {
