@@ -60,7 +60,6 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
         servers,
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
         discovery: !no_local_discovery,
-        native,
     };
     let device = tun
         .map(|name| Device::open(&name))
@@ -69,6 +68,9 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
     let (tunnel, incoming) = Tunnel::bind(config)
         .await
         .with_context(|| format!("open UDP port {port}"))?;
+    if native {
+        tunnel.take_natives();
+    }
     let pings = Arc::new(Pings::new(tunnel.clone()));
     let stop = CancellationToken::new();
     let mut reader = tokio::spawn(read(tunnel.clone(), incoming, device, pings.clone()));

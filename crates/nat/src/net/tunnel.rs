@@ -39,8 +39,6 @@ pub struct TunnelConfig {
     pub bind: SocketAddrV4,
     /// Whether peers of the same network are looked for by multicast.
     pub discovery: bool,
-    /// Whether packets of hosts with native IPv6 are taken from relays.
-    pub native: bool,
 }
 
 /// Whether there is an address.
@@ -128,7 +126,6 @@ impl Tunnel {
             secret: None,
             opening_ttl: Some(OPENING_TTL),
             discovery: config.discovery,
-            native: config.native,
         };
         let shared = Arc::new(Shared {
             core: Mutex::new(Client::new(client, seed()?, Instant::now())),
@@ -163,6 +160,11 @@ impl Tunnel {
             _running: running,
         };
         Ok((tunnel, incoming))
+    }
+
+    /// From now on packets of hosts with native IPv6 are taken from relays.
+    pub fn take_natives(&self) {
+        self.with_core(Client::take_natives);
     }
 
     /// Whether there is an address, and when that changes.

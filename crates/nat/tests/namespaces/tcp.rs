@@ -67,7 +67,6 @@ async fn stack() -> (TcpStack, Ipv6Addr) {
         }],
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT),
         discovery: false,
-        native: false,
     };
     let (tunnel, incoming) = Tunnel::bind(config).await.unwrap();
     let mut state = tunnel.state();
