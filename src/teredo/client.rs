@@ -3,6 +3,7 @@
 use super::{
     after,
     args::ClientArgs,
+    metrics::Page,
     ping::{self, Pings},
     socket_path, status,
 };
@@ -97,6 +98,7 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
 fn router(pings: Arc<Pings>) -> Router {
     Router::new()
         .route("/v1/status", get(read_status))
+        .route("/metrics", get(read_metrics))
         .route("/v1/ping", post(ping))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(pings)
@@ -104,6 +106,10 @@ fn router(pings: Arc<Pings>) -> Router {
 
 async fn read_status(Shared(pings): Shared<Arc<Pings>>) -> Json<status::Status> {
     Json(status::Status::of(&pings.tunnel().status()))
+}
+
+async fn read_metrics(Shared(pings): Shared<Arc<Pings>>) -> axum::response::Response {
+    Page::of_client(&pings.tunnel().status()).answer()
 }
 
 async fn ping(

@@ -271,6 +271,8 @@ pub struct Stats {
     pub delivered: u64,
     /// Bubbles that were sent, in answer or on our own account.
     pub bubbles: u64,
+    /// Bubbles through servers that were not sent: too soon after another one, or too many without anything from the peer.
+    pub withheld: u64,
     /// Solicitations that were sent.
     pub solicitations: u64,
     /// Datagrams that were dropped, by reason.
