@@ -12,7 +12,7 @@ mod net;
 mod stack;
 mod stream;
 
-pub use net::{DialError, Packets, TcpStack};
+pub use net::{DialError, TcpStack};
 pub use stack::{Id, Stack, StackStats};
 pub use stream::TunnelStream;
 
