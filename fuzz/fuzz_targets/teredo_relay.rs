@@ -16,9 +16,16 @@ use std::{
 #[derive(Debug, arbitrary::Arbitrary)]
 enum Fact {
     Native(Vec<u8>),
-    Datagram { ip: u32, port: u16, bytes: Vec<u8> },
+    Datagram {
+        ip: u32,
+        port: u16,
+        bytes: Vec<u8>,
+    },
     /// The last thing that was sent comes back, as a client's answer would.
-    Answer { ip: u32, port: u16 },
+    Answer {
+        ip: u32,
+        port: u16,
+    },
     Later(u16),
 }
 

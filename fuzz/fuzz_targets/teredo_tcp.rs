@@ -18,15 +18,30 @@ const OWN: Ipv6Addr = Ipv6Addr::new(0x2001, 0, 0xc633, 0x640a, 0x1111, 0x6000, 0
 #[derive(Debug, arbitrary::Arbitrary)]
 enum Fact {
     /// A TCP segment, with its checksum made right.
-    Segment { peer: u8, tcp: Vec<u8> },
+    Segment {
+        peer: u8,
+        tcp: Vec<u8>,
+    },
     Packet(Vec<u8>),
-    Dial { peer: u8, port: u16 },
+    Dial {
+        peer: u8,
+        port: u16,
+    },
     Accept,
     Later(u16),
 }
 
 fn peer(n: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0x2001, 0, 0xc633, 0x640a, 0x2222, 0x6001, 0x3fff, u16::from(n))
+    Ipv6Addr::new(
+        0x2001,
+        0,
+        0xc633,
+        0x640a,
+        0x2222,
+        0x6001,
+        0x3fff,
+        u16::from(n),
+    )
 }
 
 fn segment(from: Ipv6Addr, mut tcp: Vec<u8>) -> Option<Vec<u8>> {

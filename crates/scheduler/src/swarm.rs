@@ -197,6 +197,10 @@ impl Swarm {
         s.last_heard = now;
         if s.is_peer() && s.has.insert(piece) {
             let was_fetching = s.fetching.remove(&piece.get()).is_some();
+            // Who had enough on its way may have room now.
+            if s.up.declined_until.take().is_some() {
+                self.offers.note_more();
+            }
             self.picker.add_holder(piece, was_fetching);
             if s.has.is_full() {
                 for piece in s.has.ones() {

@@ -27,7 +27,7 @@
 //! Checking a piece takes time in proportion to its length. HTTP fetches use kept connections whose windows have fallen
 //! back: one round trip, then slow start.
 //!
-//! Left out: NAT, receive windows, CPUs, disks, reordering; loss in the uplink's queue.
+//! Left out: NAT, CPUs, disks, reordering; loss in the uplink's queue.
 //!
 //! # What is checked
 //!

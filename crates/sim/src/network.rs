@@ -16,6 +16,8 @@ pub(crate) type FlowId = u32;
 
 /// Cells on their way in the model of ideal links.
 const IDEAL_WINDOW: u32 = 8;
+/// A receiver lets each sender have so many bytes under way at least.
+const RECEIVE_MIN: u64 = 32 << 10;
 /// Bytes of a packet beside what it carries.
 const PACKET: f64 = 66.0;
 
@@ -42,6 +44,9 @@ pub struct Network {
     pub send_buffer: Option<u64>,
     /// Bytes in the send buffer that have not been sent, at most (TCP_NOTSENT_LOWAT); `None`: what the driver asks for.
     pub notsent_lowat: Option<u64>,
+    /// A receiver lets all of those that send to it have no more under way than it takes in in this time and two round
+    /// trips, each an equal share of that; `None`: whatever their windows allow.
+    pub receive_queue: Option<Duration>,
     /// Bytes on the link for one byte of content: headers.
     pub overhead: f64,
     /// Content moves in cells of this many bytes, as with segmentation offload.
@@ -59,6 +64,7 @@ impl Network {
             burst: 128_000,
             send_buffer: None,
             notsent_lowat: None,
+            receive_queue: Some(Duration::from_millis(5)),
             overhead: 1514.0 / 1448.0,
             cell: 64 << 10,
             verify_bps: 1_000_000_000,
@@ -71,6 +77,7 @@ impl Network {
             model: NetworkModel::Ideal,
             burst: 0,
             notsent_lowat: Some(64 << 10),
+            receive_queue: None,
             overhead: 1.0,
             ..Self::tcp()
         }
@@ -140,6 +147,8 @@ pub(crate) struct Flow {
     pub(crate) unsent_max: u64,
     /// The sender has more to write than there was room for.
     pub(crate) starving: bool,
+    /// The receiver lets this one fill its window.
+    pub(crate) unshared: bool,
 }
 
 impl Flow {
@@ -155,6 +164,11 @@ impl Flow {
 
     fn unsent(&self) -> u64 {
         self.written - self.sent
+    }
+
+    /// Whether content is on its way.
+    fn is_active(&self) -> bool {
+        self.open && !self.unshared && self.delivered < self.written
     }
 }
 
@@ -172,6 +186,8 @@ struct Port {
     up_burst: Nanos,
     down_burst: Nanos,
     sent: u64,
+    /// Flows that bring content.
+    senders: u64,
     role: usize,
 }
 
@@ -180,6 +196,17 @@ impl Port {
         let took = duration(bytes * self.up_byte);
         self.up_free = self.up_free.max(now.saturating_sub(self.up_burst)) + took;
         self.up_free.max(now)
+    }
+
+    /// Bytes that each of those who send may have under way when all of it is to come in within this time.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a size"
+    )]
+    fn share(&self, time: Nanos) -> u64 {
+        let bytes = (time as f64 / self.down_byte) as u64;
+        (bytes / self.senders.max(1)).max(RECEIVE_MIN)
     }
 
     fn receive(&mut self, bytes: f64, at: Nanos) -> Nanos {
@@ -235,6 +262,7 @@ impl Links {
                 up_burst: burst(link.up),
                 down_burst: burst(link.down),
                 sent: 0,
+                senders: 0,
             })
             .collect();
         Self {
@@ -300,6 +328,7 @@ impl Links {
             message_at: 0,
             unsent_max: u64::MAX,
             starving: false,
+            unshared: false,
         });
         id
     }
@@ -307,6 +336,7 @@ impl Links {
     /// Nothing more of it is sent or delivered.
     pub(crate) fn close(&mut self, flow: FlowId) {
         let flow = &mut self.flows[flow as usize];
+        self.ports[flow.to].senders -= u64::from(flow.is_active());
         flow.open = false;
         flow.starving = false;
         flow.air = VecDeque::new();
@@ -339,7 +369,11 @@ impl Links {
 
     /// Puts bytes of content into the send buffer.
     pub(crate) fn write(&mut self, flow: FlowId, bytes: u64, now: Nanos) {
-        self.flows[flow as usize].written += bytes;
+        let f = &mut self.flows[flow as usize];
+        let to = f.to;
+        let before = f.is_active();
+        f.written += bytes;
+        self.ports[to].senders += u64::from(!before && f.is_active());
         self.push(flow, now);
     }
 
@@ -375,6 +409,11 @@ impl Links {
         // Ideal senders back off at once and altogether where a receiver's queue grows; they lose nothing.
         let backlog = self.ports[flow.to].down_free.saturating_sub(now);
         let yields = self.params.model == NetworkModel::Ideal && backlog > self.queue;
+        let bound = self.params.receive_queue.filter(|_| !flow.unshared);
+        let receiver = bound.map_or(u64::MAX, |queue| {
+            let trips = 4 * (self.ports[flow.from].latency + self.ports[flow.to].latency);
+            self.ports[flow.to].share(nanos(queue) + trips)
+        });
         let port = &mut self.ports[flow.from];
         while flow.queued < self.params.uplink_cells() {
             let again = flow.lost.front().copied();
@@ -384,7 +423,7 @@ impl Links {
             }
             let window = match yields {
                 true => u64::from(self.params.cell),
-                false => flow.window.bytes(),
+                false => flow.window.bytes().min(receiver),
             };
             let want = ready.min(u64::from(self.params.cell));
             let room = window.saturating_sub(flow.in_flight);
@@ -502,7 +541,9 @@ impl Links {
             return false;
         };
         let before = flow.delivered;
+        let active = flow.is_active();
         flow.take(cell.start, cell.len);
+        self.ports[flow.to].senders -= u64::from(active && !flow.is_active());
         let news = flow.delivered > before;
         let mut at = self.ack_at(id, now);
         let flow = &mut self.flows[id as usize];

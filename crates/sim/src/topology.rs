@@ -14,7 +14,7 @@
 //! | `check_every` | events between two checks of the cores' own invariants; 0: only at the end | 20 000 |
 //! | `content.size`, `content.piece` | the content | piece: `"1 MiB"` |
 //! | `network.model` | `"tcp"` or `"ideal"`, see [`Network`](crate::Network) | `"tcp"` |
-//! | `network.queue`, `.burst`, `.send_buffer`, `.notsent_lowat`, `.overhead_percent`, `.cell` | of that model | see [`Network`](crate::Network) |
+//! | `network.queue`, `.burst`, `.send_buffer`, `.notsent_lowat`, `.receive_queue`, `.overhead_percent`, `.cell` | of that model | see [`Network`](crate::Network) |
 //! | `network.verify` | rate at which a machine checks pieces | `"1 GB/s"` |
 //! | `class` | machines of one kind, any number of tables | |
 //!
@@ -112,6 +112,7 @@ struct NetworkTable {
     burst: Option<Size>,
     send_buffer: Option<Size>,
     notsent_lowat: Option<Size>,
+    receive_queue: Option<Time>,
     overhead_percent: Option<f64>,
     cell: Option<Size>,
     verify: Option<Rate>,
@@ -279,12 +280,13 @@ fn network(table: &NetworkTable) -> Result<Network, Problem> {
         burst,
         send_buffer,
         notsent_lowat,
+        receive_queue,
         overhead_percent,
         cell,
         verify,
     } = table;
     let ideal = network.model == NetworkModel::Ideal;
-    if ideal && (send_buffer.is_some() || notsent_lowat.is_some()) {
+    if ideal && (send_buffer.is_some() || notsent_lowat.is_some() || receive_queue.is_some()) {
         return Err(Problem::Sense(
             "network: ideal links have no send buffer to set".to_owned(),
         ));
@@ -296,6 +298,9 @@ fn network(table: &NetworkTable) -> Result<Network, Problem> {
         network.burst = *burst;
     }
     network.send_buffer = send_buffer.map(|s| s.0);
+    if let Some(queue) = receive_queue {
+        network.receive_queue = Some(queue.0);
+    }
     if let Some(lowat) = notsent_lowat {
         network.notsent_lowat = Some(lowat.0);
     }

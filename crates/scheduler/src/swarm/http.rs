@@ -368,8 +368,15 @@ impl Swarm {
             return false;
         }
         let shown = self.sources.get(&id).and_then(|s| s.meter.rate());
+        // Among other downloaders what we fetch for all of them takes its part of our downlink from the peers.
+        let shared = self.sources.values().any(Source::is_partner);
+        let ours = if shared {
+            self.http.meter.rate_at(now)
+        } else {
+            0.0
+        };
         match shown {
-            Some(rate) => peers < rate * GOOD_ENOUGH,
+            Some(rate) => peers + ours < rate * GOOD_ENOUGH,
             // What came over HTTP went through others before: who keeps up with them misses nothing.
             None => before < LEADERS || self.lags_behind(peers),
         }

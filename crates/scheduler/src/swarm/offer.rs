@@ -36,6 +36,12 @@ const ANSWER_MAX: Duration = Duration::from_millis(200);
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 /// An offer is declined for its slowness only when that is expected to save more than this.
 const LATE_MARGIN: Duration = Duration::from_millis(100);
+/// Offers without an answer while nothing goes out.
+const IDLE_OFFERS: usize = 2;
+/// With so many pieces on their way to us we take no offer, …
+const COMING_MAX: usize = 2;
+/// … but for those that come in this time: the way of an answer, and the check of a piece.
+const COMING_TIME: Duration = Duration::from_millis(20);
 /// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
 
@@ -152,10 +158,17 @@ impl Swarm {
         }
         let lead = self.offers.patience();
         let spare = self.has_spare_uplink();
-        let target = self.uploads.room(lead, spare, now).min(AHEAD_MAX);
+        let queued = self.queued_blocks();
+        // Who has enough on its way declines: where nothing goes out, two are asked at once.
+        let least = if self.uploads.serving() + queued == 0 {
+            IDLE_OFFERS
+        } else {
+            0
+        };
+        let target = self.uploads.room(lead, spare, now).clamp(least, AHEAD_MAX);
         let of_seconds = self.offers.answer_least.unwrap_or_default();
         let target_of_seconds = self.uploads.room_of_short(of_seconds, spare, now);
-        let mut ahead = self.queued_blocks() + self.offers.pending.len();
+        let mut ahead = queued + self.offers.pending.len();
         while ahead < target {
             let Some((id, piece)) = self.choose_offer(now) else {
                 self.offers.dry = true;
@@ -327,7 +340,7 @@ impl Swarm {
         }
         let s = &self.sources[&id];
         let usable = !self.paused && s.is_usable(now) && s.has.has(piece);
-        let welcome = !self.is_crowded() && !self.is_too_late(id, piece, now);
+        let welcome = !self.is_crowded(now) && !self.is_too_late(id, piece, now);
         if usable && self.pieces.missing().has(piece) && welcome {
             self.want(piece, id);
             while let Some(block) = self.pieces.open_block(piece) {
@@ -343,12 +356,27 @@ impl Swarm {
         }
     }
 
-    /// Whether more is on its way to us than to our neighbours.
-    fn is_crowded(&self) -> bool {
+    /// Whether as much is on its way to us from peers as to our neighbours: they come first then. One piece is on its
+    /// way to everybody before anybody gets two, and a third would only make the others take longer. What comes while an
+    /// answer is under way and a piece is checked is on top of that: much, on a fast link.
+    fn is_crowded(&self, now: Instant) -> bool {
+        let over_http = self.sources.values().flat_map(|s| &s.runs);
+        let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
+        let ours = self.told.len().saturating_sub(over_http);
+        let bytes = self.peer_meter.rate_at(now) * COMING_TIME.as_secs_f64();
+        let ahead = bytes / f64::from(self.pieces.lengths().piece_size());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and less than pieces there are"
+        )]
+        let meanwhile = ahead as usize;
+        if ours <= meanwhile || ours >= meanwhile + COMING_MAX {
+            return ours > meanwhile;
+        }
         let partners = || self.sources.values().filter(|s| s.is_partner());
         let coming: usize = partners().map(|s| s.fetching.len()).sum();
-        // By half a piece, so that chance does not decline what the next moment would welcome.
-        2 * self.told.len() * partners().count() > 2 * coming + partners().count()
+        ours * partners().count() >= coming
     }
 
     /// Whether the piece would be here, from this peer, only after everything else, and another holder is much faster.

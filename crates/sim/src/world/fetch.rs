@@ -94,6 +94,7 @@ impl World<'_> {
         let flow = self.network.open(server, at);
         self.owners.push(Owner::Fetch(number));
         self.fetches[number as usize].flow = Some(flow);
+        self.network.flow_mut(flow).unshared = true;
         self.network.write(flow, bytes, self.now);
     }
 
