@@ -63,6 +63,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Status(StatusArgs),
     Explain(ExplainArgs),
+    Doctor(DoctorArgs),
     Cache(CacheArgs),
     Mode(ModeArgs),
     Config(ConfigArgs),
@@ -87,6 +88,7 @@ impl Command {
             Self::Verify(args) => args.json,
             Self::Status(args) => args.json,
             Self::Explain(args) => args.json,
+            Self::Doctor(args) => args.json,
             Self::Cache(args) => matches!(args.action, CacheAction::List { json: true }),
             Self::Mode(args) => args.json,
             Self::Config(args) => args.json,
@@ -100,6 +102,16 @@ impl Command {
             Self::Run(_) | Self::Pause(_) | Self::Resume(_) | Self::Cancel(_) => false,
         }
     }
+}
+
+/// Check what peers need on this machine: the peer port, the gateway, the fleet's cloud, and what is closed.
+///
+/// Asks the running daemon. Exits 1 when something does not work that should.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Run the daemon in the foreground, as a service manager wants it.

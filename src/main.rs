@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod control_plane;
 mod demo;
+mod doctor;
 mod enrol;
 mod explain;
 mod fd;
@@ -162,6 +163,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(args),
         Command::Status(args) => small_runtime()?.block_on(status::run(&global, args)),
         Command::Explain(args) => small_runtime()?.block_on(explain::run(&global, args)),
+        Command::Doctor(args) => small_runtime()?.block_on(doctor::run(&global, args)),
         Command::Cache(args) => small_runtime()?.block_on(steer::cache(&global, args)),
         Command::Mode(args) => small_runtime()?.block_on(steer::mode(&global, args)),
         Command::Config(args) => small_runtime()?.block_on(steer::config(&global, args)),

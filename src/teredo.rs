@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod client;
+mod metrics;
 mod ping;
 mod relay;
 mod status;
@@ -15,7 +16,8 @@ use crate::{
 use anyhow::Context as _;
 use args::{Control, ServerArgs, TeredoAction, TeredoArgs};
 use dosvc_nat::{net, teredo::server::ServerConfig};
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: TeredoArgs) -> anyhow::Result<()> {
@@ -29,16 +31,27 @@ pub(crate) async fn run(global: &Global, args: TeredoArgs) -> anyhow::Result<()>
 }
 
 async fn serve(global: &Global, args: ServerArgs) -> anyhow::Result<()> {
-    let ServerArgs { primary, secondary } = args;
+    let ServerArgs {
+        primary,
+        secondary,
+        metrics,
+    } = args;
     log::start(&load_config(global)?.daemon, global.no_color)?;
     let mut signals = Signals::new()?;
     let secondary = secondary.unwrap_or_else(|| after(primary));
     let server = net::serve(ServerConfig::new(primary, secondary))
         .await
         .context("start the Teredo server")?;
+    let (server, stop) = (Arc::new(server), CancellationToken::new());
+    if let Some(listen) = metrics {
+        let counted = server.clone();
+        let page = move || metrics::Page::of_server(&counted.stats());
+        metrics::serve(listen, page, stop.clone()).await?;
+    }
     tracing::info!(%primary, %secondary, "the Teredo server is ready");
     let reason = signals.ended().await;
     let stats = server.stats();
+    stop.cancel();
     server.shutdown().await;
     tracing::info!(
         reason,

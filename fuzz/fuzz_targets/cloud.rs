@@ -2,8 +2,8 @@
 #![no_main]
 
 use dosvc_cloud_protocol::{
-    ContentPolicy, ContentPolicyRequest, DiscoveryAnswer, DiscoveryRequest, EnrolAnswer, EnrolRequest,
-    GeoAnswer, GeoRequest, JoinAnswer, JoinRequest, KeyValueAnswer, KeyValueRequest,
+    ContentPolicy, ContentPolicyRequest, DiscoveryAnswer, DiscoveryRequest, EnrolAnswer,
+    EnrolRequest, GeoAnswer, GeoRequest, JoinAnswer, JoinRequest, KeyValueAnswer, KeyValueRequest,
 };
 use libfuzzer_sys::fuzz_target;
 

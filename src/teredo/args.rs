@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -57,6 +57,9 @@ pub(crate) struct ServerArgs {
     /// The other address: what shows clients whether their NAT is symmetric [default: the one after the primary].
     #[arg(long, value_name = "IP")]
     pub(crate) secondary: Option<Ipv4Addr>,
+    /// Serve counters for Prometheus at http://ADDR/metrics, without a password: for the administrators' network.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// Run a relay, until SIGTERM or Ctrl-C: hosts with native IPv6 reach Teredo clients through it, and get their answers.
@@ -75,6 +78,9 @@ pub(crate) struct RelayArgs {
     /// The name of the interface that it makes.
     #[arg(long, value_name = "NAME", default_value = "teredo-relay", value_parser = interface_name)]
     pub(crate) tun: String,
+    /// Serve counters for Prometheus at http://ADDR/metrics, without a password: for the administrators' network.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// What Linux takes for an interface's name.

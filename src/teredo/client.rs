@@ -3,6 +3,7 @@
 use super::{
     after,
     args::ClientArgs,
+    metrics::Page,
     ping::{self, Pings},
     socket_path, status,
 };
@@ -60,7 +61,6 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
         servers,
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
         discovery: !no_local_discovery,
-        native,
     };
     let device = tun
         .map(|name| Device::open(&name))
@@ -69,6 +69,9 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
     let (tunnel, incoming) = Tunnel::bind(config)
         .await
         .with_context(|| format!("open UDP port {port}"))?;
+    if native {
+        tunnel.take_natives();
+    }
     let pings = Arc::new(Pings::new(tunnel.clone()));
     let stop = CancellationToken::new();
     let mut reader = tokio::spawn(read(tunnel.clone(), incoming, device, pings.clone()));
@@ -95,6 +98,7 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
 fn router(pings: Arc<Pings>) -> Router {
     Router::new()
         .route("/v1/status", get(read_status))
+        .route("/metrics", get(read_metrics))
         .route("/v1/ping", post(ping))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(pings)
@@ -102,6 +106,10 @@ fn router(pings: Arc<Pings>) -> Router {
 
 async fn read_status(Shared(pings): Shared<Arc<Pings>>) -> Json<status::Status> {
     Json(status::Status::of(&pings.tunnel().status()))
+}
+
+async fn read_metrics(Shared(pings): Shared<Arc<Pings>>) -> axum::response::Response {
+    Page::of_client(&pings.tunnel().status()).answer()
 }
 
 async fn ping(

@@ -1,6 +1,9 @@
 //! `dosvc teredo relay`: between native IPv6 and Teredo clients.
 
-use super::args::RelayArgs;
+use super::{
+    args::RelayArgs,
+    metrics::{self, Page},
+};
 use crate::{
     cli::Global,
     load_config,
@@ -8,11 +11,17 @@ use crate::{
 };
 use anyhow::Context as _;
 use dosvc_nat::net::{self, tun::Device};
-use std::net::SocketAddrV4;
+use std::{net::SocketAddrV4, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// Runs the relay until it is told to stop.
 pub(super) async fn run(global: &Global, args: RelayArgs) -> anyhow::Result<()> {
-    let RelayArgs { address, port, tun } = args;
+    let RelayArgs {
+        address,
+        port,
+        tun,
+        metrics,
+    } = args;
     log::start(&load_config(global)?.daemon, global.no_color)?;
     let mut signals = Signals::new()?;
     let device = Device::open(&tun)
@@ -20,6 +29,12 @@ pub(super) async fn run(global: &Global, args: RelayArgs) -> anyhow::Result<()> 
     let relay = net::relay(SocketAddrV4::new(address, port), device)
         .await
         .context("start the Teredo relay")?;
+    let (relay, stop) = (Arc::new(relay), CancellationToken::new());
+    if let Some(listen) = metrics {
+        let counted = relay.clone();
+        let page = move || Page::of_relay(&counted.stats(), counted.clients());
+        metrics::serve(listen, page, stop.clone()).await?;
+    }
     if !forwards() {
         tracing::warn!(
             "this machine does not forward IPv6: nothing will pass the relay (sysctl net.ipv6.conf.all.forwarding=1)"
@@ -31,6 +46,7 @@ pub(super) async fn run(global: &Global, args: RelayArgs) -> anyhow::Result<()> 
         () = relay.ended() => "the interface has failed",
     };
     let (stats, (clients, _)) = (relay.stats(), relay.clients());
+    stop.cancel();
     relay.shutdown().await;
     tracing::info!(
         reason,

@@ -27,6 +27,9 @@ pub(crate) struct Status {
     received: u64,
     delivered: u64,
     bubbles: u64,
+    /// Bubbles that the limits kept back.
+    #[serde(default)]
+    bubbles_withheld: u64,
     solicitations: u64,
     dropped: BTreeMap<String, u64>,
 }
@@ -86,6 +89,7 @@ impl Status {
             received: stats.received,
             delivered: stats.delivered,
             bubbles: stats.bubbles,
+            bubbles_withheld: stats.withheld,
             solicitations: stats.solicitations,
             dropped: dropped
                 .map(|(reason, &count)| (reason.to_string(), count))
@@ -117,8 +121,8 @@ impl Status {
         add(
             "sent",
             Some(format!(
-                "{} bubbles, {} questions to servers",
-                self.bubbles, self.solicitations
+                "{} bubbles ({} more kept back by the limits), {} questions to servers",
+                self.bubbles, self.bubbles_withheld, self.solicitations
             )),
         );
         for (reason, count) in &self.dropped {

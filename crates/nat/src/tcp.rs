@@ -12,7 +12,7 @@ mod net;
 mod stack;
 mod stream;
 
-pub use net::{DialError, Packets, TcpStack};
+pub use net::{DialError, TcpStack};
 pub use stack::{Id, Stack, StackStats};
 pub use stream::TunnelStream;
 
@@ -30,9 +30,12 @@ pub const PENDING_MAX: usize = 8;
 /// How long one of them may take.
 pub const PENDING_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Bytes of each of a connection's two buffers: what may be under way in one direction. As much as the kernel's buffer of
-/// the tunnel's socket holds, or bursts would be lost there, and each costs a second (smoltcp's shortest timeout).
-pub const BUFFER_BYTES: usize = 192 << 10;
+/// Bytes that may be under way to us on one connection: as much as the kernel's buffer of the tunnel's socket holds, or
+/// bursts would be lost there, and each costs a second (smoltcp's shortest timeout).
+pub const RECEIVE_BYTES: usize = 192 << 10;
+
+/// Bytes that may be under way from us on one connection: less, for others' sockets have Linux's default buffers.
+pub const SEND_BYTES: usize = 96 << 10;
 
 /// Packets that wait to be sent or read; more are dropped, or not made.
 pub const PACKETS_MAX: usize = 512;

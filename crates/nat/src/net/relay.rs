@@ -86,7 +86,7 @@ impl RelayHandle {
     }
 
     /// Ends it.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
     }

@@ -68,7 +68,7 @@ impl ServerHandle {
     }
 
     /// Ends it.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
     }

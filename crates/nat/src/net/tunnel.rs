@@ -15,7 +15,7 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddrV4},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -39,8 +39,6 @@ pub struct TunnelConfig {
     pub bind: SocketAddrV4,
     /// Whether peers of the same network are looked for by multicast.
     pub discovery: bool,
-    /// Whether packets of hosts with native IPv6 are taken from relays.
-    pub native: bool,
 }
 
 /// Whether there is an address.
@@ -90,6 +88,8 @@ struct Shared {
     changed: Notify,
     state: watch::Sender<State>,
     events: broadcast::Sender<Event>,
+    /// Who takes what is not for whoever reads from the tunnel.
+    others: OnceLock<mpsc::Sender<Vec<u8>>>,
 }
 
 /// A Teredo client. Clones are the same client; it ends when all of them and [`Incoming`] are gone.
@@ -128,7 +128,6 @@ impl Tunnel {
             secret: None,
             opening_ttl: Some(OPENING_TTL),
             discovery: config.discovery,
-            native: config.native,
         };
         let shared = Arc::new(Shared {
             core: Mutex::new(Client::new(client, seed()?, Instant::now())),
@@ -136,6 +135,7 @@ impl Tunnel {
             changed: Notify::new(),
             state: watch::Sender::new(State::Starting),
             events: broadcast::Sender::new(PEERS_MAX),
+            others: OnceLock::new(),
         });
         let token = CancellationToken::new();
         let running = Arc::new(token.clone().drop_guard());
@@ -163,6 +163,25 @@ impl Tunnel {
             _running: running,
         };
         Ok((tunnel, incoming))
+    }
+
+    /// From now on packets of hosts with native IPv6 are taken from relays.
+    pub fn take_natives(&self) {
+        self.with_core(Client::take_natives);
+    }
+
+    /// Who reads from the tunnel for one purpose leaves what it has no use for to this one: TCP beside QUIC, say. The first
+    /// to ask gets it.
+    pub fn leave_others_to(&self, others: mpsc::Sender<Vec<u8>>) {
+        let _taken_already = self.shared.others.set(others);
+    }
+
+    /// A packet that the reader has no use for. Who doesn't take it in time loses it.
+    #[cfg(feature = "quic")]
+    pub(crate) fn leave(&self, packet: &[u8]) {
+        if let Some(others) = self.shared.others.get() {
+            let _full = others.try_send(packet.to_owned());
+        }
     }
 
     /// Whether there is an address, and when that changes.

@@ -116,11 +116,11 @@ impl TunnelSocket {
         for start in (0..end).step_by(stride.max(1)) {
             let segment = &bytes[start..end.min(start + stride)];
             let packet = core.handle_datagram(now, LocalPort::Service, from, segment);
-            let inner = packet
-                .ok()
-                .flatten()
-                .and_then(|packet| unwrap(packet, self.port));
-            let Some((source, range)) = inner else {
+            let Some(packet) = packet.ok().flatten() else {
+                continue;
+            };
+            let Some((source, range)) = unwrap(packet, self.port) else {
+                self.tunnel.leave(packet.bytes());
                 continue;
             };
             let range = start + range.start..start + range.end;
@@ -277,10 +277,12 @@ impl TunnelSocket {
             came.map(|(port, from, bytes)| {
                 let inner = self.tunnel.with_core(|core| {
                     let packet = core.handle_datagram(Instant::now(), port, from, &bytes);
-                    packet
-                        .ok()
-                        .flatten()
-                        .and_then(|packet| unwrap(packet, self.port))
+                    let packet = packet.ok().flatten()?;
+                    let inner = unwrap(packet, self.port);
+                    if inner.is_none() {
+                        self.tunnel.leave(packet.bytes());
+                    }
+                    inner
                 });
                 match inner {
                     Some((source, range)) => (Some(source), range, bytes),

@@ -62,16 +62,13 @@ impl std::fmt::Debug for TcpStack {
     }
 }
 
-/// Where packets that are somebody else's to read are handed to the stack: bounded, and what is too much is lost.
-pub type Packets = mpsc::Sender<Vec<u8>>;
-
 impl TcpStack {
     /// A stack that reads everything that comes through the tunnel. Peers may dial `port`.
     ///
     /// # Errors
     /// When the operating system has no randomness.
     pub fn alone(tunnel: Tunnel, mut incoming: Incoming, port: Option<u16>) -> io::Result<Self> {
-        let (stack, packets) = Self::beside(tunnel, port)?;
+        let (stack, packets) = Self::start(tunnel, port)?;
         tokio::spawn(async move {
             loop {
                 let packet = incoming.recv().await.to_vec();
@@ -85,11 +82,17 @@ impl TcpStack {
         Ok(stack)
     }
 
-    /// A stack beside somebody who reads from the tunnel, and hands it what is not for itself.
+    /// A stack beside somebody who reads from the tunnel and leaves it what is not for itself, as a QUIC endpoint does.
     ///
     /// # Errors
     /// When the operating system has no randomness.
-    pub fn beside(tunnel: Tunnel, port: Option<u16>) -> io::Result<(Self, Packets)> {
+    pub fn beside(tunnel: Tunnel, port: Option<u16>) -> io::Result<Self> {
+        let (stack, packets) = Self::start(tunnel, port)?;
+        stack.tunnel.leave_others_to(packets);
+        Ok(stack)
+    }
+
+    fn start(tunnel: Tunnel, port: Option<u16>) -> io::Result<(Self, mpsc::Sender<Vec<u8>>)> {
         let stack = Stack::new(port, u64::from_be_bytes(seed()?), Instant::now());
         let shared = Arc::new(Shared {
             stack: Mutex::new(stack),

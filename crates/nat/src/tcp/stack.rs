@@ -1,8 +1,8 @@
 //! The protocol, as a pure core.
 
 use super::{
-    BUFFER_BYTES, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, KEEP_ALIVE, LINGER_MAX, PACKETS_MAX,
-    PENDING_MAX, PENDING_TIME_MAX, SILENCE_MAX,
+    CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, KEEP_ALIVE, LINGER_MAX, PACKETS_MAX, PENDING_MAX,
+    PENDING_TIME_MAX, RECEIVE_BYTES, SEND_BYTES, SILENCE_MAX,
 };
 use crate::teredo::{Ipv6Packet, MTU};
 use smoltcp::{
@@ -403,8 +403,8 @@ fn is_established(socket: &Socket<'_>) -> bool {
 }
 
 fn socket() -> Socket<'static> {
-    let buffer = || SocketBuffer::new(vec![0; BUFFER_BYTES]);
-    let mut socket = Socket::new(buffer(), buffer());
+    let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
+    let mut socket = Socket::new(buffer(RECEIVE_BYTES), buffer(SEND_BYTES));
     let smol = |time: Duration| {
         Some(SmolDuration::from_micros(
             u64::try_from(time.as_micros()).unwrap_or(u64::MAX),

@@ -104,8 +104,6 @@ pub struct ClientConfig {
     pub opening_ttl: Option<u8>,
     /// Whether peers of the same network are looked for by multicast.
     pub discovery: bool,
-    /// Whether packets of hosts with native IPv6 are taken, from relays that our server has passed bubbles of.
-    pub native: bool,
 }
 
 /// What a client found out about itself.
@@ -273,6 +271,8 @@ pub struct Stats {
     pub delivered: u64,
     /// Bubbles that were sent, in answer or on our own account.
     pub bubbles: u64,
+    /// Bubbles through servers that were not sent: too soon after another one, or too many without anything from the peer.
+    pub withheld: u64,
     /// Solicitations that were sent.
     pub solicitations: u64,
     /// Datagrams that were dropped, by reason.
@@ -301,7 +301,8 @@ pub struct Client {
     /// Which server is in use.
     server: usize,
     peers: Peers,
-    natives: Natives,
+    /// Hosts with native IPv6, for clients that want them.
+    natives: Option<Natives>,
     answers: Rate,
     discover_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
@@ -324,7 +325,7 @@ impl Client {
             phase: Phase::off(now),
             server: 0,
             peers: Peers::default(),
-            natives: Natives::default(),
+            natives: None,
             answers: Rate::new(ANSWERS_PER_SECOND_MAX),
             discover_at: None,
             transmits: VecDeque::new(),
@@ -361,6 +362,11 @@ impl Client {
             bubbles: peer.bubbles,
             queued: peer.queue.len(),
         })
+    }
+
+    /// From now on packets of hosts with native IPv6 are taken, from relays that our server has passed bubbles of.
+    pub fn take_natives(&mut self) {
+        self.natives.get_or_insert_default();
     }
 
     /// The machine has other networks now, or has slept: everything begins anew.

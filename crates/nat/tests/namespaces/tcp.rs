@@ -9,7 +9,7 @@ use crate::{
 };
 use dosvc_nat::{
     net::{State, Tunnel, TunnelConfig},
-    quic::PORT,
+    quic::{Identity, PORT, QuicEndpoint},
     tcp::{TcpStack, TunnelStream},
     teredo::client::ServerAddresses,
 };
@@ -59,7 +59,13 @@ impl Check {
     }
 }
 
-async fn stack() -> (TcpStack, Ipv6Addr) {
+/// What reads from the tunnel beside the stack.
+enum Beside {
+    Nothing,
+    Quic,
+}
+
+async fn stack(beside: Beside) -> (TcpStack, Option<QuicEndpoint>, Ipv6Addr) {
     let config = TunnelConfig {
         servers: vec![ServerAddresses {
             primary: PRIMARY,
@@ -67,16 +73,24 @@ async fn stack() -> (TcpStack, Ipv6Addr) {
         }],
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT),
         discovery: false,
-        native: false,
     };
     let (tunnel, incoming) = Tunnel::bind(config).await.unwrap();
     let mut state = tunnel.state();
-    let stack = TcpStack::alone(tunnel, incoming, Some(PORT)).unwrap();
+    let (stack, quic) = match beside {
+        Beside::Nothing => (TcpStack::alone(tunnel, incoming, Some(PORT)), None),
+        Beside::Quic => {
+            let identity = Identity::generate().unwrap();
+            let stack = TcpStack::beside(tunnel.clone(), Some(PORT));
+            let quic = QuicEndpoint::tunnelled(&identity, tunnel, incoming, PORT);
+            (stack, Some(quic.unwrap()))
+        }
+    };
+    let stack = stack.unwrap();
     let qualified = state.wait_for(|state| matches!(state, State::Qualified(_)));
     let State::Qualified(own) = *qualified.await.unwrap() else {
         unreachable!("it is waited for")
     };
-    (stack, own.address.to_ipv6())
+    (stack, quic, own.address.to_ipv6())
 }
 
 async fn give(mut stream: TunnelStream) {
@@ -107,7 +121,7 @@ async fn take(mut stream: TunnelStream) {
 fn giver(machine: &Machine) -> (Program, Ipv6Addr) {
     let (ready, is_ready) = mpsc::channel();
     let program = Program::start(machine, move |stopped| async move {
-        let (stack, address) = stack().await;
+        let (stack, _quic, address) = stack(Beside::Quic).await;
         ready.send(address).unwrap();
         let serve = async {
             loop {
@@ -137,7 +151,7 @@ fn show(what: &str, time: Duration) {
 fn fetch(machine: &Machine, from: Ipv6Addr, port: u16) -> Duration {
     let (done, is_done) = mpsc::channel();
     let _program = Program::start(machine, move |_| async move {
-        let (stack, _) = stack().await;
+        let (stack, _, _) = stack(Beside::Nothing).await;
         let start = Instant::now();
         take(stack.dial(from, port).await.unwrap()).await;
         done.send(start.elapsed()).unwrap();

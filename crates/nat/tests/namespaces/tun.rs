@@ -39,9 +39,11 @@ fn tunnelled(machine: &Machine, native: bool) -> (Program, Ipv6Addr) {
             }],
             bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT),
             discovery: false,
-            native,
         };
         let (tunnel, incoming) = Tunnel::bind(config).await.unwrap();
+        if native {
+            tunnel.take_natives();
+        }
         let mut state = tunnel.state();
         let device = Device::open("teredo").unwrap();
         let joined = tun::join(tunnel, incoming, device, |_| false);

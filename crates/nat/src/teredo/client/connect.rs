@@ -232,6 +232,7 @@ impl Client {
             return;
         };
         if peer.may_bubble(now) != Ok(true) {
+            self.stats.withheld += 1;
             return;
         }
         let invented = !answering && peer.bubbles % 2 == 1;

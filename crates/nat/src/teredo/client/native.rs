@@ -67,10 +67,6 @@ impl Natives {
         self.hosts.insert(host, (relay, now));
         true
     }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 impl Client {
@@ -82,21 +78,20 @@ impl Client {
         packet: Ipv6Packet<'_>,
     ) -> Option<Result<(), Dropped>> {
         let own = self.qualified()?.address.to_ipv6();
-        if !self.config.native || !is_native(packet.source()) || packet.destination() != own {
+        if !is_native(packet.source()) || packet.destination() != own {
             return None;
         }
+        let natives = self.natives.as_mut()?;
         let heard = !packet.is_bubble()
             && path.port == LocalPort::Service
-            && self.natives.heard(now, packet.source(), path.to);
+            && natives.heard(now, packet.source(), path.to);
         Some(heard.then_some(()).ok_or(Dropped::Spoofed))
     }
 
     /// Where a packet for a native host goes: to the relay that it came by.
     pub(super) fn reach_native(&self, now: Instant, host: Ipv6Addr) -> Option<Sent> {
-        if !self.config.native || !is_native(host) {
-            return None;
-        }
-        let relay = self.natives.host(now, host);
+        let natives = self.natives.as_ref().filter(|_| is_native(host))?;
+        let relay = natives.host(now, host);
         Some(match relay {
             Some(relay) => Sent::Now(Path::from_service(relay)),
             None => Sent::Refused(Refusal::Unreachable),

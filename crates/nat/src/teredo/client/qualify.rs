@@ -1,6 +1,6 @@
 //! Getting an address and keeping it (RFC 4380 §5.2.1, §5.2.5, without the cone phase as RFC 5991 has it).
 
-use super::{Client, Dropped, Event, LocalPort, Nat, Offline, Path, Qualified};
+use super::{Client, Dropped, Event, LocalPort, Nat, Offline, Path, Qualified, native::Natives};
 use crate::teredo::{
     Datagram, PORT, TeredoAddress,
     icmp::{RouterAdvertisement, RouterSolicitation, SOLICITING},
@@ -153,7 +153,9 @@ impl Client {
 
     pub(super) fn lose_address(&mut self, why: Offline) {
         self.discover_at = None;
-        self.natives.clear();
+        if let Some(natives) = &mut self.natives {
+            *natives = Natives::default();
+        }
         for port in self.peers.clear() {
             self.event(Event::PortClosed(port));
         }

@@ -212,7 +212,9 @@ impl Client {
         if !self.answers.take(now) {
             return Err(Dropped::Limit);
         }
-        self.natives.answered(now, to);
+        if let Some(natives) = &mut self.natives {
+            natives.answered(now, to);
+        }
         let between = (own.to_ipv6(), packet.source());
         self.stats.bubbles += 1;
         self.transmit(
