@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod client;
 mod ping;
+mod relay;
 mod status;
 
 use crate::{
@@ -20,6 +21,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 pub(crate) async fn run(global: &Global, args: TeredoArgs) -> anyhow::Result<()> {
     match args.action {
         TeredoAction::Server(args) => serve(global, args).await,
+        TeredoAction::Relay(args) => relay::run(global, args).await,
         TeredoAction::Client(args) => client::run(global, args).await,
         TeredoAction::Ping(args) => ping::run(global, args).await,
         TeredoAction::Status(args) => status::run(global, args).await,

@@ -17,6 +17,7 @@ A server needs two public IPv4 addresses and UDP port 3544 on both; clients expe
 Examples:
   dosvc teredo server --primary 198.51.100.10 --secondary 198.51.100.11
   dosvc teredo client --server 198.51.100.10          on two machines behind different NATs
+  dosvc teredo client --server 198.51.100.10 --tun teredo     the same for all programs of the machine, as root
   dosvc teredo status                                 the address, and what kind of NAT is in the way
   dosvc teredo ping 2001:0:c633:640a:2c5a:63bf:34ff:8ef5")]
 pub(crate) struct TeredoArgs {
@@ -27,6 +28,7 @@ pub(crate) struct TeredoArgs {
 #[derive(Subcommand, Debug)]
 pub(crate) enum TeredoAction {
     Server(ServerArgs),
+    Relay(RelayArgs),
     Client(ClientArgs),
     Ping(PingArgs),
     Status(StatusArgs),
@@ -36,7 +38,7 @@ impl TeredoArgs {
     /// Whether standard output is for a program.
     pub(crate) fn wants_json(&self) -> bool {
         match &self.action {
-            TeredoAction::Server(_) | TeredoAction::Client(_) => false,
+            TeredoAction::Server(_) | TeredoAction::Relay(_) | TeredoAction::Client(_) => false,
             TeredoAction::Ping(args) => args.json,
             TeredoAction::Status(args) => args.json,
         }
@@ -57,7 +59,36 @@ pub(crate) struct ServerArgs {
     pub(crate) secondary: Option<Ipv4Addr>,
 }
 
-/// Run a client, until SIGTERM or Ctrl-C: it gets an address and answers pings. Needs no privileges.
+/// Run a relay, until SIGTERM or Ctrl-C: hosts with native IPv6 reach Teredo clients through it, and get their answers.
+///
+/// It makes a network interface, which becomes this machine's way to 2001::/32: needs CAP_NET_ADMIN. The machine must have
+/// native IPv6, forward it (sysctl net.ipv6.conf.all.forwarding=1), and be the way to 2001::/32 for those that it shall
+/// serve. It sends nothing to private or otherwise special addresses, and never more than comes.
+#[derive(Args, Debug)]
+pub(crate) struct RelayArgs {
+    /// The public IPv4 address that it sends from.
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Ipv4Addr,
+    /// The UDP port; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) port: u16,
+    /// The name of the interface that it makes.
+    #[arg(long, value_name = "NAME", default_value = "teredo-relay", value_parser = interface_name)]
+    pub(crate) tun: String,
+}
+
+/// What Linux takes for an interface's name.
+fn interface_name(name: &str) -> Result<String, String> {
+    let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
+    let plain = name
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
+    (fits && plain).then(|| name.to_owned()).ok_or_else(|| {
+        "an interface's name has 1 to 15 characters, without / : % and space".to_owned()
+    })
+}
+
+/// Run a client, until SIGTERM or Ctrl-C: it gets an address and answers pings. Needs no privileges, but for --tun.
 #[derive(Args, Debug)]
 pub(crate) struct ClientArgs {
     /// The server's primary address.
@@ -77,6 +108,14 @@ pub(crate) struct ClientArgs {
     /// Don't look for peers of the same network by multicast.
     #[arg(long)]
     pub(crate) no_local_discovery: bool,
+    /// Make a network interface with the address and a route to 2001::/32, so that all programs of this machine use it
+    /// and can be reached: needs CAP_NET_ADMIN, and wants a firewall.
+    #[arg(long, value_name = "NAME", value_parser = interface_name)]
+    pub(crate) tun: Option<String>,
+    /// Take packets of hosts with native IPv6, too, when a relay brings them; the machine's way back to them must lead
+    /// over the interface (ip route add default dev NAME).
+    #[arg(long, requires = "tun")]
+    pub(crate) native: bool,
 }
 
 /// Have the client ping a Teredo address, and show how long the answers took.

@@ -19,7 +19,10 @@ use axum::{
     routing::{get, post},
 };
 use dosvc_nat::{
-    net::{Incoming, State, Tunnel, TunnelConfig},
+    net::{
+        Incoming, State, Tunnel, TunnelConfig,
+        tun::{self, Device},
+    },
     teredo::{Ipv6Packet, client::ServerAddresses, icmp},
 };
 use std::{
@@ -43,6 +46,8 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
         addr_file,
         control,
         no_local_discovery,
+        tun,
+        native,
     } = args;
     log::start(&load_config(global)?.daemon, global.no_color)?;
     let mut signals = Signals::new()?;
@@ -55,18 +60,27 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
         servers,
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
         discovery: !no_local_discovery,
+        native,
     };
+    let device = tun
+        .map(|name| Device::open(&name))
+        .transpose()
+        .context("make a network interface (needs CAP_NET_ADMIN and /dev/net/tun)")?;
     let (tunnel, incoming) = Tunnel::bind(config)
         .await
         .with_context(|| format!("open UDP port {port}"))?;
     let pings = Arc::new(Pings::new(tunnel.clone()));
     let stop = CancellationToken::new();
-    let reader = tokio::spawn(answer(tunnel.clone(), incoming, pings.clone()));
+    let mut reader = tokio::spawn(read(tunnel.clone(), incoming, device, pings.clone()));
     let api = tokio::spawn(socket.serve(router(pings), stop.clone()));
     let addresses = follow_address(&tunnel, addr_file.as_deref());
     let reason = tokio::select! {
         failed = addresses => {
             failed?;
+            "the tunnel has ended"
+        }
+        ended = &mut reader => {
+            ended.context("read from the tunnel")?.context("the network interface")?;
             "the tunnel has ended"
         }
         reason = signals.ended() => reason,
@@ -97,8 +111,28 @@ async fn ping(
     Json(pings.ping(&request).await)
 }
 
+/// Takes what comes through the tunnel: for the machine, where it has an interface, else for ourselves.
+async fn read(
+    tunnel: Tunnel,
+    incoming: Incoming,
+    device: Option<Device>,
+    pings: Arc<Pings>,
+) -> std::io::Result<()> {
+    let Some(device) = device else {
+        return answer(tunnel, incoming, pings).await;
+    };
+    let is_ours = |packet: &[u8]| {
+        let reply = Ipv6Packet::new(packet).ok().and_then(|packet| {
+            let (kind, body) = icmp::parse(packet)?;
+            (kind == icmp::ECHO_REPLY).then(|| pings.answered(packet.source(), body))
+        });
+        reply.unwrap_or(false)
+    };
+    tun::join(tunnel, incoming, device, is_ours).await
+}
+
 /// Answers pings of peers, and tells our own ones of their answers.
-async fn answer(tunnel: Tunnel, mut incoming: Incoming, pings: Arc<Pings>) {
+async fn answer<T>(tunnel: Tunnel, mut incoming: Incoming, pings: Arc<Pings>) -> T {
     loop {
         let Ok(packet) = Ipv6Packet::new(incoming.recv().await) else {
             continue;

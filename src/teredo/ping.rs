@@ -157,21 +157,17 @@ impl Pings {
         answered.then(|| started.elapsed())
     }
 
-    /// An echo reply came.
-    pub(super) fn answered(&self, from: Ipv6Addr, body: &[u8]) {
-        let Some(number) = body.get(4..12).and_then(|bytes| bytes.try_into().ok()) else {
-            return;
-        };
-        let number = u64::from_be_bytes(number);
+    /// An echo reply came. Whether it was for one of our own pings.
+    pub(super) fn answered(&self, from: Ipv6Addr, body: &[u8]) -> bool {
+        let number = body.get(4..12).and_then(|bytes| bytes.try_into().ok());
+        let number = number.map(u64::from_be_bytes).unwrap_or_default();
         let mut waiting = self.waiting();
-        if waiting
-            .answers
-            .get(&number)
-            .is_some_and(|(address, _)| *address == from)
-            && let Some((_, answer)) = waiting.answers.remove(&number)
-        {
+        let asked = waiting.answers.get(&number);
+        let ours = asked.is_some_and(|(address, _)| *address == from);
+        if ours && let Some((_, answer)) = waiting.answers.remove(&number) {
             let _gone = answer.send(());
         }
+        ours
     }
 }
 

@@ -112,6 +112,10 @@ pub struct ControlPlaneConfig {
     pub connections_max: usize,
     /// Connections of one address at one time.
     pub connections_per_address_max: u32,
+    /// The file with the key that members' certificates are signed with; `None`: in [`Self::state_dir`].
+    pub group_authority: Option<PathBuf>,
+    /// How long a device's certificate counts, in seconds.
+    pub device_certificate_lifetime: u32,
 }
 
 /// The port of clients.
@@ -143,6 +147,8 @@ impl Default for ControlPlaneConfig {
             token_requests_per_second: 20,
             connections_max: 20_000,
             connections_per_address_max: 2000,
+            group_authority: None,
+            device_certificate_lifetime: 24 * 3600,
         }
     }
 }
@@ -174,6 +180,12 @@ impl ControlPlaneConfig {
     /// Certificate and key, if clients come by TLS.
     pub fn tls(&self) -> Option<(&Path, &Path)> {
         Some((self.certificate.as_deref()?, self.key.as_deref()?))
+    }
+
+    /// Where the authority of groups is kept.
+    pub fn authority_file(&self) -> PathBuf {
+        let own = || self.state_dir.join("group-authority.pem");
+        self.group_authority.clone().unwrap_or_else(own)
     }
 
     /// Whether this address is one of the proxies in front.

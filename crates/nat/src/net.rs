@@ -1,10 +1,17 @@
-//! Teredo with sockets and time. None of it needs privileges: a client is one UDP socket, and what comes through the
-//! tunnel is handed to whoever reads from it, not to the machine.
+//! Teredo with sockets and time. Clients and servers need no privileges: a client is one UDP socket, and what comes through
+//! the tunnel is handed to whoever reads from it, not to the machine. With a network interface ([`tun`], `CAP_NET_ADMIN`)
+//! it can be the machine, and a machine can be a [relay](relay()).
 
+#[cfg(feature = "tun")]
+mod relay;
 mod server;
 mod sockets;
+#[cfg(feature = "tun")]
+pub mod tun;
 mod tunnel;
 
+#[cfg(feature = "tun")]
+pub use relay::{RelayHandle, relay};
 pub use server::{ServerHandle, serve};
 pub use tunnel::{ConnectError, Incoming, State, Tunnel, TunnelConfig, TunnelStatus};
 

@@ -11,6 +11,7 @@ pub mod limits;
 pub(crate) mod packet;
 pub(crate) mod random;
 mod rate;
+pub mod relay;
 mod secure;
 pub mod server;
 mod trailer;

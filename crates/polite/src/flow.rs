@@ -40,8 +40,11 @@ const SHARES_ON_PATH: u32 = 2;
 /// … and for this long beyond it: as short as it can be without that a busy machine reads too late. Whatever is said to
 /// us, and by those who send to us at once, waits as long in the queues of both ends …
 const QUEUE: Duration = Duration::from_millis(5);
-/// … but so many bytes at least: half of the burst that a sender's hardware makes packets of.
+/// … but so many bytes at least, half of the burst that a sender's hardware makes packets of, …
 const QUEUE_MIN: u64 = 32 << 10;
+/// … and so many segments, which on a machine's own loopback are larger than that: a sender that is offered less than one
+/// waits until a timer fires (RFC 1122, section 4.2.3.4).
+const QUEUE_PACKETS_MIN: u64 = 2;
 /// No path is taken for longer than this: a queue of one's own must not make room for more of it.
 const RTT_MAX: Duration = Duration::from_millis(500);
 /// Memory that a byte takes while it waits to be read, with what the system needs around it: more than segments of any
@@ -208,7 +211,8 @@ impl Look {
     /// The window that a share of what can come needs, and the round trip time that it is for.
     fn window_of_share(&self, rate: u64) -> (u64, Duration) {
         let ahead = QUEUE + self.path() * (SHARES_ON_PATH - 1);
-        self.window_for(rate, ahead, QUEUE_MIN)
+        let least = QUEUE_MIN.max(QUEUE_PACKETS_MIN * u64::from(self.packet));
+        self.window_for(rate, ahead, least)
     }
 
     /// The window that lets so many bytes a second through, and the round trip time that it is for.
@@ -508,6 +512,24 @@ mod tests {
         assert_eq!(burst(Some(1 << 20)), None, "the kernel's own are shorter");
         assert_eq!(burst(Some(40_000)), Some(32 << 10));
         assert_eq!(burst(Some(2 * 1448)), Some(2 << 10), "the least window");
+    }
+
+    #[test]
+    fn windows_have_room_for_whole_segments_however_large_these_are() {
+        for packet in [536, 1448, 8948, 65_483] {
+            let look = Look {
+                packet,
+                bytes: 0,
+                losses: 0,
+                rtt: None,
+                base: None,
+                in_flight: 0,
+                waiting: false,
+            };
+            for (window, _) in [look.window_of_share(1), look.window_at(1)] {
+                assert!(window >= 2 * u64::from(packet), "{window} for {packet}");
+            }
+        }
     }
 
     #[test]

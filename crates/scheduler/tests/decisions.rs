@@ -370,6 +370,49 @@ fn every_piece_leaves_the_seed_once_before_any_leaves_it_twice() {
     assert_eq!(different.len(), PIECES as usize, "{taken:?}");
 }
 
+/// A seed that sends a block in a millisecond to three downloaders that take 5 ms to answer, but the first time: how many
+/// offers are open at most while it has pieces that nobody else has, and after that.
+fn offered_ahead(first_answer: Duration) -> (usize, usize) {
+    let mut small = Small::new(true, |_| {});
+    for id in 1..=3 {
+        let id = small.add(id, SourceKind::LanPeer, true);
+        small.swarm.handle_interested(id, true, small.now);
+    }
+    let (mut firsts, mut seconds) = (0, 0);
+    let mut out = std::collections::BTreeSet::new();
+    let mut open = std::collections::VecDeque::from(offers(&small.commands()));
+    let mut answer = first_answer;
+    while let Some((to, piece)) = open.pop_front() {
+        let all_out = out.len() == PIECES as usize;
+        let most = if all_out { &mut seconds } else { &mut firsts };
+        *most = open.len().max(*most);
+        small.now += std::mem::replace(&mut answer, Duration::from_millis(5));
+        let block = small.block(piece);
+        let taken = small.swarm.handle_request(to, block, small.now);
+        taken.expect("just offered");
+        let piece = block.piece();
+        small.swarm.handle_fetching(to, &[piece], &[], small.now);
+        small.now += Duration::from_millis(1);
+        small.swarm.handle_served(to, block, small.now);
+        small.swarm.handle_have(to, piece, small.now);
+        out.insert(piece);
+        open.extend(offers(&small.commands()));
+    }
+    assert_eq!(out.len(), PIECES as usize);
+    (firsts, seconds)
+}
+
+/// Where blocks are out long before an answer comes, many are offered ahead. A seed is always the first to have something
+/// to offer: it gave three copies of a content to eight busy machines in a LAN.
+#[test]
+fn a_seed_leaves_second_copies_to_others_where_only_busy_peers_answer_late() {
+    let (firsts, seconds) = offered_ahead(Duration::from_micros(100));
+    assert!(firsts > 3, "{firsts}");
+    assert!(seconds <= 3, "{seconds}");
+    let (_, of_a_long_path) = offered_ahead(Duration::from_millis(5));
+    assert!(of_a_long_path > 3, "{of_a_long_path}");
+}
+
 #[test]
 fn pieces_offered_to_a_peer_that_does_not_answer_are_offered_to_others() {
     let taken = taken_of_a_seed(1, 2 * PIECES as usize - 1);

@@ -39,6 +39,8 @@ pub struct TunnelConfig {
     pub bind: SocketAddrV4,
     /// Whether peers of the same network are looked for by multicast.
     pub discovery: bool,
+    /// Whether packets of hosts with native IPv6 are taken from relays.
+    pub native: bool,
 }
 
 /// Whether there is an address.
@@ -126,6 +128,7 @@ impl Tunnel {
             secret: None,
             opening_ttl: Some(OPENING_TTL),
             discovery: config.discovery,
+            native: config.native,
         };
         let shared = Arc::new(Shared {
             core: Mutex::new(Client::new(client, seed()?, Instant::now())),
@@ -440,7 +443,7 @@ fn discovery(networks: &[Network]) -> Option<UdpSocket> {
 }
 
 /// This machine's IPv4 addresses, loopback included.
-fn networks() -> io::Result<Vec<Network>> {
+pub(super) fn networks() -> io::Result<Vec<Network>> {
     let ipv4 = |(ip, prefix_len)| match ip {
         IpAddr::V4(address) => Some(Network {
             address,

@@ -21,6 +21,7 @@ use crate::teredo::{
     random::Random,
     rate::Rate,
 };
+use native::Natives;
 use peers::Peers;
 use qualify::Phase;
 use std::{
@@ -30,6 +31,7 @@ use std::{
 };
 
 mod connect;
+mod native;
 mod peers;
 mod qualify;
 mod receive;
@@ -79,6 +81,13 @@ impl Network {
     }
 }
 
+/// Whether this is an address of the machine with these networks, or everybody's on one of them.
+pub(crate) fn is_of(networks: &[Network], ip: Ipv4Addr) -> bool {
+    networks.iter().any(|network| {
+        network.address == ip || (network.prefix_len < 31 && network.broadcast() == ip)
+    })
+}
+
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -95,6 +104,8 @@ pub struct ClientConfig {
     pub opening_ttl: Option<u8>,
     /// Whether peers of the same network are looked for by multicast.
     pub discovery: bool,
+    /// Whether packets of hosts with native IPv6 are taken, from relays that our server has passed bubbles of.
+    pub native: bool,
 }
 
 /// What a client found out about itself.
@@ -290,6 +301,7 @@ pub struct Client {
     /// Which server is in use.
     server: usize,
     peers: Peers,
+    natives: Natives,
     answers: Rate,
     discover_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
@@ -312,6 +324,7 @@ impl Client {
             phase: Phase::off(now),
             server: 0,
             peers: Peers::default(),
+            natives: Natives::default(),
             answers: Rate::new(ANSWERS_PER_SECOND_MAX),
             discover_at: None,
             transmits: VecDeque::new(),
@@ -473,12 +486,8 @@ impl Client {
             && inside.clone().any(|network| network.contains(*to.ip()))
     }
 
-    /// Whether this is an address of the machine itself, or everybody's on a network of it.
     fn is_own(&self, ip: Ipv4Addr) -> bool {
-        let mut networks = self.config.networks.iter();
-        networks.any(|network| {
-            network.address == ip || (network.prefix_len < 31 && network.broadcast() == ip)
-        })
+        is_of(&self.config.networks, ip)
     }
 
     /// Sends a multicast bubble that tells peers of the same network about us (RFC 4380 §5.2.8).

@@ -66,3 +66,18 @@ pub const FORWARDED_ICMP_MAX: usize = 88;
 
 /// Bytes of trailers that a server forwards: one of each kind (RFC 6081 §4), and some to spare.
 pub const TRAILERS_MAX: usize = 64;
+
+/// Clients that a relay remembers.
+pub const RELAY_PEERS_MAX: usize = 4096;
+
+/// Packets that wait at a relay for clients to answer, of all clients together.
+pub const RELAY_WAITING_MAX: usize = 1024;
+
+/// Bubbles that a relay sends in a second.
+pub const RELAY_BUBBLES_PER_SECOND_MAX: u32 = 1000;
+
+/// Those of them that go to one server.
+pub const RELAY_SERVER_BUBBLES_PER_SECOND_MAX: u32 = 200;
+
+/// Relays whose packets a client takes, and hosts with native IPv6 that it knows by them.
+pub const NATIVES_MAX: usize = 256;

@@ -9,14 +9,14 @@ use crate::{
 use std::{net::Ipv6Addr, os::unix::fs::PermissionsExt as _, process::Command};
 
 /// A folder that programs without privileges can look into.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }
 
 /// A server of miredo; it is ready when its ports are open.
-fn miredo_server(machine: &Machine, dir: &std::path::Path) -> Running {
+pub(crate) fn miredo_server(machine: &Machine, dir: &std::path::Path) -> Running {
     let config = dir.join("server.conf");
     let text = format!("ServerBindAddress {PRIMARY}\nServerBindAddress2 {SECONDARY}\n");
     std::fs::write(&config, text).unwrap();
@@ -46,7 +46,7 @@ fn start(
 }
 
 /// A client of miredo, and the address that it got.
-fn miredo(machine: &Machine, dir: &std::path::Path) -> (Running, Ipv6Addr) {
+pub(crate) fn miredo(machine: &Machine, dir: &std::path::Path) -> (Running, Ipv6Addr) {
     let config = dir.join(format!("{}.conf", machine.name()));
     let text = format!(
         "RelayType client\nInterfaceName teredo\nServerAddress {PRIMARY}\nServerAddress2 {SECONDARY}\nBindPort {CLIENT_PORT}\n"
@@ -66,7 +66,7 @@ fn miredo(machine: &Machine, dir: &std::path::Path) -> (Running, Ipv6Addr) {
 }
 
 /// The kernel of a machine pings, through miredo's tunnel.
-fn kernel_pings(machine: &Machine, address: Ipv6Addr) -> bool {
+pub(crate) fn kernel_pings(machine: &Machine, address: Ipv6Addr) -> bool {
     let mut ping: Command = machine.command("ping");
     let answer = ping
         .args(["-6", "-n", "-c", "1", "-w", "10", &address.to_string()])

@@ -16,6 +16,8 @@ mod own;
 mod peer;
 mod portmap;
 mod quic;
+mod tcp;
+mod tun;
 
 use std::time::Duration;
 

@@ -142,6 +142,7 @@ async fn live(
         }],
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
         discovery: false,
+        native: false,
     };
     let (tunnel, incoming) = Tunnel::bind(config).await.unwrap();
     let replies = broadcast::Sender::new(256);

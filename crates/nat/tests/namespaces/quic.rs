@@ -51,6 +51,7 @@ async fn endpoint(identity: &Identity, by: By) -> (QuicEndpoint, SocketAddr) {
         }],
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
         discovery: false,
+        native: false,
     };
     let (tunnel, incoming) = Tunnel::bind(config).await.unwrap();
     let mut state = tunnel.state();

@@ -50,6 +50,8 @@ pub(super) struct Offers {
     pending: VecDeque<(Instant, SourceId, u32)>,
     /// The usual time from an offer to its answer.
     answer: Duration,
+    /// The least: what the path takes, without what a busy peer does before it answers.
+    answer_least: Option<Duration>,
     /// Nobody wants anything of us before something changes, or before `retry_at`.
     dry: bool,
     retry_at: Option<Instant>,
@@ -66,6 +68,7 @@ impl Offers {
             steering: false,
             pending: VecDeque::new(),
             answer: ANSWER_FIRST,
+            answer_least: None,
             dry: false,
             checked_at: now,
             retry_at: None,
@@ -148,16 +151,22 @@ impl Swarm {
             return;
         }
         let lead = self.offers.patience();
-        let target = self
-            .uploads
-            .room(lead, self.has_spare_uplink(), now)
-            .min(AHEAD_MAX);
+        let spare = self.has_spare_uplink();
+        let target = self.uploads.room(lead, spare, now).min(AHEAD_MAX);
+        let of_seconds = self.offers.answer_least.unwrap_or_default();
+        let target_of_seconds = self.uploads.room_of_short(of_seconds, spare, now);
         let mut ahead = self.queued_blocks() + self.offers.pending.len();
         while ahead < target {
             let Some((id, piece)) = self.choose_offer(now) else {
                 self.offers.dry = true;
                 return;
             };
+            // Those who get it offer it, too. Who has everything, with nothing to receive and to check, would be ahead
+            // of all that are busy each time.
+            let is_second = self.is_complete() && self.picker.copies(piece) > 0;
+            if is_second && target_of_seconds.is_some_and(|target| ahead >= target) {
+                return;
+            }
             self.offer(id, piece, now);
             ahead += 1;
         }
@@ -253,6 +262,11 @@ impl Swarm {
         };
         let took = now.saturating_duration_since(at).min(ANSWER_MAX);
         self.offers.answer = (self.offers.answer * 7 + took) / 8;
+        let least = self
+            .offers
+            .answer_least
+            .map_or(took, |least| least.min(took));
+        self.offers.answer_least = Some(least);
         if !taken {
             s.up.declined_until = Some(now + self.offers.patience());
         }

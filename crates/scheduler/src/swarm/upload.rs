@@ -195,6 +195,11 @@ impl Uploads {
         free + meanwhile + usize::from(ending && free == 0) + usize::from(shared)
     }
 
+    /// The same, if blocks are out sooner than most answers come.
+    pub(super) fn room_of_short(&self, lead: Duration, spare: bool, now: Instant) -> Option<usize> {
+        (self.slots() > 1).then(|| self.room(lead, spare, now))
+    }
+
     /// Whether a receiver is chosen before the last block is out. It costs that receiver: until the block begins, others
     /// take it for busy, and its downlink may idle. So it is done only where nothing else fills the pause: with blocks
     /// that are out sooner than an answer comes, and with slow ones that go out alone.

@@ -45,6 +45,9 @@ impl Client {
     }
 
     fn reach(&mut self, now: Instant, address: Ipv6Addr, packet: Option<&[u8]>) -> Sent {
+        if let Some(native) = self.reach_native(now, address) {
+            return native;
+        }
         if let Some(peer) = self.peers.get(address) {
             peer.wanted = true;
             peer.touch(now);

@@ -153,6 +153,7 @@ impl Client {
 
     pub(super) fn lose_address(&mut self, why: Offline) {
         self.discover_at = None;
+        self.natives.clear();
         for port in self.peers.clear() {
             self.event(Event::PortClosed(port));
         }

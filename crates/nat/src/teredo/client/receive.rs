@@ -34,6 +34,9 @@ impl Client {
         if self.came_as_ever(now, path, packet) {
             return Ok(Some(packet));
         }
+        if let Some(accepted) = self.accept_native(now, path, packet) {
+            return accepted.map(|()| Some(packet));
+        }
         let ends = self.sender(packet)?;
         self.accept(now, path, ends, &datagram)?;
         if !packet.is_bubble() {
@@ -194,8 +197,8 @@ impl Client {
         Ok(())
     }
 
-    /// A bubble of miredo's: its source is an invented link-local address, and the answer goes to the place that the
-    /// server has named. Nothing is remembered.
+    /// A bubble of miredo's, or of a relay: its source is an invented link-local address, and the answer goes to the place
+    /// that the server has named. That it might be a relay is all that is remembered.
     fn answer_cookie(&mut self, now: Instant, datagram: &Datagram<'_>) -> Result<(), Dropped> {
         let own = self.qualified().ok_or(Dropped::NotQualified)?.address;
         let packet = datagram.packet;
@@ -209,6 +212,7 @@ impl Client {
         if !self.answers.take(now) {
             return Err(Dropped::Limit);
         }
+        self.natives.answered(now, to);
         let between = (own.to_ipv6(), packet.source());
         self.stats.bubbles += 1;
         self.transmit(

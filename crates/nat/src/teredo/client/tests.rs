@@ -27,5 +27,6 @@ fn config(servers: &[ServerAddresses], networks: &[Network], local_port: u16) ->
         secret: None,
         opening_ttl: Some(2),
         discovery: true,
+        native: false,
     }
 }
