@@ -290,6 +290,7 @@ mod tests {
         ("control_plane.entries_max", "3", false),
         ("control_plane.entries_per_address_max", "3", false),
         ("control_plane.requests_per_second", "3", false),
+        ("control_plane.token_requests_per_second", "3", false),
         ("control_plane.group_authority", "/x", false),
         ("control_plane.device_certificate_lifetime", "60", false),
         ("control_plane.connections_max", "3", false),

@@ -865,6 +865,19 @@ pub(crate) const KEYS: &[KeySpec] = &[
         show: |config| config.control_plane.requests_per_second.to_string(),
     },
     KeySpec {
+        path: "control_plane.token_requests_per_second",
+        default: Some("20"),
+        example: "",
+        allowed: "0 to 1000000",
+        doc: "The same for one API token.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.token_requests_per_second = count_32(raw, 0, 1_000_000)?;
+            Some(())
+        },
+        show: |config| config.control_plane.token_requests_per_second.to_string(),
+    },
+    KeySpec {
         path: "control_plane.group_authority",
         default: None,
         example: "\"/etc/dosvc/group-authority-key.pem\"",

@@ -614,10 +614,11 @@ impl ArrayPeer {
     fn write(&self, out: &mut Vec<u8>) {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         out.extend_from_slice(b"{\"PeerId\":\"");
-        for byte in self.peer_id.as_bytes() {
-            out.push(HEX[usize::from(byte >> 4)]);
-            out.push(HEX[usize::from(byte & 15)]);
+        let mut id = [[0; 2]; 20];
+        for (hex, byte) in id.iter_mut().zip(self.peer_id.as_bytes()) {
+            *hex = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
         }
+        out.extend_from_slice(id.as_flattened());
         out.push(b'"');
         put_number(out, "Scope", self.scope.number().into());
         if let Some(address) = self.lan_ip {
@@ -663,15 +664,23 @@ fn put_v4(out: &mut Vec<u8>, name: &str, address: Ipv4Addr) {
 }
 
 fn put_digits(out: &mut Vec<u8>, number: u16) {
-    let mut power = 10_000;
-    while power > 1 && number < power {
-        power /= 10;
-    }
-    while power > 0 {
-        let digit = u8::try_from(number / power % 10).unwrap_or(0);
-        out.push(b'0' + digit);
-        power /= 10;
-    }
+    // Divisions by constants: an answer has hundreds of these numbers.
+    let digits = [
+        number / 10_000,
+        number / 1000 % 10,
+        number / 100 % 10,
+        number / 10 % 10,
+        number % 10,
+    ]
+    .map(|digit| b'0' + digit.to_le_bytes()[0]);
+    let zeros = match number {
+        0..=9 => 4,
+        10..=99 => 3,
+        100..=999 => 2,
+        1000..=9999 => 1,
+        _ => 0,
+    };
+    out.extend_from_slice(&digits[zeros..]);
 }
 
 #[cfg(test)]

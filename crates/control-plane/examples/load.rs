@@ -7,7 +7,7 @@
 //!
 //! First every peer joins once; then, for so many seconds, peers in random order say that they are still here, and want
 //! so many peers. `--tracker PATH` asks a BitTorrent tracker's `announce` instead, with the same swarms and counts, for a
-//! look at both side by side.
+//! look at both side by side; `--close yes` opens a connection for each request, for servers that don't keep them open.
 
 use dosvc_cloud_protocol::{JoinEvent, JoinRequest, JoinToken, Scope};
 use std::{
@@ -32,6 +32,7 @@ const SECONDS_MAX: u64 = 120;
 struct Load {
     address: SocketAddr,
     tracker: Option<String>,
+    close: bool,
     connections: u32,
     seconds: u64,
     peers: u32,
@@ -45,6 +46,7 @@ impl Load {
         let mut this = Self {
             address: ([127, 0, 0, 1], 7681).into(),
             tracker: None,
+            close: false,
             connections: 64,
             seconds: 10,
             peers: 1_000_000,
@@ -62,6 +64,7 @@ impl Load {
             let number = || value.parse::<u32>().map_err(|e| format!("{name}: {e}"));
             match name.as_str() {
                 "--tracker" => this.tracker = Some(value),
+                "--close" => this.close = value == "yes",
                 "--connections" => this.connections = number()?.clamp(1, 10_000),
                 "--seconds" => this.seconds = u64::from(number()?).min(SECONDS_MAX),
                 "--peers" => this.peers = number()?.clamp(1, PEERS_MAX),
@@ -243,7 +246,7 @@ async fn ask(
         };
         connected.write_all(&request).await?;
         let (bytes, stays) = read_answer(connected, &mut answer).await?;
-        if !stays {
+        if load.close || !stays {
             stream = None;
         }
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -106,6 +106,8 @@ pub struct ControlPlaneConfig {
     pub trusted_proxies: Vec<IpAddr>,
     /// Requests of one address a second, on average over some seconds; 0: no limit.
     pub requests_per_second: u32,
+    /// The same for one API token.
+    pub token_requests_per_second: u32,
     /// Connections at one time.
     pub connections_max: usize,
     /// Connections of one address at one time.
@@ -142,6 +144,7 @@ impl Default for ControlPlaneConfig {
             redis: RedisConfig::default(),
             trusted_proxies: Vec::new(),
             requests_per_second: 2000,
+            token_requests_per_second: 20,
             connections_max: 20_000,
             connections_per_address_max: 2000,
             group_authority: None,

@@ -1,4 +1,4 @@
-//! How fast one address may ask.
+//! How fast one address, or one token, may ask.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -40,13 +40,18 @@ impl Pace {
 
     /// Whether this address may ask at this moment, in nanoseconds since any fixed one.
     pub(crate) fn admits(&self, address: IpAddr, now: u64) -> bool {
-        if self.interval == 0 {
-            return true;
-        }
         let key = match address.to_canonical() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
             IpAddr::V6(v6) => v6.to_bits() >> 64,
         };
+        self.admits_key(key, now)
+    }
+
+    /// The same for whoever has this key.
+    pub(crate) fn admits_key(&self, key: u128, now: u64) -> bool {
+        if self.interval == 0 {
+            return true;
+        }
         // Both are charged: `|`, not `||`.
         self.charge(0, key, now) | self.charge(1, key, now)
     }

@@ -1,7 +1,7 @@
 //! Publishing over HTTP, with an API token.
 
 use crate::{
-    contents::StoreError,
+    contents::{StoreError, hash_of},
     services::{Refusal, body},
     shared::{Shared, now},
 };
@@ -15,7 +15,7 @@ use axum::{
 use dosvc_cloud_protocol::{
     PUBLISH_BYTES_MAX, PUBLISH_PATH, PublishRequest, REVOKE_PATH, RevokeRequest,
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// Bytes of a revocation.
 const REVOKE_BYTES_MAX: usize = 4096;
@@ -36,12 +36,20 @@ async fn publisher(shared: &Shared, headers: &HeaderMap) -> Result<String, Refus
         Some(token) => shared.contents.token_name(token).await?,
         None => None,
     };
-    name.ok_or_else(|| {
+    let name = name.ok_or_else(|| {
         Refusal::new(
             StatusCode::UNAUTHORIZED,
             "an API token is needed: Authorization: Bearer TOKEN",
         )
-    })
+    })?;
+    let hash = hash_of(&name);
+    let key = u128::from_le_bytes(std::array::from_fn(|at| hash[at]));
+    if !shared.token_pace.admits_key(key, shared.elapsed()) {
+        shared.metrics.too_fast.fetch_add(1, Relaxed);
+        let refusal = "too many requests with this token";
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, refusal));
+    }
+    Ok(name)
 }
 
 async fn publish(

@@ -106,6 +106,7 @@ impl ControlPlane {
             contents,
             metrics: Metrics::default(),
             pace: Pace::new(config.requests_per_second),
+            token_pace: Pace::new(config.token_requests_per_second),
             networks: RwLock::new(Arc::new(networks)),
             started: Instant::now(),
             ready: AtomicBool::new(false),

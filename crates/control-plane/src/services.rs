@@ -137,8 +137,7 @@ async fn bounds(
     let client = behind_proxy(&shared, client, request.headers());
     request.extensions_mut().insert(Client(client));
     let service = service_of(request.uri().path());
-    let elapsed = u64::try_from(shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
-    if !shared.pace.admits(client, elapsed) {
+    if !shared.pace.admits(client, shared.elapsed()) {
         shared.metrics.too_fast.fetch_add(1, Relaxed);
         return Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,

@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) authority: Option<Authority>,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
+    /// How fast one API token may ask.
+    pub(crate) token_pace: Pace,
     pub(crate) networks: RwLock<Arc<Networks>>,
     pub(crate) started: Instant,
     /// Whether it answers, and is not about to stop.
@@ -55,6 +57,11 @@ impl Shared {
     pub(crate) fn own_swarms(&self) -> Option<Arc<Array>> {
         let swarms = self.swarms.embedded().filter(|_| self.has(Service::Array));
         swarms.cloned()
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn elapsed(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
     }
 
     /// Whether a service runs here.

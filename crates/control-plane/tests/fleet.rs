@@ -7,7 +7,7 @@
     reason = "a fleet of 100 000 is counted in any type"
 )]
 
-use dosvc_cloud_protocol::{CountryCode, JoinAnswer, JoinRequest, JoinToken, Scope};
+use dosvc_cloud_protocol::{CountryCode, JoinAnswer, JoinEvent, JoinRequest, JoinToken, Scope};
 use dosvc_control_plane::array::{Array, ArrayLimits, Draw, Seen};
 use std::{collections::HashMap, net::Ipv4Addr};
 
@@ -70,7 +70,8 @@ fn fleet(random: &mut Random) -> Vec<Peer> {
     peers
 }
 
-fn join(array: &Array, now: u32, number: usize, peer: &Peer, random: &mut Random) -> JoinAnswer {
+/// What a peer sends, and where from.
+fn asks(number: usize, peer: &Peer) -> (Seen, JoinRequest) {
     let mut id = [3; 20];
     id[..4].copy_from_slice(&(number as u32).to_be_bytes());
     let content = format!("content {}", peer.swarm).parse().unwrap();
@@ -89,6 +90,11 @@ fn join(array: &Array, now: u32, number: usize, peer: &Peer, random: &mut Random
             .parse::<CountryCode>()
             .unwrap(),
     };
+    (seen, request)
+}
+
+fn join(array: &Array, now: u32, number: usize, peer: &Peer, random: &mut Random) -> JoinAnswer {
+    let (seen, request) = asks(number, peer);
     let draw = Draw {
         token: random.next(),
         seed: random.next(),
@@ -196,4 +202,209 @@ fn everybody_hears_of_useful_peers_and_nobody_is_a_hot_spot() {
         mean(true) <= mean(false),
         "seeds are drawn like others, and not by seeds"
     );
+}
+
+/// Parts of a content in the wave below.
+const PARTS: u32 = 60;
+/// Seconds of one step, in which a peer gets a part, and gives four.
+const STEP: u32 = 10;
+const GIVES: u8 = 4;
+
+/// A peer of the wave.
+struct Downloader {
+    peer: Peer,
+    comes: u32,
+    /// When it joins next; never, once it has gone.
+    due: Option<u32>,
+    /// When it has gone, and whether it said so.
+    gone: Option<(u32, bool)>,
+    parts: u64,
+    knows: Vec<u32>,
+    joined: u32,
+}
+
+const EVERYTHING: u64 = (1 << PARTS) - 1;
+
+/// What the wave counts.
+#[derive(Default)]
+struct Wave {
+    from_peers: u64,
+    from_origin: u64,
+    /// Steps of somebody who has been here for a while and lacks what others in its place have.
+    steps: u64,
+    /// Those of them in which it knew nobody who had it.
+    helpless: u64,
+    /// The most that ask one peer in one step.
+    crowd: u32,
+}
+
+/// A content appears: each swarm has one seed, everybody else has nothing and comes within ten minutes. Some leave when they
+/// have everything, and some just vanish. The origin gives a part to whoever knows nobody that can.
+#[test]
+fn a_wave_of_downloads_is_carried_by_the_peers_themselves() {
+    let array = Array::new(ArrayLimits::default());
+    let mut random = Random(7);
+    let mut seeded = [false; SWARMS];
+    let mut all: Vec<Downloader> = fleet(&mut random)
+        .into_iter()
+        .map(|mut peer| {
+            peer.seed = !std::mem::replace(&mut seeded[peer.swarm], true);
+            let comes = if peer.seed {
+                0
+            } else {
+                random.below(600) as u32
+            };
+            Downloader {
+                comes,
+                due: Some(comes),
+                gone: None,
+                parts: if peer.seed { EVERYTHING } else { 0 },
+                knows: Vec::new(),
+                joined: 0,
+                peer,
+            }
+        })
+        .collect();
+    // Whom everybody may meet: its swarm, or its site.
+    let mut numbers = HashMap::new();
+    let mut places = Vec::with_capacity(PEERS);
+    for downloader in &all {
+        let next = numbers.len();
+        let peer = &downloader.peer;
+        let site = (scope(peer.swarm) == Scope::Lan).then_some(peer.site);
+        places.push(*numbers.entry((peer.swarm, site)).or_insert(next));
+    }
+    let mut wave = Wave::default();
+    let mut now = 0;
+    while all
+        .iter()
+        .any(|d| d.parts != EVERYTHING && d.gone.is_none())
+    {
+        assert!(now < 4000, "everybody is done in an hour");
+        for number in 0..all.len() {
+            if all[number].due.is_some_and(|due| due <= now) {
+                call(&array, now, number, &mut all, &mut random);
+            }
+        }
+        step(now, &places, &mut all, &mut random, &mut wave);
+        now += STEP;
+        if now % 30 == 0 {
+            array.expire(now);
+        }
+    }
+    let offload = wave.from_peers as f64 / (wave.from_peers + wave.from_origin) as f64;
+    println!(
+        "{now} s; {:.1} % from peers; at most {} asked one peer at once; helpless in {} of {} steps",
+        100.0 * offload,
+        wave.crowd,
+        wave.helpless,
+        wave.steps
+    );
+    assert!(offload > 0.9, "{offload}");
+    // Who happens to know only those that have just gone, or that lack the same last parts, hears of others soon.
+    assert!(wave.helpless * 1000 <= wave.steps, "{}", wave.helpless);
+    let wanted = array.limits().peers_per_answer as u32;
+    assert!(
+        wave.crowd <= wanted,
+        "also where ten thousand want what one seed has"
+    );
+}
+
+/// A join, an update or a leave, and what is heard.
+fn call(array: &Array, now: u32, number: usize, all: &mut [Downloader], random: &mut Random) {
+    let me = &mut all[number];
+    let done = me.parts == EVERYTHING;
+    let was_seed = std::mem::replace(&mut me.peer.seed, done);
+    if done && !was_seed && random.below(10) < 3 {
+        // Two of three say so.
+        let says = random.below(3) > 0;
+        me.gone = Some((now, says));
+        me.due = None;
+        if says {
+            leave(array, now, number, &me.peer);
+        }
+        return;
+    }
+    let answer = join(array, now, number, &me.peer, random);
+    me.peer.token = answer.token;
+    me.due = Some(now + answer.next_join_seconds);
+    me.joined += 1;
+    let number_of = |id: &[u8]| u32::from_be_bytes(id.try_into().unwrap());
+    me.knows = answer
+        .peers
+        .iter()
+        .map(|p| number_of(&p.peer_id.as_bytes()[..4]))
+        .collect();
+    let lifetime = array.limits().lifetime();
+    for other in &all[number].knows {
+        if let Some((at, said)) = all[*other as usize].gone {
+            assert!(!said, "whoever has left is named to nobody");
+            assert!(
+                now < at + lifetime,
+                "nor, after a while, whoever has vanished"
+            );
+        }
+    }
+}
+
+fn leave(array: &Array, now: u32, number: usize, peer: &Peer) {
+    let (seen, mut request) = asks(number, peer);
+    request.event = JoinEvent::Leave;
+    array.join(now, Draw { token: 0, seed: 0 }, seen, &request);
+}
+
+/// Everybody who lacks something asks somebody who has it.
+fn step(now: u32, places: &[usize], all: &mut [Downloader], random: &mut Random, wave: &mut Wave) {
+    let mut there = vec![0_u64; places.len()];
+    for (place, downloader) in places.iter().zip(&*all) {
+        if downloader.gone.is_none() && downloader.joined > 0 {
+            there[*place] |= downloader.parts;
+        }
+    }
+    let mut asked = vec![0_u32; all.len()];
+    let mut given = vec![0_u8; all.len()];
+    let begin = random.below(all.len());
+    for at in 0..all.len() {
+        let number = (begin + at) % all.len();
+        let me = &all[number];
+        if me.comes > now || me.parts == EVERYTHING {
+            continue;
+        }
+        let useful: Vec<u32> = me
+            .knows
+            .iter()
+            .copied()
+            .filter(|o| all[*o as usize].gone.is_none() && all[*o as usize].parts & !me.parts != 0)
+            .collect();
+        if me.joined > 1 && there[places[number]] & !me.parts != 0 {
+            wave.steps += 1;
+            wave.helpless += u64::from(useful.is_empty());
+        }
+        let mut missing = !me.parts & EVERYTHING;
+        let mut from_peer = false;
+        if !useful.is_empty() {
+            let other = useful[random.below(useful.len())] as usize;
+            asked[other] += 1;
+            wave.crowd = wave.crowd.max(asked[other]);
+            if given[other] < GIVES {
+                given[other] += 1;
+                missing &= all[other].parts;
+                from_peer = true;
+            }
+        }
+        // Busy peers are asked again; the origin helps where nobody can.
+        if from_peer || useful.is_empty() {
+            let mut nth = random.below(missing.count_ones() as usize);
+            while nth > 0 {
+                missing &= missing - 1;
+                nth -= 1;
+            }
+            all[number].parts |= missing & missing.wrapping_neg();
+            *if from_peer {
+                &mut wave.from_peers
+            } else {
+                &mut wave.from_origin
+            } += 1;
+        }
+    }
 }
