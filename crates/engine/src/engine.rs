@@ -119,23 +119,24 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         refuse_bypass(&config)?;
         let host = Host::new(Root::new(&config.host_root));
-        let (store, identity, settings, membership, host) = tokio::task::spawn_blocking(move || {
-            let mut store_config = StoreConfig::new(&config.state_dir);
-            store_config.cache_dir.clone_from(&config.cache_dir);
-            if let Some(threads) = config.hash_threads {
-                store_config.hash_threads = threads.get();
-            }
-            let store = Store::open(store_config)?;
-            let identity = identity::load(&config.state_dir)?;
-            // Who has to be asked and may not answer is asked later.
-            let (bus, directory) = (Connectivity::default(), Directory::default());
-            let facts = Facts::look(&host, store.cache_dir(), bus, directory);
-            let membership = Membership::open(&config.state_dir);
-            let settings = Settings::new(config, facts, &membership);
-            Ok::<_, EngineError>((store, identity, settings, membership, host))
-        })
-        .await
-        .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
+        let (store, identity, settings, membership, host) =
+            tokio::task::spawn_blocking(move || {
+                let mut store_config = StoreConfig::new(&config.state_dir);
+                store_config.cache_dir.clone_from(&config.cache_dir);
+                if let Some(threads) = config.hash_threads {
+                    store_config.hash_threads = threads.get();
+                }
+                let store = Store::open(store_config)?;
+                let identity = identity::load(&config.state_dir)?;
+                // Who has to be asked and may not answer is asked later.
+                let (bus, directory) = (Connectivity::default(), Directory::default());
+                let facts = Facts::look(&host, store.cache_dir(), bus, directory);
+                let membership = Membership::open(&config.state_dir);
+                let settings = Settings::new(config, facts, &membership);
+                Ok::<_, EngineError>((store, identity, settings, membership, host))
+            })
+            .await
+            .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
         let http_limits = Arc::new(HttpLimits::default());
         let with_limits = |config: OriginConfig| OriginConfig {
             limits: Arc::clone(&http_limits) as _,

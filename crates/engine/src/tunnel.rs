@@ -114,7 +114,6 @@ impl OpenTunnel {
             // Who is on the link is found by DNS-SD.
             discovery: false,
             // Peers with native IPv6 are reached without a tunnel, and know of no relay that leads into ours.
-            native: false,
         };
         let (tunnel, incoming) = Tunnel::bind(config).await?;
         let end = QuicEndpoint::tunnelled(&shared.identity, tunnel.clone(), incoming, PORT)?;
