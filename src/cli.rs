@@ -3,7 +3,8 @@
 mod control_plane;
 
 pub(crate) use control_plane::{
-    ContentAction, ControlPlaneAction, ControlPlaneArgs, RegisterArgs, TokenAction,
+    ContentAction, ControlPlaneAction, ControlPlaneArgs, DeviceAction, EnrolArgs, EnrolmentAction,
+    RegisterArgs, TokenAction,
 };
 
 use crate::teredo::args::TeredoArgs;
@@ -73,6 +74,7 @@ pub(crate) enum Command {
     Cancel(JobArgs),
     Demo(DemoArgs),
     ControlPlane(ControlPlaneArgs),
+    Enrol(EnrolArgs),
     Teredo(TeredoArgs),
 }
 
@@ -93,6 +95,7 @@ impl Command {
                 .action
                 .as_ref()
                 .is_some_and(ControlPlaneAction::wants_json),
+            Self::Enrol(args) => args.json,
             Self::Teredo(args) => args.wants_json(),
             Self::Run(_) | Self::Pause(_) | Self::Resume(_) | Self::Cancel(_) => false,
         }

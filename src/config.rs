@@ -27,6 +27,7 @@ pub(crate) use watch::Watch;
 
 use dosvc_cloud_protocol::HttpUrl;
 use dosvc_control_plane::ControlPlaneConfig;
+use dosvc_engine::Demand;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies, Provider, RawValue};
 use keys::Setting;
 use layer::{Layer, Numbered};
@@ -53,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) daemon: DaemonConfig,
     /// How peers are found.
     pub(crate) discovery: DiscoveryConfig,
+    /// What the members of a group prove to each other.
+    pub(crate) group: GroupConfig,
     /// Peers across NATs.
     pub(crate) nat: NatConfig,
     /// The cache, beside its policies.
@@ -116,6 +119,23 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) cloud_ca_file: Option<PathBuf>,
     /// Whose signature content policies must carry.
     pub(crate) publisher_key: Option<PublicKey>,
+}
+
+/// The table `[group]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct GroupConfig {
+    /// What is demanded.
+    pub(crate) membership: Demand,
+    /// The file with the group's secret.
+    pub(crate) secret_file: Option<PathBuf>,
+    /// The certificates of those whose members count.
+    pub(crate) authority_file: Option<PathBuf>,
+    /// Where certificates are issued; `None`: beside geo.
+    pub(crate) enrolment_url: Option<HttpUrl>,
+    /// The file with an enrolment token.
+    pub(crate) enrolment_token_file: Option<PathBuf>,
+    /// Where others reach this machine.
+    pub(crate) public_addresses: Vec<SocketAddr>,
 }
 
 /// The table `[nat]`.
@@ -311,6 +331,14 @@ impl Config {
                 geo_version_url: None,
                 cloud_ca_file: None,
                 publisher_key: None,
+            },
+            group: GroupConfig {
+                membership: Demand::Id,
+                secret_file: None,
+                authority_file: None,
+                enrolment_url: None,
+                enrolment_token_file: None,
+                public_addresses: Vec::new(),
             },
             nat: NatConfig { port_mapping: true },
             cache: CacheConfig {

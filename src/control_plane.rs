@@ -2,16 +2,20 @@
 
 use crate::{
     Usage,
-    cli::{ContentAction, ControlPlaneAction, ControlPlaneArgs, Global, TokenAction},
+    cli::{
+        ContentAction, ControlPlaneAction, ControlPlaneArgs, DeviceAction, EnrolmentAction, Global,
+        TokenAction,
+    },
     config::{Config, LoadOptions},
     load, load_config,
     run::{Signals, log, stdin_ends},
-    show,
+    show::{self, time},
 };
 use anyhow::{Context as _, bail};
-use dosvc_content::format_bytes;
+use dosvc_content::{GroupId, format_bytes};
 use dosvc_control_plane::{
     Contents, ControlPlane, ControlPlaneConfig, Figures, StoreError, client::ControlPlaneClient,
+    open_authority,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -55,6 +59,14 @@ pub(crate) async fn run(global: Global, args: ControlPlaneArgs) -> anyhow::Resul
         Some(ControlPlaneAction::Token(action)) => token(&contents(&global).await?, action).await,
         Some(ControlPlaneAction::Content(action)) => {
             content(&contents(&global).await?, action).await
+        }
+        Some(ControlPlaneAction::Enrolment(action)) => {
+            enrolment(&contents(&global).await?, action).await
+        }
+        Some(ControlPlaneAction::Device(action)) => device(&contents(&global).await?, action).await,
+        Some(ControlPlaneAction::Authority) => {
+            let authority = open_authority(&settings(&load_config(&global)?).authority_file())?;
+            Ok(show::text(authority.certificate_pem())?)
         }
         None => {
             let config = load(LoadOptions::from_process(global.config.clone(), set))?;
@@ -287,9 +299,81 @@ async fn content(contents: &Contents, action: ContentAction) -> anyhow::Result<(
     Ok(())
 }
 
-fn time(seconds_since_1970: u64) -> String {
-    let time = i64::try_from(seconds_since_1970)
-        .ok()
-        .and_then(|s| jiff::Timestamp::from_second(s).ok());
-    time.map_or_else(|| "unknown".to_owned(), |time| time.to_string())
+async fn enrolment(contents: &Contents, action: EnrolmentAction) -> anyhow::Result<()> {
+    match action {
+        EnrolmentAction::Add {
+            name,
+            groups,
+            uses,
+            expire,
+        } => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+            let groups: Vec<_> = groups.iter().map(GroupId::hash).collect();
+            let expires = expire.map(|time| u64::try_from(time.as_second()).unwrap_or(0));
+            let added = contents.add_enrolment(&name, &groups, (expires, uses), now);
+            show::line(added.await?)?;
+        }
+        EnrolmentAction::List { json } => {
+            let tokens = contents.enrolments().await?;
+            if json {
+                show::pretty_json(&tokens)?;
+            } else {
+                let mut table =
+                    show::table(&["Token", "Made", "Until", "Uses left", "Groups"], &[3]);
+                for token in tokens {
+                    let left = token.uses_left.map(|left| left.to_string());
+                    table.add_row([
+                        token.name,
+                        time(token.made),
+                        token.expires.map_or_else(|| "removed".to_owned(), time),
+                        left.unwrap_or_else(|| "any".to_owned()),
+                        token.groups.join("\n"),
+                    ]);
+                }
+                show::line(table.to_string())?;
+            }
+        }
+        EnrolmentAction::Remove { name } => {
+            if !contents.remove_enrolment(&name).await? {
+                bail!("there is no enrolment token {name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn device(contents: &Contents, action: DeviceAction) -> anyhow::Result<()> {
+    match action {
+        DeviceAction::List { json } => {
+            let devices = contents.devices(CONTENTS_SHOWN).await?;
+            if json {
+                show::pretty_json(&devices)?;
+            } else {
+                let mut table =
+                    show::table(&["Peer id", "Enrolled", "By", "Renewed", "State"], &[]);
+                for device in devices {
+                    let state = if device.revoked { "revoked" } else { "member" };
+                    table.add_row([
+                        device.peer_id,
+                        time(device.enrolled),
+                        device.enrolment,
+                        time(device.renewed),
+                        state.to_owned(),
+                    ]);
+                }
+                show::line(table.to_string())?;
+            }
+        }
+        DeviceAction::Revoke { peer } => {
+            if !contents.revoke_device(&peer).await? {
+                bail!("the device {peer} has not enrolled");
+            }
+        }
+        DeviceAction::Remove { peer } => {
+            if !contents.remove_device(&peer).await? {
+                bail!("the device {peer} has not enrolled");
+            }
+        }
+    }
+    Ok(())
 }

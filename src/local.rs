@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod membership;
 
 /// What the engine does for its callers.
 pub(crate) trait Local: Clone + Send + Sync + 'static {
@@ -116,6 +117,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             ca_file: cloud_ca_file.clone(),
             publisher_key: publisher_key.as_ref().map(PublicKey::bytes),
         }),
+        membership: membership::settings(config),
         static_peers: peers.clone(),
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
@@ -230,6 +232,14 @@ mod tests {
             "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
             false,
         ),
+        ("group.membership", "secret", true),
+        // Read only where it is demanded.
+        ("group.secret_file", "/x", false),
+        ("group.authority_file", "/x", false),
+        ("group.enrolment_url", "https://c.test/enrol", true),
+        // Alone it enrols nowhere.
+        ("group.enrolment_token_file", "/x", false),
+        ("group.public_addresses", "192.0.2.1", true),
         ("nat.port_mapping", "false", true),
         ("cache.keep_free_percent", "37", true),
         ("transfers.max_active_foreground", "3", true),
@@ -265,6 +275,8 @@ mod tests {
         ("control_plane.entries_max", "3", false),
         ("control_plane.entries_per_address_max", "3", false),
         ("control_plane.requests_per_second", "3", false),
+        ("control_plane.group_authority", "/x", false),
+        ("control_plane.device_certificate_lifetime", "60", false),
         ("control_plane.connections_max", "3", false),
     ];
 

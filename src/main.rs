@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod control_plane;
 mod demo;
+mod enrol;
 mod explain;
 mod fd;
 mod get;
@@ -156,6 +157,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::ControlPlane(args) => finish(server_runtime()?, |runtime| {
             runtime.block_on(control_plane::run(global, args))
         }),
+        Command::Enrol(args) => small_runtime()?.block_on(enrol::run(&global, args)),
         Command::Publish(args) => small_runtime()?.block_on(publish::run(&global, args)),
         Command::Verify(args) => verify::run(args),
         Command::Status(args) => small_runtime()?.block_on(status::run(&global, args)),

@@ -1,6 +1,6 @@
 //! `dosvc publish`: the hash file of a file, and what others need to fetch it.
 
-mod register;
+pub(crate) mod register;
 
 use crate::{
     api::BODY_BYTES_MAX,

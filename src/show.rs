@@ -15,6 +15,19 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref())
 }
 
+/// Writes text that ends its lines itself.
+pub(crate) fn text(text: impl AsRef<str>) -> io::Result<()> {
+    write!(io::stdout().lock(), "{}", text.as_ref())
+}
+
+/// A time in seconds since 1970 as `2026-12-01T08:00:00Z`.
+pub(crate) fn time(seconds_since_1970: u64) -> String {
+    let time = i64::try_from(seconds_since_1970)
+        .ok()
+        .and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.map_or_else(|| "unknown".to_owned(), |time| time.to_string())
+}
+
 /// Writes a value as one line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_string(value)?)

@@ -10,7 +10,8 @@ use crate::{
 };
 use dosvc_content::format_bytes;
 use dosvc_engine::api::{
-    CloudStatus, EngineStatus, LimitStatus, PeerInfo, PortMappingStatus, SourceBytes,
+    CloudStatus, EngineStatus, LimitStatus, MembershipStatus, PeerInfo, PortMappingStatus,
+    SourceBytes,
 };
 use record::{FileRecord, records};
 use serde::Serialize;
@@ -140,6 +141,7 @@ fn service_text(status: &EngineStatus) -> String {
         bandwidth,
         month,
         cloud,
+        membership,
         port_mapping,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
@@ -190,6 +192,7 @@ fn service_text(status: &EngineStatus) -> String {
     }
     lines.extend(port_mapping.iter().flat_map(port_mapping_text));
     lines.extend(cloud.iter().flat_map(cloud_text));
+    lines.extend(membership.iter().map(membership_text));
     for gate in gates {
         lines.push(format!(
             "  closed now         {} ({})",
@@ -197,6 +200,22 @@ fn service_text(status: &EngineStatus) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What the machine proves to be of its group with.
+fn membership_text(membership: &MembershipStatus) -> String {
+    let MembershipStatus {
+        proof,
+        not_after,
+        failure,
+    } = membership;
+    let until = not_after.map(|end| format!(", until {}", show::time(end)));
+    let failure = failure.as_ref().map(|why| format!("; last attempt: {why}"));
+    format!(
+        "  member by          {proof}{}{}",
+        until.unwrap_or_default(),
+        failure.unwrap_or_default()
+    )
 }
 
 /// What the gateway does for the peer port.

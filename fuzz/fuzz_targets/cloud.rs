@@ -2,8 +2,8 @@
 #![no_main]
 
 use dosvc_cloud_protocol::{
-    ContentPolicy, ContentPolicyRequest, DiscoveryAnswer, DiscoveryRequest, GeoAnswer, GeoRequest,
-    JoinAnswer, JoinRequest, KeyValueAnswer, KeyValueRequest,
+    ContentPolicy, ContentPolicyRequest, DiscoveryAnswer, DiscoveryRequest, EnrolAnswer, EnrolRequest,
+    GeoAnswer, GeoRequest, JoinAnswer, JoinRequest, KeyValueAnswer, KeyValueRequest,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -33,6 +33,8 @@ fuzz_target!(|bytes: &[u8]| {
     json_survives!(DiscoveryAnswer, bytes);
     json_survives!(JoinRequest, bytes);
     json_survives!(JoinAnswer, bytes);
+    json_survives!(EnrolRequest, bytes);
+    json_survives!(EnrolAnswer, bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {
         query_survives!(GeoRequest, text);
         query_survives!(KeyValueRequest, text);

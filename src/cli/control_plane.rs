@@ -3,7 +3,7 @@
 use super::parse_setting;
 use clap::{Args, Subcommand};
 use dosvc_cloud_protocol::HttpUrl;
-use dosvc_content::{ContentId, GroupId};
+use dosvc_content::{ContentId, GroupId, PeerId};
 use dosvc_control_plane::Service;
 use jiff::Timestamp;
 use std::path::PathBuf;
@@ -60,6 +60,90 @@ pub(crate) enum ControlPlaneAction {
     /// Contents that have been published.
     #[command(subcommand)]
     Content(ContentAction),
+    /// Enrolment tokens, with which devices become members of groups (dosvc enrol).
+    #[command(subcommand)]
+    Enrolment(EnrolmentAction),
+    /// Devices that have enrolled.
+    #[command(subcommand)]
+    Device(DeviceAction),
+    /// Print the certificate (PEM) of the authority that signs members' certificates: for group.authority_file of every
+    /// machine.
+    Authority,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum EnrolmentAction {
+    /// Make an enrolment token and print it, once: only its hash is kept.
+    Add {
+        /// What it is called.
+        name: String,
+        /// The group that devices become members of; may be repeated, up to eight times.
+        #[arg(long = "group", value_name = "ID", required = true)]
+        groups: Vec<GroupId>,
+        /// How many devices may enrol with it [default: any number].
+        #[arg(long, value_name = "NUMBER")]
+        uses: Option<u32>,
+        /// Until when, such as 2026-12-01T08:00:00Z [default: until it is removed].
+        #[arg(long, value_name = "TIME")]
+        expire: Option<Timestamp>,
+    },
+    /// All enrolment tokens, without their secrets.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove an enrolment token; devices that have enrolled with it stay enrolled.
+    Remove {
+        /// What it is called.
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DeviceAction {
+    /// The devices that enrolled last.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a device no certificate any more: it is a member for as long as the one it has counts.
+    Revoke {
+        /// The device's peer id.
+        #[arg(value_name = "PEER-ID")]
+        peer: PeerId,
+    },
+    /// Forget a device: it, or another one with its peer id, may enrol again.
+    Remove {
+        /// The device's peer id.
+        #[arg(value_name = "PEER-ID")]
+        peer: PeerId,
+    },
+}
+
+/// Get this machine a certificate that makes it a member of its groups (group.membership = "certificate").
+///
+/// The key is made here and stays here; the control plane signs a certificate for it, for a day by default, and the
+/// daemon comes for the next one in time. It needs an enrolment token (`dosvc control-plane enrolment add`) the first
+/// time. With group.enrolment_token_file the daemon enrols by itself.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dosvc control-plane enrolment add laptops --group 11111111-2222-3333-4444-555555555555 > token
+  dosvc control-plane authority > group-authority.pem         for group.authority_file
+  dosvc enrol --to https://control.example --token-file token")]
+pub(crate) struct EnrolArgs {
+    /// The control plane [default: group.enrolment_url, else that of discovery.geo_endpoint_full_uri].
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<HttpUrl>,
+    /// The file with the enrolment token [default: group.enrolment_token_file, else the environment's
+    /// DOSVC_ENROLMENT_TOKEN; none: as a device that has enrolled].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -104,8 +188,14 @@ impl ControlPlaneAction {
         match self {
             Self::Status { json, .. }
             | Self::Token(TokenAction::List { json })
-            | Self::Content(ContentAction::List { json }) => *json,
-            Self::Token(_) | Self::Content(_) => false,
+            | Self::Content(ContentAction::List { json })
+            | Self::Enrolment(EnrolmentAction::List { json })
+            | Self::Device(DeviceAction::List { json }) => *json,
+            Self::Token(_)
+            | Self::Content(_)
+            | Self::Enrolment(_)
+            | Self::Device(_)
+            | Self::Authority => false,
         }
     }
 }

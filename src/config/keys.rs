@@ -4,6 +4,7 @@ use super::{Config, LogFormat, PublicKey, SWARM_PORT};
 use dosvc_cloud_protocol::{HttpUrl, limits};
 use dosvc_content::GroupId;
 use dosvc_control_plane::Service;
+use dosvc_engine::Demand;
 use dosvc_policy::{POLICIES, Percent, Policy, RawValue, nearest};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,6 +19,10 @@ pub(crate) const TABLES: &[(&str, &str)] = &[
     (POLICY_TABLE, "The Delivery Optimization policies."),
     ("daemon", "The daemon itself."),
     ("discovery", "How peers are found."),
+    (
+        "group",
+        "What the members of a group (download_mode 2) prove to each other.",
+    ),
     ("nat", "Peers across NATs."),
     ("cache", "The cache, beside its policies above."),
     ("transfers", "How much is done at once."),
@@ -259,6 +264,89 @@ pub(crate) const KEYS: &[KeySpec] = &[
             let key = config.discovery.publisher_key.as_ref();
             quoted(key.map(ToString::to_string).unwrap_or_default())
         },
+    },
+    KeySpec {
+        path: "group.membership",
+        default: Some("\"id\""),
+        example: "",
+        allowed: "id, secret, certificate",
+        doc: "What a member must prove: to know the group's id, to know secret_file's secret, or to have a certificate (and the secret too, if one is set). The same on all machines: who proves something else gets nothing.",
+        restart: false,
+        set: |config, raw| {
+            config.group.membership = match raw.text()?.trim() {
+                "id" => Demand::Id,
+                "secret" => Demand::Secret,
+                "certificate" => Demand::Certificate,
+                _ => return None,
+            };
+            Some(())
+        },
+        show: |config| quoted(config.group.membership),
+    },
+    KeySpec {
+        path: "group.secret_file",
+        default: None,
+        example: "\"/etc/dosvc/group-secret\"",
+        allowed: "an absolute path",
+        doc: "A file with the group's secret, 16 to 4096 bytes, which the daemon's user owns and nobody else may read (mode 600). The same on all machines; read again on a reload.",
+        restart: false,
+        set: |config, raw| {
+            config.group.secret_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.group.secret_file.as_ref()),
+    },
+    KeySpec {
+        path: "group.authority_file",
+        default: None,
+        example: "\"/etc/dosvc/group-authority.pem\"",
+        allowed: "an absolute path",
+        doc: "The certificates (PEM) of up to 8 authorities whose members count: what `dosvc control-plane authority` prints. Read again on a reload.",
+        restart: false,
+        set: |config, raw| {
+            config.group.authority_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.group.authority_file.as_ref()),
+    },
+    KeySpec {
+        path: "group.enrolment_url",
+        default: None,
+        example: "\"https://control.example/enrol\"",
+        allowed: "an http or https address, without user and password",
+        doc: "Where this machine gets its certificates; not set: /enrol beside geo. cloud_ca_file counts here, too.",
+        restart: false,
+        set: |config, raw| {
+            config.group.enrolment_url = Some(raw.text()?.trim().parse().ok()?);
+            Some(())
+        },
+        show: |config| quoted(address(&config.group.enrolment_url)),
+    },
+    KeySpec {
+        path: "group.enrolment_token_file",
+        default: None,
+        example: "\"/etc/dosvc/enrolment-token\"",
+        allowed: "an absolute path",
+        doc: "A file with an enrolment token: the daemon enrols by itself. Not needed once it has, nor after `dosvc enrol`.",
+        restart: false,
+        set: |config, raw| {
+            config.group.enrolment_token_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.group.enrolment_token_file.as_ref()),
+    },
+    KeySpec {
+        path: "group.public_addresses",
+        default: Some("[]"),
+        example: "",
+        allowed: "up to 16 IP addresses, with port or for port 7680",
+        doc: "Where others reach this machine when a port forward (NAT, container) stands in front, beside the address that the cloud sees. Proofs by secret and certificate name the address that was dialled.",
+        restart: false,
+        set: |config, raw| {
+            config.group.public_addresses = addresses(raw, Some(SWARM_PORT), LISTEN_ADDRESSES_MAX)?;
+            Some(())
+        },
+        show: |config| list(&config.group.public_addresses),
     },
     KeySpec {
         path: "nat.port_mapping",
@@ -715,6 +803,32 @@ pub(crate) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| config.control_plane.requests_per_second.to_string(),
+    },
+    KeySpec {
+        path: "control_plane.group_authority",
+        default: None,
+        example: "\"/etc/dosvc/group-authority-key.pem\"",
+        allowed: "an absolute path",
+        doc: "The file with the key that certificates of groups' members are signed with; made when it is missing, the same for all processes. Not set: group-authority.pem with the service's data.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.group_authority = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.control_plane.group_authority.as_ref()),
+    },
+    KeySpec {
+        path: "control_plane.device_certificate_lifetime",
+        default: Some("86400"),
+        example: "",
+        allowed: "10 to 31536000 s",
+        doc: "How long a device's certificate counts. Devices come for the next one after half of it; one that is revoked is a member for that long at most.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.device_certificate_lifetime = count_32(raw, 10, 31_536_000)?;
+            Some(())
+        },
+        show: |config| config.control_plane.device_certificate_lifetime.to_string(),
     },
     KeySpec {
         path: "control_plane.connections_max",

@@ -308,6 +308,7 @@ impl Local for Engine {
             bandwidth: BandwidthStatus::default(),
             month: MonthStatus::default(),
             cloud: None,
+            membership: None,
             port_mapping: None,
         }
     }

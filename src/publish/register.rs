@@ -132,7 +132,7 @@ fn hash_file_urls(to: &HttpUrl, id: &ContentId, urls: &[String]) -> anyhow::Resu
 fn token(file: Option<&Path>) -> anyhow::Result<String> {
     let token = match file {
         Some(path) => {
-            read_secret(path).with_context(|| format!("read the token {}", path.display()))?
+            secret_file(path).with_context(|| format!("read the token {}", path.display()))?
         }
         None => env::var(TOKEN_VARIABLE).unwrap_or_default(),
     };
@@ -143,6 +143,11 @@ fn token(file: Option<&Path>) -> anyhow::Result<String> {
         );
     }
     Ok(token.to_owned())
+}
+
+/// What stands in a file with a token, without the white space around it.
+pub(crate) fn secret_file(path: &Path) -> anyhow::Result<String> {
+    Ok(read_secret(path)?.trim().to_owned())
 }
 
 fn read_secret(path: &Path) -> anyhow::Result<String> {

@@ -39,6 +39,7 @@ mod harness;
 mod hostile;
 mod idle;
 mod loopback;
+mod members;
 mod outage;
 mod policy;
 mod polite;

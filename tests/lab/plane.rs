@@ -23,8 +23,13 @@ pub(crate) struct Plane {
 impl Plane {
     /// Starts it and waits until it takes requests. Peers come back every ten seconds.
     pub(crate) fn start(node: &Node) -> Self {
+        Self::start_with(node, "")
+    }
+
+    /// The same with more lines of its table.
+    pub(crate) fn start_with(node: &Node, more: &str) -> Self {
         let tables = format!(
-            "[control_plane]\nlisten = [\"{}\"]\nadmin_listen = [\"127.0.0.1:7682\"]\nallow_http = true\njoin_interval = 10\n",
+            "[control_plane]\nlisten = [\"{}\"]\nadmin_listen = [\"127.0.0.1:7682\"]\nallow_http = true\njoin_interval = 10\n{more}\n",
             node.address(PORT)
         );
         let config = write_config(node, "", &tables);
@@ -66,6 +71,13 @@ impl Plane {
     pub(crate) fn table(&self) -> String {
         let base = self.base();
         format!("[discovery]\ndns_sd = false\ngeo_endpoint_full_uri = \"{base}/geo\"\n")
+    }
+
+    /// What a command of its machine prints.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let mut command = dosvc(&self.node, &self.config);
+        let output = run(command.arg("control-plane").args(arguments));
+        String::from_utf8(output.stdout).expect("it prints text")
     }
 
     /// Registers a content, with its hash file.

@@ -1,6 +1,6 @@
 //! Addresses that the services hand out.
 
-use crate::limits::URL_BYTES_MAX;
+use crate::{limits::URL_BYTES_MAX, text::Text};
 use dosvc_content::ContentId;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{fmt, str::FromStr};
@@ -56,6 +56,17 @@ impl FromStr for HttpUrl {
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// A content's URL as services are told of it and find it by: written as the URL standard has it, without user, password,
+/// query and fragment, any of which may be a secret. `None`: it is too long.
+pub fn catalog_id(url: &Url) -> Option<Text<URL_BYTES_MAX>> {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    Text::new(url)
 }
 
 /// An address with the placeholder `{contentId}` in it, once.
@@ -137,6 +148,30 @@ as_text!(UrlTemplate);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_content_has_one_catalog_id_however_its_url_is_written() {
+        for text in [
+            "http://a.test/x/y",
+            "HTTP://A.test:80/x/y?token=1#part",
+            "http://user:secret@a.test/x/./y",
+            "http://a.test/x/z/../y?",
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(catalog_id(&url).unwrap().as_str(), "http://a.test/x/y");
+        }
+        for (text, expected) in [
+            ("https://a.test:444", "https://a.test:444/"),
+            (
+                "http://bücher.test/ä b",
+                "http://xn--bcher-kva.test/%C3%A4%20b",
+            ),
+            ("http://a.test/%7e", "http://a.test/%7e"),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(catalog_id(&url).unwrap().as_str(), expected);
+        }
+    }
 
     #[test]
     fn addresses_are_http_with_a_host() {

@@ -14,6 +14,7 @@
 mod array;
 mod content_policy;
 mod discovery;
+mod enrol;
 mod error;
 mod geo;
 mod http_url;
@@ -29,9 +30,10 @@ pub use array::{
 };
 pub use content_policy::{ContentPolicies, ContentPolicy, ContentPolicyRequest};
 pub use discovery::{CollectiveArray, DiscoveryAnswer, DiscoveryRequest};
+pub use enrol::{ENROL_BYTES_MAX, ENROL_PATH, ENROL_TOKEN_BYTES_MAX, EnrolAnswer, EnrolRequest};
 pub use error::ProtocolError;
 pub use geo::{GeoAnswer, GeoRequest, GeoVersionAnswer};
-pub use http_url::{CONTENT_ID_PLACEHOLDER, HttpUrl, UrlTemplate};
+pub use http_url::{CONTENT_ID_PLACEHOLDER, HttpUrl, UrlTemplate, catalog_id};
 pub use key_value::{KeyValueAnswer, KeyValueRequest};
 pub use publish::{
     PUBLISH_BYTES_MAX, PUBLISH_PATH, PublishRequest, REVOKE_PATH, ROLLOUT_GROUPS_MAX,

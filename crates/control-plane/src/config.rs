@@ -110,6 +110,10 @@ pub struct ControlPlaneConfig {
     pub connections_max: usize,
     /// Connections of one address at one time.
     pub connections_per_address_max: u32,
+    /// The file with the key that members' certificates are signed with; `None`: in [`Self::state_dir`].
+    pub group_authority: Option<PathBuf>,
+    /// How long a device's certificate counts, in seconds.
+    pub device_certificate_lifetime: u32,
 }
 
 /// The port of clients.
@@ -140,6 +144,8 @@ impl Default for ControlPlaneConfig {
             requests_per_second: 2000,
             connections_max: 20_000,
             connections_per_address_max: 2000,
+            group_authority: None,
+            device_certificate_lifetime: 24 * 3600,
         }
     }
 }
@@ -171,6 +177,12 @@ impl ControlPlaneConfig {
     /// Certificate and key, if clients come by TLS.
     pub fn tls(&self) -> Option<(&Path, &Path)> {
         Some((self.certificate.as_deref()?, self.key.as_deref()?))
+    }
+
+    /// Where the authority of groups is kept.
+    pub fn authority_file(&self) -> PathBuf {
+        let own = || self.state_dir.join("group-authority.pem");
+        self.group_authority.clone().unwrap_or_else(own)
     }
 
     /// Whether this address is one of the proxies in front.

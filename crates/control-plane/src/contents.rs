@@ -5,16 +5,19 @@ use crate::{
     admin::ContentFigures,
     config::ControlPlaneConfig,
     database::{Database, Row, Session, values},
+    devices::DEVICES_TABLES,
 };
 use aws_lc_rs::error::Unspecified;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use dosvc_cloud_protocol::{ContentPolicy, PublishRequest, Rollout};
+use dosvc_cloud_protocol::{ContentPolicy, HttpUrl, PublishRequest, Rollout, catalog_id};
 use dosvc_content::ContentId;
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeSet, io, path::Path};
 
 /// What the tables look like; the database knows which of these have been carried out.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[CONTENT_TABLES, DEVICES_TABLES];
+
+const CONTENT_TABLES: &str = "
     CREATE TABLE content (
         id TEXT PRIMARY KEY,
         policy BLOB NOT NULL,
@@ -34,13 +37,13 @@ const MIGRATIONS: &[&str] = &["
         hash BLOB NOT NULL UNIQUE,
         made INTEGER NOT NULL
     ) STRICT;
-"];
+";
 
 /// The most contents.
 const CONTENTS_MAX: u64 = 1_000_000;
 
 /// The most API tokens, and bytes of a token's name.
-const TOKENS_MAX: u64 = 10_000;
+pub(crate) const TOKENS_MAX: u64 = 10_000;
 const TOKEN_NAME_BYTES_MAX: usize = 128;
 
 /// What begins every API token, so that it is known for one where it turns up.
@@ -142,7 +145,9 @@ impl Contents {
         id: &ContentId,
         url: Option<&str>,
     ) -> Result<Option<Found>, StoreError> {
-        let (id, url) = (id.clone(), url.map(str::to_owned));
+        // However it is written, and by whom: contents are kept by the same.
+        let url = url.and_then(|url| catalog_id(&url.parse::<HttpUrl>().ok()?.to_url()));
+        let id = id.clone();
         let row = self.0.look(move |db| {
             let by_id = "SELECT policy, rollout FROM content WHERE id = ?1";
             let found = db.find(by_id, values![id.as_str()])?;
@@ -151,7 +156,7 @@ impl Contents {
             };
             let by_url =
                 "SELECT policy, rollout FROM content JOIN content_url USING (id) WHERE url = ?1";
-            db.find(by_url, values![&url])
+            db.find(by_url, values![url.as_str()])
         });
         let Some(row) = row.await? else {
             return Ok(None);
@@ -210,11 +215,12 @@ impl Contents {
                 db.execute("DELETE FROM content_url WHERE id = ?1", values![id])?;
                 let urls = policy.content_cdn_urls.iter().flatten();
                 // In one order for all, so that two that claim the same ones wait for each other in turn.
-                let plain = urls.map(|url| url.as_str().split('?').next().unwrap_or_default());
-                for plain in plain.collect::<BTreeSet<_>>() {
+                let plain = urls.map(|url| catalog_id(&url.to_url()));
+                let plain: Option<BTreeSet<_>> = plain.collect();
+                for plain in plain.ok_or(StoreError::Refused("an address is too long"))? {
                     let put = "INSERT INTO content_url (url, id) VALUES (?1, ?2)
                                ON CONFLICT (url) DO UPDATE SET id = excluded.id";
-                    db.execute(put, values![plain, id])?;
+                    db.execute(put, values![plain.as_str(), id])?;
                 }
                 Ok(())
             })

@@ -13,14 +13,18 @@
 //! | `GET /content/ID/discovery` | discovery |
 //! | `POST /array/join/` | array |
 //! | `POST /publish/content`, `POST /publish/revoke` | publishers, with an API token |
+//! | `POST /enrol` | devices, for the certificates that make them members of their groups |
 //! | `GET /healthz`, `GET /readyz` | for load balancers |
 
 mod admin;
 pub mod array;
+mod authority;
 pub mod client;
 mod config;
 mod contents;
 mod database;
+mod devices;
+mod enrol;
 mod listen;
 mod metrics;
 mod networks;
@@ -36,9 +40,11 @@ mod tls;
 mod tls_client;
 
 pub use admin::{ContentFigures, Figures, GroupFigures, ServiceFigures, SwarmFigures};
+pub use authority::{AuthorityError, open_authority};
 pub use config::{ADMIN_PORT, CONTROL_PLANE_PORT, ControlPlaneConfig, ParseServiceError, Service};
 pub use contents::{Contents, StoreError, TokenInfo};
 pub use database::{ParsePostgresUrlError, PostgresConfig, PostgresUrl};
+pub use devices::{DeviceInfo, EnrolmentInfo};
 pub use networks::{Networks, Place};
 pub use server::{ControlPlane, StartError};
 pub use tls::TlsError;

@@ -2,6 +2,7 @@
 
 use crate::{
     admin,
+    authority::{AuthorityError, open_authority},
     config::ControlPlaneConfig,
     contents::{Contents, StoreError},
     listen::{Door, Guests},
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The file of networks.
     #[error("{0}: {1}")]
     Networks(PathBuf, String),
+    /// Who signs the certificates of groups' members.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The array's store.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
@@ -91,8 +95,13 @@ impl ControlPlane {
         };
         let networks = read_networks(&config)?;
         let contents = open_contents(&config).await?;
+        let authority = match config.has(crate::Service::ContentPolicy) {
+            true => Some(open_authority(&config.authority_file())?),
+            false => None,
+        };
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
+            authority,
             swarms: Swarms::open(&config, stop.clone()).await?,
             contents,
             metrics: Metrics::default(),

@@ -4,7 +4,7 @@ use crate::{
     array::Seen,
     config::Service,
     contents::{Found, StoreError},
-    publish,
+    enrol, publish,
     remote::Unavailable,
     shared::{Shared, below, draw, now},
 };
@@ -107,7 +107,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         router = router
             .route("/content/{id}/contentpolicy", get(content_policy))
             .route("/content/{id}/pieceshash", get(hash_file))
-            .merge(publish::router());
+            .merge(publish::router())
+            .merge(enrol::router());
     }
     if shared.has(Service::Discovery) {
         router = router.route("/content/{id}/discovery", get(discovery));

@@ -10,6 +10,7 @@ use crate::{
     swarms::Swarms,
 };
 use dosvc_cloud_protocol::HttpUrl;
+use dosvc_membership::Authority;
 use std::{
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) config: ControlPlaneConfig,
     pub(crate) swarms: Swarms,
     pub(crate) contents: Contents,
+    /// Who signs members' certificates; it is where contents are published, too.
+    pub(crate) authority: Option<Authority>,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
     pub(crate) networks: RwLock<Arc<Networks>>,

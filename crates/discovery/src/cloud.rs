@@ -13,11 +13,13 @@
 //! - What was answered outlives a restart in one bounded file that is replaced whole. The array's tokens are in it:
 //!   without them the array would take us for somebody else under our name.
 //!
-//! Entry types: [`Cloud`], [`CloudConfig`], [`Announcement`], [`Device`], [`ArraySearch`].
+//! Entry types: [`Cloud`], [`CloudConfig`], [`Announcement`], [`Device`], [`ArraySearch`]; and [`Enrolment`], which is
+//! apart from all that.
 
 mod chain;
 mod core;
 mod driver;
+mod enrol;
 mod failure;
 mod file;
 mod handle;
@@ -29,7 +31,10 @@ mod service;
 mod slot;
 mod status;
 
-pub use dosvc_cloud_protocol::{ArrayPeer, ContentPolicies, ContentPolicy, HttpUrl, Scope};
+pub use dosvc_cloud_protocol::{
+    ArrayPeer, ContentPolicies, ContentPolicy, EnrolAnswer, EnrolRequest, HttpUrl, Scope,
+};
+pub use enrol::{EnrolError, Enrolment};
 pub use failure::Failure;
 pub use handle::{ArraySearch, Cloud, CloudConfig, CloudError};
 pub use member::{Announcement, Device, Part};

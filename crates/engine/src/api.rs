@@ -229,7 +229,7 @@ pub struct PeerInfo {
 /// A gate that is closed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GateStatus {
-    /// A word for scripts: `ram`, `disk`, `group`, `vpn`, `vpn_cache_host`, `battery`, `metered`, `monthly_cap`.
+    /// A word for scripts: `ram`, `disk`, `group`, `membership`, `vpn`, `vpn_cache_host`, `battery`, `metered`, `monthly_cap`.
     pub name: String,
     /// The HRESULT, as `0x80D03804`.
     pub code: String,
@@ -295,9 +295,23 @@ pub struct EngineStatus {
     /// Where the fleet's cloud stands; nothing when none is configured, or the mode asks none.
     #[serde(default)]
     pub cloud: Option<CloudStatus>,
+    /// What this machine proves to be of its group with; nothing where the group's id is enough.
+    #[serde(default)]
+    pub membership: Option<MembershipStatus>,
     /// The peer port at the machine's gateway; nothing when it is not to be mapped.
     #[serde(default)]
     pub port_mapping: Option<PortMappingStatus>,
+}
+
+/// What this machine proves to be of its group with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MembershipStatus {
+    /// `secret` or `certificate`.
+    pub proof: String,
+    /// When the certificate ends, in seconds since 1970; nothing when there is none that counts.
+    pub not_after: Option<u64>,
+    /// Why the last attempt to come by a certificate has failed.
+    pub failure: Option<String>,
 }
 
 /// The peer port at the machine's gateway.

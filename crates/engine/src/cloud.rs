@@ -92,7 +92,8 @@ fn device(shared: &Shared) -> Device {
     let settings = shared.settings();
     let group = settings
         .group
-        .filter(|_| settings.mode == DownloadMode::Group);
+        .filter(|_| settings.mode == DownloadMode::Group)
+        .map(|group| *group.group());
     let (ipv4, ipv6) = shared.with_links(addresses_of);
     Device {
         port: mapped::external_port(shared).unwrap_or_else(|| shared.listen_port()),
@@ -148,7 +149,7 @@ pub(crate) fn announcement(
         .any(|class| settings.gates.permit_upload(*class));
     Some(Announcement {
         restricted_upload: !given,
-        ..Announcement::new(content, of_mode, scope.group)
+        ..Announcement::new(content, of_mode, scope.group.map(|group| *group.group()))
     })
 }
 

@@ -1,8 +1,10 @@
 //! What an engine is told to be.
 
 use dosvc_discovery::cloud::HttpUrl;
+use dosvc_membership::Trust;
 use dosvc_policy::{KEEP_FREE_DEFAULT, Percent, Policies};
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+use dosvc_wire::Demand;
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 /// Settings of an engine. Everything but `state_dir`, `cache_dir`, `listen`, `host_root`, `dns_sd` and
 /// `hash_threads` may change while it runs.
@@ -24,6 +26,8 @@ pub struct EngineConfig {
     pub dns_sd: bool,
     /// The fleet's cloud: content policies and peers beyond the link; `None`: none is asked.
     pub cloud: Option<CloudSettings>,
+    /// What the members of a group prove to each other.
+    pub membership: MembershipSettings,
     /// Whether the peer port is mapped at the machine's gateway, in the modes with peers beyond the LAN (2 and 3).
     pub port_mapping: bool,
     /// Peers to try for every content.
@@ -55,6 +59,73 @@ pub struct CloudSettings {
     pub publisher_key: Option<[u8; 32]>,
 }
 
+/// A group's secret. It is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GroupSecret(Arc<[u8]>);
+
+impl GroupSecret {
+    /// The least bytes: what is shorter can be guessed.
+    pub const BYTES_MIN: usize = 16;
+
+    /// A secret of at least [`Self::BYTES_MIN`] bytes.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() >= Self::BYTES_MIN).then(|| Self(bytes.into()))
+    }
+
+    /// The secret itself.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for GroupSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GroupSecret")
+    }
+}
+
+/// What the members of a group prove to each other, and with what.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MembershipSettings {
+    /// What is demanded. Who proves something else gets nothing.
+    pub demand: Demand,
+    /// What only members know; with certificates it may be demanded beside them.
+    pub secret: Option<GroupSecret>,
+    /// Whose certificates count.
+    pub trust: Option<Arc<Trust>>,
+    /// Who issues certificates.
+    pub enrolment: Option<EnrolmentSettings>,
+    /// Addresses that others reach this machine at, beside its own and the one that the fleet's cloud sees.
+    pub public_addresses: Vec<SocketAddr>,
+    /// What of the above is configured and can't be used; then nobody is a member.
+    pub problem: Option<String>,
+}
+
+impl Default for MembershipSettings {
+    /// The group's id is enough.
+    fn default() -> Self {
+        Self {
+            demand: Demand::Id,
+            secret: None,
+            trust: None,
+            enrolment: None,
+            public_addresses: Vec::new(),
+            problem: None,
+        }
+    }
+}
+
+/// Where certificates are issued.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EnrolmentSettings {
+    /// The service's address.
+    pub url: HttpUrl,
+    /// A PEM file of certificates that the service's own may be signed by, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The file with the enrolment token, for the first time.
+    pub token_file: Option<PathBuf>,
+}
+
 impl EngineConfig {
     /// The defaults for a state folder: TCP 7680 on IPv4 and IPv6, DNS-SD on.
     pub fn new(state_dir: PathBuf, policies: Policies) -> Self {
@@ -70,6 +141,7 @@ impl EngineConfig {
             tenant_id: None,
             dns_sd: true,
             cloud: None,
+            membership: MembershipSettings::default(),
             port_mapping: true,
             static_peers: Vec::new(),
             active_foreground_max: 8,

@@ -5,7 +5,10 @@ use crate::{
     swarm::{DialError, Established},
 };
 use dosvc_content::HashOfHashes;
-use dosvc_wire::{Handshake, net};
+use dosvc_wire::{
+    Handshake,
+    net::{self, Reached},
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// How long a peer may take to accept a connection.
@@ -53,11 +56,13 @@ pub(crate) async fn dial(
             &"the peer answered for other content",
         ));
     }
+    let mut proven_until = None;
     if let Some(group) = group {
-        let params = shared.group_params(group, swarm, theirs.peer_id);
-        net::prove_group(&mut stream, &params, HANDSHAKE_TIME)
+        let params = shared.group_params(group, swarm, theirs.peer_id, Reached::Dialled(address));
+        let member = net::prove_group(&mut stream, &params, HANDSHAKE_TIME)
             .await
             .map_err(|e| failed("prove group membership", &e))?;
+        proven_until = member.proven_until;
     }
     Ok(Box::new(Established {
         stream,
@@ -66,6 +71,7 @@ pub(crate) async fn dial(
         class,
         outgoing: true,
         group,
+        proven_until,
         places: (permit, None),
     }))
 }

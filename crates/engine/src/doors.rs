@@ -6,9 +6,8 @@ use crate::{
     shared::{Settings, Shared},
     upkeep,
 };
-use dosvc_content::GroupHash;
 use dosvc_discovery::{Discovery, DiscoveryConfig, InterfaceFilter, MDNS_PORT};
-use dosvc_wire::net::Listener;
+use dosvc_wire::{GroupKey, net::Listener};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ pub(crate) struct Doors {
     close: CancellationToken,
     accepting: JoinHandle<()>,
     /// What discovery mixes into the names that contents are asked by.
-    group: Option<GroupHash>,
+    group: Option<GroupKey>,
     multicast: bool,
 }
 
@@ -63,7 +62,8 @@ impl Doors {
         let discovery = Discovery::start(DiscoveryConfig {
             peer_id: shared.peer_id,
             port,
-            group: self.group,
+            // Who knows the group's id and not its secret can't ask.
+            group: self.group.map(|group| (*group.key()).into()),
             interfaces: InterfaceFilter::default(),
             mdns_port: MDNS_PORT,
         })

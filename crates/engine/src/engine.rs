@@ -15,7 +15,9 @@ use crate::{
     explain,
     jobs::{Control, Job},
     machine::{self, Facts},
-    mapped, month,
+    mapped,
+    membership::{self, Membership},
+    month,
     request::{Request, parse_hash_file},
     room,
     shared::{Parts, Settings, Shared, lock},
@@ -119,7 +121,7 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         refuse_bypass(&config)?;
         let host = Host::new(Root::new(&config.host_root));
-        let (store, peer_id, settings, host) = tokio::task::spawn_blocking(move || {
+        let (store, peer_id, settings, membership, host) = tokio::task::spawn_blocking(move || {
             let mut store_config = StoreConfig::new(&config.state_dir);
             store_config.cache_dir.clone_from(&config.cache_dir);
             if let Some(threads) = config.hash_threads {
@@ -130,7 +132,9 @@ impl Engine {
             // Who has to be asked and may not answer is asked later.
             let (bus, directory) = (Connectivity::default(), Directory::default());
             let facts = Facts::look(&host, store.cache_dir(), bus, directory);
-            Ok::<_, EngineError>((store, peer_id, Settings::new(config, facts), host))
+            let membership = Membership::open(&config.state_dir);
+            let settings = Settings::new(config, facts, &membership);
+            Ok::<_, EngineError>((store, peer_id, settings, membership, host))
         })
         .await
         .map_err(|e| EngineError::Listen(std::io::Error::other(e)))??;
@@ -141,6 +145,7 @@ impl Engine {
         };
         let shared = Arc::new(Shared::new(Parts {
             settings,
+            membership,
             peer_id,
             store,
             host,
@@ -176,6 +181,7 @@ impl Engine {
         shared.tasks.spawn(upkeep::keep_cache(Arc::clone(&shared)));
         shared.tasks.spawn(bandwidth::keep(Arc::clone(&shared)));
         shared.tasks.spawn(month::keep(Arc::clone(&shared)));
+        shared.tasks.spawn(membership::keep(Arc::clone(&shared)));
         let mode = shared.settings().mode;
         tracing::info!(%peer_id, %mode, listening = ?shared.listening.load(), "engine started");
         Ok(engine)
@@ -486,6 +492,7 @@ impl Engine {
             bandwidth: shared.bandwidth.status(&settings.config.policies),
             month: month_status(shared, &settings),
             cloud: shared.cloud().map(|cloud| cloud::status(&cloud.status())),
+            membership: shared.membership.status(&settings.config.membership),
             port_mapping: mapped::status(shared),
         }
     }
@@ -541,10 +548,10 @@ impl Engine {
         config.hash_threads = old.config.hash_threads;
         let host = self.shared.host.clone();
         let settings = tokio::task::spawn_blocking({
-            let (old, store) = (Arc::clone(&old), Arc::clone(&self.shared.store));
+            let (old, shared) = (Arc::clone(&old), Arc::clone(&self.shared));
             move || {
-                let facts = old.facts.look_again(&host, store.cache_dir());
-                Settings::new(config, facts)
+                let facts = old.facts.look_again(&host, shared.store.cache_dir());
+                Settings::new(config, facts, &shared.membership)
             }
         });
         let result = match settings.await {
@@ -666,7 +673,7 @@ fn forget_ended(jobs: &mut BTreeMap<JobId, Arc<Job>>, keep: usize) {
 }
 
 /// Reads our peer id, or makes one: random, kept for good.
-fn load_peer_id(state_dir: &Path) -> Result<PeerId, EngineError> {
+pub(crate) fn load_peer_id(state_dir: &Path) -> Result<PeerId, EngineError> {
     let path = state_dir.join(PEER_ID_FILE);
     let failed = |source| EngineError::PeerId {
         path: path.clone(),

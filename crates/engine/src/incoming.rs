@@ -121,15 +121,18 @@ async fn introduce(
     }
     let ours = Handshake::new(theirs.swarm, shared.peer_id);
     let group = shared.settings().group;
+    let mut proven_until = None;
     let (content, scope) = if let Some(group) = group {
         // Whether we hold the content is said to members only: everybody gets a handshake, strangers nothing more.
         net::send_handshake(&mut stream, &ours)
             .await
             .map_err(|e| e.to_string())?;
-        let params = shared.group_params(group, theirs.swarm, theirs.peer_id);
+        let reached = shared.reached_at(stream.local_addr().ok());
+        let params = shared.group_params(group, theirs.swarm, theirs.peer_id, reached);
         let member = net::verify_group(&mut stream, &params, HANDSHAKE_TIME)
             .await
             .map_err(|e| e.to_string())?;
+        proven_until = member.hello().proven_until;
         let found = find_shared_content(shared, &theirs.swarm).await?;
         member
             .prove(&mut stream, HANDSHAKE_TIME)
@@ -155,6 +158,7 @@ async fn introduce(
         peer_id: theirs.peer_id,
         outgoing: false,
         group,
+        proven_until,
         places,
     };
     if shared.admit(&content, peer) {

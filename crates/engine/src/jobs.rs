@@ -8,11 +8,12 @@ use crate::{
     api::{JobError, JobId, JobState, JobStatus, SourceBytes},
     errors::{internal_error, origin_error, storage_error},
     explain::Tried,
-    metadata::{self, Metadata},
+    metadata::{self, Found, Metadata},
     request::{Request, without_password},
     room,
     shared::{Shared, lock},
     swarm::{Attachment, Counted, Progress},
+    terms::Terms,
     turns::Turn,
 };
 use dosvc_content::{
@@ -26,6 +27,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::{oneshot, watch};
+use url::Url;
 
 /// How often a swarm that has too many messages waiting is asked again,
 const ATTACH_ATTEMPTS: u32 = 200;
@@ -313,31 +315,42 @@ impl Job {
         let mode = self.judge(shared, &ContentFacts::default())?;
         let scope = settings.scope(self.request.mode);
         let anchored = self.request.trusted.is_some() || self.request.hash_file.is_some();
-        let metadata =
+        let Found { metadata, terms } =
             if mode.permits().hash_checks || anchored || !self.request.hash_file_urls.is_empty() {
                 let waiting = |text: Option<String>| self.update(|s| s.waiting = text);
                 metadata::find(shared, &self.request, scope, &self.tried, &waiting).await?
             } else {
-                Metadata::None("download mode 99 (Simple) makes no hash checks".to_owned())
+                Metadata::None("download mode 99 (Simple) makes no hash checks".to_owned()).into()
             };
+        let urls = match &terms {
+            Some(terms) => terms.urls_after(&self.request.urls),
+            None => self.request.urls.clone(),
+        };
         match metadata {
             Metadata::HashFile(file) => {
-                let (content, unclaimed) = self.add_content(shared, file).await?;
-                let origin = self.open_origin(shared, None);
-                Ok(Source {
+                let (content, unclaimed) = self.add_content(shared, file, &urls).await?;
+                let origin = self.open_origin(shared, &urls, None);
+                let source = Source {
                     content,
                     unclaimed,
                     origin,
                     no_hash_file: None,
-                })
+                    urls,
+                    terms,
+                };
+                // Should the download never end, it is to go all the same.
+                source.limit_cache(shared).await?;
+                Ok(source)
             }
             Metadata::None(why) => {
-                let (content, origin) = self.plain_content(shared).await?;
+                let (content, origin) = self.plain_content(shared, &urls).await?;
                 Ok(Source {
                     content,
                     unclaimed: Vec::new(),
                     origin: Some(origin),
                     no_hash_file: Some(why),
+                    urls,
+                    terms,
                 })
             }
         }
@@ -348,13 +361,14 @@ impl Job {
         &self,
         shared: &Arc<Shared>,
         file: PiecesHashFile,
+        urls: &[Url],
     ) -> Result<(Arc<Content>, Vec<PieceIndex>), JobError> {
         let (file, limit) = (Arc::new(file), self.request.mode);
         let add = || {
             let (store, file, info) = (
                 Arc::clone(&shared.store),
                 Arc::clone(&file),
-                self.add_info(),
+                self.add_info(urls),
             );
             tokio::task::spawn_blocking(move || {
                 let content = store.add(&file, info)?;
@@ -378,17 +392,23 @@ impl Job {
         added.map_err(|e| storage_error(&e))
     }
 
-    fn open_origin(&self, shared: &Shared, validator: Option<Validator>) -> Option<Origin> {
+    fn open_origin(
+        &self,
+        shared: &Shared,
+        urls: &[Url],
+        validator: Option<Validator>,
+    ) -> Option<Origin> {
         let client = shared.origins.in_background(!self.request.foreground);
-        (!self.request.urls.is_empty()).then(|| client.open(self.request.urls.clone(), validator))
+        (!urls.is_empty()).then(|| client.open(urls.to_vec(), validator))
     }
 
     /// Content without a hash file: the server says how long it is and how to tell its versions apart.
     async fn plain_content(
         &self,
         shared: &Arc<Shared>,
+        urls: &[Url],
     ) -> Result<(Arc<Content>, Origin), JobError> {
-        let Some(mut origin) = self.open_origin(shared, None) else {
+        let Some(mut origin) = self.open_origin(shared, urls, None) else {
             return Err(JobError::new(
                 HResult::NO_URI,
                 "there is no hash file and no URL: nothing says what the content is",
@@ -405,12 +425,13 @@ impl Job {
                     self.tried.origin(&origin);
                     // A cache host answers for an origin that can't be reached. What it says of the version holds for
                     // the origin too, should that come back: no hashes tell versions apart.
-                    if let Some(facts) = self.facts_from_cache_host(shared).await {
+                    if let Some(facts) = self.facts_from_cache_host(shared, urls).await {
                         let validator = Validator {
                             server: None,
                             ..facts.validator.clone()
                         };
-                        origin = self.open_origin(shared, Some(validator)).unwrap_or(origin);
+                        let bound = self.open_origin(shared, urls, Some(validator));
+                        origin = bound.unwrap_or(origin);
                         break facts;
                     }
                     self.update(|s| s.waiting = Some(format!("{error}; trying again")));
@@ -423,23 +444,27 @@ impl Job {
         };
         let lengths = PieceLengths::new(facts.total, u64::from(PIECE_SIZE_DEFAULT))
             .map_err(|e| JobError::new(HResult::INVALID_RANGE, e.to_string()))?;
-        let key = PlainKey::of_url(self.request.urls[0].as_str());
+        let key = PlainKey::of_url(urls[0].as_str());
         let validator = facts.validator.to_bytes();
-        let info = self.add_info();
+        let info = self.add_info(urls);
         let store = Arc::clone(&shared.store);
         let content = blocking(move || store.add_plain(key, lengths, validator, info)).await?;
         Ok((content, origin))
     }
 
     /// What the first cache host that has the content says of it.
-    async fn facts_from_cache_host(&self, shared: &Shared) -> Option<ContentFactsOfServer> {
+    async fn facts_from_cache_host(
+        &self,
+        shared: &Shared,
+        urls: &[Url],
+    ) -> Option<ContentFactsOfServer> {
         let settings = shared.settings();
         for host in &settings.cache_hosts {
             if shared.cache_hosts.is_banned(host, Instant::now()) {
                 continue;
             }
             let nothing = Validator::default();
-            let found = shared.cache_hosts.open(host, &self.request.urls, nothing)?;
+            let found = shared.cache_hosts.open(host, urls, nothing)?;
             found.set_background(!self.request.foreground);
             match found.probe().await {
                 Ok(facts) => return Some(facts),
@@ -451,9 +476,9 @@ impl Job {
         None
     }
 
-    fn add_info(&self) -> AddInfo {
+    fn add_info(&self, urls: &[Url]) -> AddInfo {
         AddInfo {
-            urls: self.request.urls.iter().map(ToString::to_string).collect(),
+            urls: urls.iter().map(ToString::to_string).collect(),
             content_id: self.request.content_id.as_ref().map(ToString::to_string),
             now: SystemTime::now(),
         }
@@ -471,7 +496,8 @@ impl Job {
         let attachment = Attachment {
             job: self.id,
             foreground: self.request.foreground,
-            urls: self.request.urls.clone(),
+            urls: std::mem::take(&mut source.urls),
+            qos: source.terms.as_ref().map(|terms| terms.qos),
             unclaimed: std::mem::take(&mut source.unclaimed),
             origin: source.origin.take(),
             peers: self.request.peers.clone(),
@@ -499,7 +525,7 @@ impl Job {
                 return Err(error);
             }
             if now.complete {
-                return Ok(());
+                return source.limit_cache(shared).await;
             }
             claim.check().await?;
             tokio::select! {
@@ -602,6 +628,31 @@ struct Source {
     origin: Option<Origin>,
     /// Why there is no hash file, if there is none.
     no_hash_file: Option<String>,
+    /// Where the content is.
+    urls: Vec<Url>,
+    /// How it is to be treated, if a content policy says so.
+    terms: Option<Terms>,
+}
+
+impl Source {
+    /// Writes down when the content leaves the cache, as of now. A content that no policy was asked about keeps what was
+    /// said before.
+    async fn limit_cache(&self, shared: &Shared) -> Result<(), JobError> {
+        let Some(terms) = &self.terms else {
+            return Ok(());
+        };
+        let device = shared.settings().config.policies.max_cache_age();
+        let expiry = terms.expiry(SystemTime::now(), device);
+        let (store, key) = (Arc::clone(&shared.store), self.content.key());
+        blocking(move || match store.set_expiry(&key, expiry) {
+            // So far ahead that it makes no difference.
+            Err(StoreError::TooFarAhead) => store.set_expiry(&key, None),
+            // Nothing is kept of it as it is.
+            Err(StoreError::Unknown { .. }) => Ok(()),
+            other => other,
+        })
+        .await
+    }
 }
 
 async fn blocking<T: Send + 'static>(

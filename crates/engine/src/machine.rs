@@ -154,11 +154,14 @@ impl Engine {
         let Ok(facts) = looking.await else { return };
         shared.forget_links();
         cloud::device_changed(shared);
-        if facts == old.facts {
+        let settings = Settings::new(old.config.clone(), facts, &shared.membership);
+        if settings.facts == old.facts
+            && settings.group_key == old.group_key
+            && settings.gates == old.gates
+        {
             return;
         }
-        tracing::debug!(?facts, "the machine has changed");
-        let settings = Settings::new(old.config.clone(), facts);
+        tracing::debug!(facts = ?settings.facts, "the machine has changed");
         if let Err(error) = self.put_in_force(settings).await {
             tracing::error!(%error, "peers cannot be used");
         }

@@ -12,6 +12,7 @@ use crate::{
     request::{Request, parse_hash_file},
     shared::{Scope, Shared},
     swarm::{DialError, Established, Finder},
+    terms::Terms,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use dosvc_content::{
@@ -30,7 +31,7 @@ use std::{
     collections::HashSet,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -76,6 +77,23 @@ pub(crate) enum Metadata {
     None(String),
 }
 
+/// What is known of a content before its download.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) metadata: Metadata,
+    /// How it is to be treated; nothing where no content policy was asked.
+    pub(crate) terms: Option<Terms>,
+}
+
+impl From<Metadata> for Found {
+    fn from(metadata: Metadata) -> Self {
+        Self {
+            metadata,
+            terms: None,
+        }
+    }
+}
+
 /// Looks for the hash file of what a job wants. `waiting` is told why it takes long, when it does; `tried` who was
 /// asked.
 pub(crate) async fn find(
@@ -84,18 +102,19 @@ pub(crate) async fn find(
     scope: Scope,
     tried: &Arc<Tried>,
     waiting: &(dyn Fn(Option<String>) + Sync),
-) -> Result<Metadata, JobError> {
+) -> Result<Found, JobError> {
     if let Some(file) = &request.hash_file {
-        return Ok(Metadata::HashFile(file.clone()));
+        return Ok(Metadata::HashFile(file.clone()).into());
     }
     if let Some(file) = from_store(shared, request).await? {
-        return Ok(Metadata::HashFile(file));
+        return Ok(Metadata::HashFile(file).into());
     }
     let anchored = request.trusted.is_some() || !request.hash_file_urls.is_empty();
     if let Some(cloud) = shared.cloud().filter(|_| !anchored) {
         return by_content_policy(shared, &cloud, request, scope, tried, waiting).await;
     }
-    find_named(shared, request, scope, tried, waiting).await
+    let found = find_named(shared, request, scope, tried, waiting).await;
+    found.map(Found::from)
 }
 
 /// A download of which the caller gave nothing but URLs, or an id: the fleet's content policy says what it is. Without one
@@ -107,7 +126,7 @@ async fn by_content_policy(
     scope: Scope,
     tried: &Arc<Tried>,
     waiting: &(dyn Fn(Option<String>) + Sync),
-) -> Result<Metadata, JobError> {
+) -> Result<Found, JobError> {
     waiting(Some(
         "asking the fleet's cloud for the content's policy".to_owned(),
     ));
@@ -118,13 +137,12 @@ async fn by_content_policy(
         Ok(Some(policy)) => policy,
         Ok(None) => {
             let why = "the fleet's content policy does not know this content";
-            return Ok(Metadata::None(why.to_owned()));
+            return Ok(Metadata::None(why.to_owned()).into());
         }
         Err(failure) => {
             let code = failure.hresult();
-            return Ok(Metadata::None(format!(
-                "the fleet's cloud gave no content policy: {failure} ({code})"
-            )));
+            let why = format!("the fleet's cloud gave no content policy: {failure} ({code})");
+            return Ok(Metadata::None(why).into());
         }
     };
     let settings = shared.settings();
@@ -134,28 +152,38 @@ async fn by_content_policy(
     {
         tracing::warn!(content = %policy.content_id, "the content policy is not signed by the publisher; it does not count");
         let why = "the content policy is not signed by the publisher (discovery.publisher_key)";
-        return Ok(Metadata::None(why.to_owned()));
+        return Ok(Metadata::None(why.to_owned()).into());
+    }
+    let terms = Terms::of(&policy);
+    if terms.have_ended(SystemTime::now()) {
+        let why = "the content policy says that this content has expired (ExpireAtSecsSinceEpoch)";
+        return Ok(Metadata::None(why.to_owned()).into());
     }
     let urls = policy.pieces_hash_file_cdn_urls.iter();
     let named = Request {
         trusted: Some(policy.hash_of_hashes),
         hash_file_urls: urls.map(HttpUrl::to_url).collect(),
+        urls: terms.urls_after(&request.urls),
         ..request.clone()
     };
+    let found = |metadata| Found {
+        metadata,
+        terms: Some(terms.clone()),
+    };
     if let Some(file) = from_store(shared, &named).await? {
-        return Ok(Metadata::HashFile(file));
+        return Ok(found(Metadata::HashFile(file)));
     }
-    let found = find_named(shared, &named, scope, tried, waiting);
-    let why = match tokio::time::timeout(POLICY_HASH_FILE_TIME, found).await {
-        Ok(Ok(found)) => return Ok(found),
+    let search = find_named(shared, &named, scope, tried, waiting);
+    let why = match tokio::time::timeout(POLICY_HASH_FILE_TIME, search).await {
+        Ok(Ok(metadata)) => return Ok(found(metadata)),
         Ok(Err(error)) => error.message,
         Err(_) => format!("not had within {} s", POLICY_HASH_FILE_TIME.as_secs()),
     };
     waiting(None);
     // Nobody has asked for checks: the content itself may be had all the same.
-    Ok(Metadata::None(format!(
+    Ok(found(Metadata::None(format!(
         "the hash file that the content policy names cannot be used: {why}"
-    )))
+    ))))
 }
 
 /// Whether the publisher with this Ed25519 key has signed the policy.

@@ -11,6 +11,8 @@ use crate::{
     explain::Taken,
     limiter::{Budgets, Limiter},
     machine::Facts,
+    mapped,
+    membership::Membership,
     month::Ledger,
     places::Places,
     room::Room,
@@ -20,17 +22,17 @@ use crate::{
     workers::Workers,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
-use dosvc_content::{DownloadMode, GroupHash, HashOfHashes, PeerId};
+use dosvc_content::{DownloadMode, HashOfHashes, PeerId};
 use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
 use dosvc_nat::portmap::PortMapper;
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
-use dosvc_policy::{Gate, Gates, PeerClass, Permits, RemoteFacts, ResolvedGroup};
+use dosvc_policy::{Gate, Gates, GroupStanding, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
-    CAPABILITY_PARTS, EXTENSION_VERSION, Extension,
-    net::{BlockPool, GroupParams},
+    CAPABILITY_PARTS, EXTENSION_VERSION, Extension, GroupKey,
+    net::{BlockPool, GroupParams, Reached},
 };
 use std::{
     collections::HashMap,
@@ -73,8 +75,10 @@ pub(crate) struct Settings {
     pub(crate) peering: bool,
     /// The group's id, whatever the mode.
     pub(crate) group_id: Option<ResolvedGroup>,
+    /// The group as members prove to be of it, whatever the mode; `None`: there is none, or we can't prove it.
+    pub(crate) group_key: Option<GroupKey>,
     /// The group that peers must prove to be of in the device's mode.
-    pub(crate) group: Option<GroupHash>,
+    pub(crate) group: Option<GroupKey>,
     /// Cache hosts, in the order in which they are tried; none when they may not be used.
     pub(crate) cache_hosts: Vec<String>,
 }
@@ -86,7 +90,7 @@ pub(crate) struct Scope {
     /// Whether it may have peers at all.
     pub(crate) peering: bool,
     /// The group that its peers must prove to be of.
-    pub(crate) group: Option<GroupHash>,
+    pub(crate) group: Option<GroupKey>,
     /// Whether peers that dial us, and the link, may hear of it: they know us as the device's mode has it.
     pub(crate) offered: bool,
 }
@@ -102,8 +106,7 @@ impl Settings {
             Some(_) => DownloadMode::CdnOnly,
         };
         let permits = dosvc_policy::permits(mode);
-        let group = self.group_id.as_ref().map(|group| group.id.hash());
-        let group = group.filter(|_| permits.group);
+        let group = self.group_key.filter(|_| permits.group);
         let peering =
             self.peering && permits.peers && (mode != DownloadMode::Group || group.is_some());
         Scope {
@@ -119,13 +122,21 @@ impl Settings {
         length >= self.config.policies.min_file_size_to_cache()
     }
 
-    pub(crate) fn new(config: EngineConfig, facts: Facts) -> Self {
+    pub(crate) fn new(config: EngineConfig, facts: Facts, membership: &Membership) -> Self {
         let policies = &config.policies;
         let mode = policies.download_mode();
         let permits = dosvc_policy::permits(mode);
         let group_id = facts.group(&config);
-        let gates = dosvc_policy::gates(policies, &facts.device, group_id.is_some());
-        let group = group_id.as_ref().map(|group| group.id.hash());
+        let group = group_id
+            .as_ref()
+            .map(|group| membership.group_key(&config.membership, group.id.hash()));
+        let standing = match &group {
+            None => GroupStanding::None,
+            Some(Ok(_)) => GroupStanding::Member,
+            Some(Err(why)) => GroupStanding::Unproven(why),
+        };
+        let gates = dosvc_policy::gates(policies, &facts.device, standing);
+        let group_key = group.and_then(Result::ok);
         let cache_hosts = if permits.cache_host && gates.permit_cache_hosts() {
             facts.cache_hosts(policies)
         } else {
@@ -135,7 +146,8 @@ impl Settings {
             mode,
             permits,
             peering: permits.peers && !gates.closed().peers,
-            group: group.filter(|_| permits.group),
+            group: group_key.filter(|_| permits.group),
+            group_key,
             cache_hosts,
             gates,
             group_id,
@@ -192,6 +204,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Shared {
     settings: ArcSwap<Settings>,
+    pub(crate) membership: Membership,
     pub(crate) peer_id: PeerId,
     pub(crate) started: Instant,
     pub(crate) store: Arc<Store>,
@@ -246,6 +259,7 @@ pub(crate) struct Shared {
 /// What a new [`Shared`] is made of, beside what it makes itself.
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
+    pub(crate) membership: Membership,
     pub(crate) peer_id: PeerId,
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
@@ -259,6 +273,7 @@ impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts {
             settings,
+            membership,
             peer_id,
             store,
             host,
@@ -286,6 +301,7 @@ impl Shared {
             ledger: Ledger::open(&settings.config.state_dir),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
+            membership,
             peer_id,
             started: now,
             store,
@@ -388,12 +404,16 @@ impl Shared {
     /// What we and a peer prove to each other in group mode.
     pub(crate) fn group_params(
         &self,
-        group: GroupHash,
+        group: GroupKey,
         swarm: HashOfHashes,
         remote: PeerId,
+        reached: Reached,
     ) -> GroupParams {
+        let settings = self.settings();
         GroupParams {
             group,
+            credentials: self.membership.credentials(&settings.config.membership),
+            reached,
             swarm,
             local: self.peer_id,
             remote,
@@ -401,6 +421,22 @@ impl Shared {
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
+    }
+
+    /// How a peer that has dialled us may have come here: where its connection ended, what the cloud sees of us with our
+    /// port or the one that the gateway has mapped, and what is configured.
+    pub(crate) fn reached_at(&self, local: Option<SocketAddr>) -> Reached {
+        let external = self.cloud().and_then(|cloud| cloud.external_ip());
+        let ports = [Some(self.listen_port()), mapped::external_port(self)];
+        let ports = ports.into_iter().flatten();
+        let external = external.into_iter().flat_map(|ip| {
+            let at = move |port| SocketAddr::new(ip, port);
+            ports.clone().map(at)
+        });
+        let settings = self.settings();
+        let public = &settings.config.membership.public_addresses;
+        let ours = local.into_iter().chain(external);
+        Reached::At(ours.chain(public.iter().copied()).collect())
     }
 
     pub(crate) fn listen_port(&self) -> u16 {

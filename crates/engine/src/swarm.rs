@@ -20,21 +20,22 @@ use crate::{
     limiter::{DownloadGate, Inflow, SwarmPriority},
     places::Place,
     shared::{Scope, Shared},
+    terms::Qos,
     uploads::Standing,
 };
 use dials::Dials;
 pub(crate) use dials::{DialError, Finder};
 use disk::{Disk, DiskEvent};
-use dosvc_content::{Bitfield, GroupHash, PeerId, PieceIndex};
+use dosvc_content::{Bitfield, PeerId, PieceIndex};
 use dosvc_discovery::{
     Search,
     cloud::{Announcement, ArrayPeer, ArraySearch, Part},
 };
 use dosvc_origin::Origin;
 use dosvc_piece_store::{Content, StoreError};
-use dosvc_policy::PeerClass;
+use dosvc_policy::{PeerClass, Policy};
 use dosvc_scheduler::{DelayKind, FetchId, Giving, SourceId, SourceKind, Swarm as Core, Waiting};
-use dosvc_wire::net;
+use dosvc_wire::{GroupKey, net};
 pub(crate) use explain::{SOURCES_KEPT_MAX, SwarmView, blank, http_name, other_url};
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
@@ -43,7 +44,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
     net::TcpStream,
@@ -77,7 +78,9 @@ pub(crate) struct Established {
     /// We dialled.
     pub(crate) outgoing: bool,
     /// The group that the peer proved to be of; Hellos were exchanged with the proof.
-    pub(crate) group: Option<GroupHash>,
+    pub(crate) group: Option<GroupKey>,
+    /// When its certificate ends, if it has shown one: then the connection does, too.
+    pub(crate) proven_until: Option<SystemTime>,
     pub(crate) places: ConnectionPlaces,
 }
 
@@ -93,6 +96,8 @@ pub(crate) struct Attachment {
     pub(crate) unclaimed: Vec<PieceIndex>,
     /// Where the content is, for those who have it as the origin has.
     pub(crate) urls: Vec<Url>,
+    /// What peers must give so that HTTP is left alone, if a content policy says so.
+    pub(crate) qos: Option<Qos>,
     /// The origin; opened by the job, which may have asked it for facts already.
     pub(crate) origin: Option<Origin>,
     /// Peers to try beside those that are discovered.
@@ -653,6 +658,16 @@ impl Swarm {
         }
     }
 
+    /// What the content policy of the latest download wants of peers. A value that somebody has configured here counts
+    /// before it.
+    fn content_qos(&self) -> Option<u64> {
+        let with_policy = self.jobs.values().filter(|job| job.qos.is_some());
+        let qos = with_policy.max_by_key(|job| job.job)?.qos?;
+        let settings = self.shared.settings();
+        let is_set = settings.config.policies.is_set(Policy::MinBackgroundQos);
+        qos.for_priority(self.is_foreground(), is_set)
+    }
+
     fn set_core_config(&mut self, now: Instant) {
         self.with_peers = self.may_have_peers();
         let mut config = self.shared.settings().swarm_config(
@@ -661,6 +676,7 @@ impl Swarm {
             self.with_peers,
         );
         config.giving = self.giving;
+        config.qos_bps = self.content_qos().or(config.qos_bps);
         self.core.set_config(config, now);
     }
 

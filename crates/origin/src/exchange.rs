@@ -15,6 +15,9 @@ use crate::error::{OriginError, cut};
 use crate::retry_after;
 use crate::shown::ShownUrl;
 
+/// Bytes of a refusal's JSON.
+const REFUSAL_BYTES_MAX: usize = 4096;
+
 /// What a service answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -26,7 +29,7 @@ pub struct Reply {
     pub max_age: Option<Duration>,
     /// How long the service asks to stay away, capped at [`crate::RETRY_AFTER_MAX`].
     pub retry_after: Option<Duration>,
-    /// The body of status 200; empty for every other status, where it is not read.
+    /// The body of status 200, or the JSON of a refusal (4xx) if it is short; else it is empty, and was not read.
     pub body: Bytes,
 }
 
@@ -85,19 +88,34 @@ impl OriginClient {
             }),
             body: Bytes::new(),
         };
-        if response.status() != StatusCode::OK {
-            return Ok(reply);
+        if response.status() == StatusCode::OK {
+            reply.body = self.read_body(&shown, response, bytes_max).await?;
+        } else if response.status().is_client_error()
+            && reply.media_type.as_deref() == Some("application/json")
+        {
+            // Why the service refuses; its status is the answer all the same.
+            let why = self.read_body(&shown, response, REFUSAL_BYTES_MAX).await;
+            reply.body = why.unwrap_or_default();
         }
-        answer::identity(&shown, headers)?;
+        Ok(reply)
+    }
+
+    async fn read_body(
+        &self,
+        url: &ShownUrl,
+        response: Response,
+        bytes_max: usize,
+    ) -> Result<Bytes, OriginError> {
+        answer::identity(url, response.headers())?;
         let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
         let too_large = || OriginError::TooLarge {
-            url: shown.clone(),
+            url: url.clone(),
             bytes_max: limit,
         };
-        if says_more(headers, limit) {
+        if says_more(response.headers(), limit) {
             return Err(too_large());
         }
-        let mut reader = Reader::new(response, shown.clone(), self.config().idle_timeout);
+        let mut reader = Reader::new(response, url.clone(), self.config().idle_timeout);
         let mut bytes = BytesMut::new();
         while let Some(chunk) = reader.next().await? {
             if chunk.len() > bytes_max - bytes.len() {
@@ -105,8 +123,7 @@ impl OriginClient {
             }
             bytes.extend_from_slice(&chunk);
         }
-        reply.body = bytes.freeze();
-        Ok(reply)
+        Ok(bytes.freeze())
     }
 }
 

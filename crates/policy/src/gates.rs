@@ -25,6 +25,11 @@ pub enum Gate {
     },
     /// Mode 2, and no source has a group id.
     NoGroup,
+    /// Mode 2, and this machine can't prove to be of its group.
+    Membership {
+        /// Why it can't.
+        why: String,
+    },
     /// A VPN is active, and `allow_vpn_peer_caching` is 0.
     Vpn {
         /// The adapter, as people name it.
@@ -112,7 +117,11 @@ impl Gate {
     pub fn closes(&self) -> Closed {
         let none = Closed::default();
         match self {
-            Self::Ram { .. } | Self::Disk { .. } | Self::NoGroup | Self::Vpn { .. } => Closed {
+            Self::Ram { .. }
+            | Self::Disk { .. }
+            | Self::NoGroup
+            | Self::Membership { .. }
+            | Self::Vpn { .. } => Closed {
                 peers: true,
                 ..none
             },
@@ -139,7 +148,7 @@ impl Gate {
     /// The error code that says so (monitoring, section 11).
     pub fn hresult(&self) -> HResult {
         match self {
-            Self::Ram { .. } | Self::Disk { .. } | Self::NoGroup => {
+            Self::Ram { .. } | Self::Disk { .. } | Self::NoGroup | Self::Membership { .. } => {
                 HResult::MODE_NOT_ALLOWED_BY_DEVICE
             }
             Self::Vpn { .. } | Self::CacheHostOnVpn { .. } => HResult::VPN,
@@ -160,6 +169,9 @@ impl Gate {
             }
             Self::NoGroup => {
                 "set group_id, or group_id_source to one that this machine has; or use download_mode 1 (Lan)"
+            }
+            Self::Membership { .. } => {
+                "`dosvc enrol` gets a certificate; [group] in the configuration says what members prove"
             }
             Self::Vpn { .. } => {
                 "allow_vpn_peer_caching = 1 lets peers be used over a VPN; restrict_peer_selection_by = 2 those on the link"
@@ -185,6 +197,7 @@ impl Gate {
             Self::Ram { .. } => "ram",
             Self::Disk { .. } => "disk",
             Self::NoGroup => "group",
+            Self::Membership { .. } => "membership",
             Self::Vpn { .. } => "vpn",
             Self::CacheHostOnVpn { .. } => "vpn_cache_host",
             Self::Battery { .. } => "battery",
@@ -211,6 +224,10 @@ impl fmt::Display for Gate {
             ),
             Self::NoGroup => f.write_str(
                 "download mode 2 (Group) has no group id (group_id, group_id_source): no peers",
+            ),
+            Self::Membership { why } => write!(
+                f,
+                "this machine can't prove to be of its group: {why}: no peers"
             ),
             Self::Vpn { adapter } => write!(
                 f,
@@ -305,16 +322,32 @@ impl FromIterator<Gate> for Gates {
 /// 3.6 and 3.9 GiB and counts as one of 4 GB.
 const RAM_RESERVED_DIVISOR: u64 = 8;
 
-/// Every gate that is closed, given the device's mode. `has_group`: a group id is known. What the mode does not permit
-/// anyhow closes no gate.
-pub fn gates(policies: &Policies, device: &Device, has_group: bool) -> Gates {
+/// What is known of the device's group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GroupStanding<'a> {
+    /// There is no group id.
+    None,
+    /// The device is of a group and can prove it.
+    Member,
+    /// The device is of a group and can't prove it, for this reason.
+    Unproven(&'a str),
+}
+
+/// Every gate that is closed, given the device's mode. What the mode does not permit anyhow closes no gate.
+pub fn gates(policies: &Policies, device: &Device, group: GroupStanding<'_>) -> Gates {
     let mode = policies.download_mode();
     let permits = permits(mode);
     let mut gates = Vec::new();
     if permits.peers {
         gates.extend(too_small(policies, device));
-        if mode == DownloadMode::Group && !has_group {
-            gates.push(Gate::NoGroup);
+        if mode == DownloadMode::Group {
+            gates.extend(match group {
+                GroupStanding::None => Some(Gate::NoGroup),
+                GroupStanding::Member => None,
+                GroupStanding::Unproven(why) => Some(Gate::Membership {
+                    why: why.to_owned(),
+                }),
+            });
         }
     }
     if let Some(adapter) = vpn(&device.adapters, policies.vpn_keywords()) {

@@ -34,7 +34,7 @@ pub use cache::{CacheLimit, DiskSpace, KEEP_FREE_DEFAULT, cache_bytes_max, writa
 pub use delays::{HttpDelays, http_delays};
 pub use device::{Adapter, AdapterKind, Device, Power};
 pub use evidence::Evidence;
-pub use gates::{Closed, Gate, Gates, gates, vpn};
+pub use gates::{Closed, Gate, Gates, GroupStanding, gates, vpn};
 pub use group::{GroupFacts, GroupFrom, ResolvedGroup, resolve_group};
 pub use hours::Hours;
 pub use mode::{

@@ -15,9 +15,11 @@
 //! | 3 MetainfoRequest | u32 first, u32 count |
 //! | 4 Metainfo | u64 content length, u32 piece size, u32 first, then 32 bytes per hash |
 //! | 5 Offer | u8 flags (bit 0: ask freely), then u32 piece indices |
+//! | 6 MemberProof | see [`member`](crate::member) |
 
 use crate::codec::DecodeError;
 use crate::limits::{FETCHING_MAX, METAINFO_HASHES_MAX, OFFER_MAX};
+use crate::member::MemberProof;
 use bytes::{Buf as _, BufMut};
 use dosvc_content::PieceHash;
 
@@ -39,6 +41,7 @@ mod kind {
     pub(super) const METAINFO_REQUEST: u8 = 3;
     pub(super) const METAINFO: u8 = 4;
     pub(super) const OFFER: u8 = 5;
+    pub(super) const MEMBER_PROOF: u8 = 6;
 }
 
 const HELLO_LEN: u32 = 23;
@@ -97,6 +100,8 @@ pub enum Extension {
         /// Pieces that the receiver may ask for now.
         pieces: Vec<u32>,
     },
+    /// The sender is a member of the group, by its secret or by a certificate.
+    MemberProof(MemberProof),
 }
 
 /// What the first bytes of an id 20 payload tell.
@@ -171,6 +176,7 @@ impl Extension {
                     .map(|index| u32::from_be_bytes(*index))
                     .collect(),
             },
+            kind::MEMBER_PROOF => Self::MemberProof(MemberProof::decode(body).ok_or(wrong)?),
             _ => Self::Metainfo {
                 content_length: body.get_u64(),
                 piece_size: body.get_u32(),
@@ -202,6 +208,7 @@ impl Extension {
                 body >= 4 && body.is_multiple_of(4) && body as usize <= 4 + 8 * FETCHING_MAX
             }
             kind::METAINFO_REQUEST => body == 8,
+            kind::MEMBER_PROOF => MemberProof::fits(body as usize),
             kind::OFFER => body % 4 == 1 && body as usize <= 1 + 4 * OFFER_MAX,
             kind::METAINFO => {
                 length <= EXTENSION_LEN_MAX
@@ -236,6 +243,7 @@ impl Extension {
                 Self::MetainfoRequest { .. } => 8,
                 Self::Metainfo { hashes, .. } => METAINFO_HEAD as usize + 32 * hashes.len(),
                 Self::Offer { pieces, .. } => 1 + 4 * pieces.len(),
+                Self::MemberProof(proof) => proof.encoded_len(),
             }
     }
 
@@ -286,6 +294,10 @@ impl Extension {
                 out.put_u8(kind::OFFER);
                 out.put_u8(if *free { OFFER_FREE } else { 0 });
                 pieces.iter().for_each(|index| out.put_u32(*index));
+            }
+            Self::MemberProof(proof) => {
+                out.put_u8(kind::MEMBER_PROOF);
+                proof.encode(out);
             }
             Self::Metainfo {
                 content_length,

@@ -2,7 +2,7 @@
 //!
 //! Three layers, each usable without the next:
 //! - the **codec**: [`Handshake`], [`Header`] and [`Message`], our own [`Extension`] messages, the
-//!   [`group_proof`]; bytes to values and back, every bound known before anything is allocated;
+//!   [`group_proof`], the proofs of [`member`]; bytes to values and back, every bound known before anything is allocated;
 //! - the **connection core**: [`Connection`], the protocol state of one peer; no socket, no clock;
 //! - [`net`]: listener, dialer, and the driver that moves blocks between sockets, files and pooled buffers.
 //!
@@ -15,6 +15,7 @@ mod extension;
 mod group;
 mod handshake;
 mod limits;
+pub mod member;
 pub mod net;
 mod pace;
 
@@ -24,11 +25,12 @@ pub use extension::{
     CAPABILITY_PARTS, EXTENSION_LEN_MAX, EXTENSION_MAGIC, EXTENSION_PREFIX_LEN, EXTENSION_VERSION,
     Extension,
 };
-pub use group::{group_proof, verify_group_proof};
+pub use group::{Demand, GroupKey, group_proof, verify_group_proof};
 pub use handshake::{Handshake, HandshakeDecodeError};
 pub use limits::{
     BITFIELD_PIECES_MAX, COMMANDS_MAX, CONTROL_BYTES_MAX, FETCHING_MAX, HANDSHAKE_LEN, Limits,
-    MESSAGE_LEN_MAX, METAINFO_HASHES_MAX, METAINFO_REQUESTS_MAX, OFFER_MAX, PIECE_PAYLOAD_MAX,
-    REQUESTS_IGNORED_MAX, REQUESTS_MAX, WITHDRAWN_FOR, WITHDRAWN_MAX,
+    MEMBER_CERTIFICATE_MAX, MEMBER_SIGNATURE_MAX, MESSAGE_LEN_MAX, METAINFO_HASHES_MAX,
+    METAINFO_REQUESTS_MAX, OFFER_MAX, PIECE_PAYLOAD_MAX, REQUESTS_IGNORED_MAX, REQUESTS_MAX,
+    WITHDRAWN_FOR, WITHDRAWN_MAX,
 };
 pub use pace::Pace;

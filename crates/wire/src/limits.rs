@@ -36,6 +36,12 @@ pub const FETCHING_MAX: usize = 4096;
 /// Piece indices that one [`Extension::Offer`](crate::Extension::Offer) may name.
 pub const OFFER_MAX: usize = 64;
 
+/// Bytes of the certificate in an [`Extension::MemberProof`](crate::Extension::MemberProof).
+pub const MEMBER_CERTIFICATE_MAX: usize = 2048;
+
+/// Bytes of the signature in an [`Extension::MemberProof`](crate::Extension::MemberProof).
+pub const MEMBER_SIGNATURE_MAX: usize = 128;
+
 /// Hashes that one [`Extension::MetainfoRequest`](crate::Extension::MetainfoRequest) may ask for.
 pub const METAINFO_HASHES_MAX: u32 = 32_768;
 

@@ -45,8 +45,8 @@ pub use channel::{
 };
 pub use driver::{DriveParams, drive};
 pub use group::{
-    GroupError, GroupParams, PeerHello, Role, VerifiedPeer, exchange_group_proof, prove_group,
-    verify_group,
+    Credentials, GroupError, GroupParams, PeerHello, Reached, Role, VerifiedPeer,
+    exchange_group_proof, prove_group, verify_group,
 };
 pub use handshake::{HandshakeError, receive_handshake, send_handshake};
 pub use listener::{Listener, dial};

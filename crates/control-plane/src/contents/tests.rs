@@ -255,7 +255,7 @@ async fn url_of(contents: &Contents, url: &str) -> Option<String> {
 }
 
 async fn contents_are_found_by_id_and_by_url_after_a_restart_too(stores: &Stores) {
-    let asked = request("one", &["http://a/1?token=5", "http://b/1"]);
+    let asked = request("one", &["HTTP://A:80/x/../1?token=5", "http://b/1"]);
     let id: ContentId = "one".parse().unwrap();
     {
         let contents = stores.open().await;

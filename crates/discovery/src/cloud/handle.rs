@@ -70,7 +70,7 @@ impl CloudConfig {
     }
 }
 
-fn with_path(mut url: Url, path: &str) -> HttpUrl {
+pub(crate) fn with_path(mut url: Url, path: &str) -> HttpUrl {
     url.set_path(path);
     let text = url.as_str();
     text.parse()

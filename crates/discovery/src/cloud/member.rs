@@ -102,14 +102,9 @@ impl Announcement {
         }
     }
 
-    /// A URL as services are told of it: without user, password, query and fragment, any of which may be a secret.
+    /// A URL as services are told of it ([`dosvc_cloud_protocol::catalog_id`]).
     pub fn catalog_id(url: &Url) -> Option<Text<URL_BYTES_MAX>> {
-        let mut url = url.clone();
-        url.set_query(None);
-        url.set_fragment(None);
-        url.set_username("").ok()?;
-        url.set_password(None).ok()?;
-        Text::new(url)
+        dosvc_cloud_protocol::catalog_id(url)
     }
 
     /// What makes another join worth it before it is due.

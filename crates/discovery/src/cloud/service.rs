@@ -29,6 +29,11 @@ impl Service {
 
     /// Sends a question and waits for what comes back.
     pub(crate) async fn ask(&self, ask: Ask) -> Outcome {
+        self.send(&ask.url, ask.body).await
+    }
+
+    /// The same for an address, with a body (POST) or without (GET).
+    pub(crate) async fn send(&self, url: &str, body: Option<Vec<u8>>) -> Outcome {
         let client = self.client.get_or_init(|| {
             let config = OriginConfig {
                 pool_idle_per_host: QUESTIONS_MAX,
@@ -37,10 +42,9 @@ impl Service {
             };
             OriginClient::new(config)
         });
-        let url = Url::parse(&ask.url).map_err(|error| error.to_string())?;
-        let body = ask.body.map(Into::into);
+        let url = Url::parse(url).map_err(|error| error.to_string())?;
         let reply = client
-            .ask(&url, body, ANSWER_BYTES_MAX, QUESTION_TIME)
+            .ask(&url, body.map(Into::into), ANSWER_BYTES_MAX, QUESTION_TIME)
             .await
             .map_err(|error| error.to_string())?;
         Ok(Reply {

@@ -8,15 +8,18 @@ use crate::{
     dial,
     limiter::{LanGate, UploadGate},
 };
-use dosvc_content::{Bitfield, Block, GroupHash, PeerId, PieceIndex};
+use dosvc_content::{Bitfield, Block, PeerId, PieceIndex};
 use dosvc_discovery::cloud::ArrayPeer;
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind};
-use dosvc_wire::{Extension, Limits, net};
+use dosvc_wire::{
+    Extension, GroupKey, Limits,
+    net::{self, CloseReason},
+};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Connections of one content.
@@ -37,7 +40,7 @@ pub(super) struct Peer {
     pub(super) kind: SourceKind,
     outgoing: bool,
     /// The group that it proved to be of.
-    group: Option<GroupHash>,
+    group: Option<GroupKey>,
     pub(super) commands: net::CommandSender,
     /// Until when a Hello is awaited; the scheduler does not know the peer before.
     greeting: Option<Instant>,
@@ -55,6 +58,19 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn is_greeting(&self) -> bool {
         self.greeting.is_some()
+    }
+}
+
+/// How often the clock is looked at that certificates go by: it may be set.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Waits until a certificate ends; for ever without one.
+async fn ends(proven_until: Option<SystemTime>) {
+    let Some(until) = proven_until else {
+        return std::future::pending().await;
+    };
+    while let Ok(left) = until.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left.min(CLOCK_INTERVAL) + Duration::from_millis(1)).await;
     }
 }
 
@@ -124,11 +140,22 @@ impl Swarm {
             peer_id,
             outgoing,
             group,
+            proven_until,
             places,
             ..
         } = peer;
+        let events = self.peer_events.0.clone();
         self.shared.tasks.spawn(async move {
-            let reason = net::drive(stream, params, receiver).await;
+            let reason = tokio::select! {
+                reason = net::drive(stream, params, receiver) => reason,
+                () = ends(proven_until) => {
+                    tracing::debug!(%address, "the peer's certificate has ended");
+                    let reason = CloseReason::Local;
+                    let _ = events.send((key, net::Event::Closed(reason.clone()))).await;
+                    reason
+                }
+            };
+            drop(events);
             tracing::debug!(%address, ?reason, "peer connection ended");
             drop(places);
         });
@@ -202,7 +229,7 @@ impl Swarm {
     fn check_scope(
         &self,
         address: SocketAddr,
-        group: Option<GroupHash>,
+        group: Option<GroupKey>,
         is_found: bool,
     ) -> Result<(), DialError> {
         let proven = self.scope.group.is_some();
@@ -375,7 +402,7 @@ impl Swarm {
     }
 
     /// A connection has ended by itself.
-    pub(super) fn peer_closed(&mut self, key: u32, reason: &net::CloseReason, now: Instant) {
+    pub(super) fn peer_closed(&mut self, key: u32, reason: &CloseReason, now: Instant) {
         if let Some(peer) = self.peers.remove(&key) {
             if reason.is_misbehaviour() {
                 tracing::warn!(address = %peer.address, %reason, "peer broke the protocol; banned");

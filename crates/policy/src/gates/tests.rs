@@ -22,7 +22,7 @@ fn adapter(name: &str, description: &str, kind: AdapterKind) -> Adapter {
 
 /// The names of the gates that are closed.
 fn closed(set: &[(&str, &str)], device: &Device) -> Vec<&'static str> {
-    let gates = gates(&policies(set), device, true);
+    let gates = gates(&policies(set), device, GroupStanding::Member);
     gates.iter().map(Gate::name).collect()
 }
 
@@ -36,7 +36,11 @@ fn gates_open_at_the_policys_value() {
     assert!(closed(&[], &device(4 * GIB, 32 * GIB)).is_empty());
     // 4 GB less what the kernel keeps.
     assert!(closed(&[], &device(3_800_000_000, 32 * GIB)).is_empty());
-    let gates = gates(&policies(&[]), &device(3 * GIB, 32 * GIB - 1), true);
+    let gates = gates(
+        &policies(&[]),
+        &device(3 * GIB, 32 * GIB - 1),
+        GroupStanding::Member,
+    );
     assert_eq!(
         gates.iter().map(Gate::to_string).collect::<Vec<_>>(),
         [
@@ -55,15 +59,18 @@ fn what_is_not_known_closes_no_gate() {
 
 #[test]
 fn group_mode_without_a_group_has_no_peers() {
-    for (mode, has_group, names) in [
-        ("1", false, vec![]),
-        ("2", true, vec![]),
-        ("2", false, vec!["group"]),
+    let unproven = GroupStanding::Unproven("no secret");
+    for (mode, group, names) in [
+        ("1", GroupStanding::None, vec![]),
+        ("1", unproven, vec![]),
+        ("2", GroupStanding::Member, vec![]),
+        ("2", GroupStanding::None, vec!["group"]),
+        ("2", unproven, vec!["membership"]),
     ] {
         let gates = gates(
             &policies(&[("download_mode", mode)]),
             &Device::default(),
-            has_group,
+            group,
         );
         assert_eq!(
             gates.iter().map(Gate::name).collect::<Vec<_>>(),
@@ -98,7 +105,7 @@ fn uploads_on_battery_need_the_policys_charge() {
             ..Device::default()
         };
         let policies = policies(&[("min_battery_percentage_allowed_to_upload", policy)]);
-        let gates = gates(&policies, &device, true);
+        let gates = gates(&policies, &device, GroupStanding::Member);
         let case = format!("policy {policy}, on battery {on_battery}, charge {charge:?}");
         for class in PeerClass::ALL {
             assert_eq!(gates.permit_upload(class), open, "{case}, {class:?}");
@@ -206,7 +213,11 @@ fn metered_connection_closes_what_is_paid_for_and_nobody_waits_for() {
             metered,
             ..Device::default()
         };
-        let gates = gates(&policies(&[("download_mode", "3")]), &device, true);
+        let gates = gates(
+            &policies(&[("download_mode", "3")]),
+            &device,
+            GroupStanding::Member,
+        );
         assert_eq!(
             gates.permit_http(false),
             !is_closed,
@@ -238,7 +249,7 @@ fn monthly_cap_closes_uploads_to_internet_peers_only() {
             ..Device::default()
         };
         let set = [("download_mode", mode), ("monthly_upload_data_cap", cap)];
-        let gates = gates(&policies(&set), &device, true);
+        let gates = gates(&policies(&set), &device, GroupStanding::Member);
         assert_eq!(
             gates.permit_upload(PeerClass::Internet),
             open,
@@ -276,6 +287,14 @@ fn every_gate_has_its_code_and_says_what_it_closes() {
             "no peers",
         ),
         (Gate::NoGroup, "0x80D03806", vec!["peers"], "no peers"),
+        (
+            Gate::Membership {
+                why: "its certificate expired".to_owned(),
+            },
+            "0x80D03806",
+            vec!["peers"],
+            "its certificate expired: no peers",
+        ),
         (
             Gate::Vpn {
                 adapter: "TUN tun0".to_owned(),

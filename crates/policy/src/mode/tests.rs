@@ -29,7 +29,7 @@ fn gates_of(policies: &Policies, ram: u64, disk: u64) -> Gates {
         disk_total: Some(disk),
         ..Device::default()
     };
-    gates(policies, &device, true)
+    gates(policies, &device, crate::GroupStanding::Member)
 }
 
 /// The table of download-modes, section 1, column by column.

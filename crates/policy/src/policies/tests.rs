@@ -496,7 +496,7 @@ proptest! {
             &policies,
             None,
             &crate::ContentFacts::default(),
-            &crate::gates(&policies, &crate::Device::default(), true),
+            &crate::gates(&policies, &crate::Device::default(), crate::GroupStanding::Member),
         );
     }
 }

@@ -1,6 +1,8 @@
 use super::*;
-use crate::limits::MESSAGE_LEN_MAX;
+use crate::limits::{MEMBER_CERTIFICATE_MAX, MEMBER_SIGNATURE_MAX, MESSAGE_LEN_MAX};
+use crate::member::{DialledAddress, Signed};
 use proptest::prelude::*;
+use std::net::SocketAddr;
 
 fn encoded(extension: &Extension) -> Vec<u8> {
     let mut out = Vec::new();
@@ -28,6 +30,33 @@ fn golden() -> Vec<(Extension, Vec<u8>)> {
                 drop: vec![3],
             },
             with(&[2, 0, 2, 0, 1], &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]),
+        ),
+        (
+            Extension::MemberProof(MemberProof {
+                dialled: SocketAddr::from(([10, 0, 0, 1], 7680)).into(),
+                mac: [8; 32],
+                signed: None,
+            }),
+            with(
+                &[
+                    6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1, 0x1e, 0,
+                ],
+                &[8; 32],
+            ),
+        ),
+        (
+            Extension::MemberProof(MemberProof {
+                dialled: DialledAddress::NONE,
+                mac: [8; 32],
+                signed: Some(Signed {
+                    certificate: vec![0x30, 0x80],
+                    signature: vec![5],
+                }),
+            }),
+            with(
+                &[[6, 2].as_slice(), &[0; 18], &[8; 32]].concat(),
+                &[0, 2, 0x30, 0x80, 1, 5],
+            ),
         ),
         (
             Extension::Offer {
@@ -81,7 +110,7 @@ fn what_others_put_into_id_20_is_skipped() {
         b"dosvc",
         b"d1:md11:ut_metadatai3ee",
         b"DOSVC\x00",
-        b"dosvc\x06later version",
+        b"dosvc\x07later version",
         b"dosvc\xff",
     ] {
         assert_eq!(Extension::decode(payload), Ok(None), "{payload:?}");
@@ -117,7 +146,7 @@ fn a_known_type_with_a_wrong_body_is_an_error() {
 
 #[test]
 fn a_message_too_long_for_its_type_is_refused_by_its_first_bytes() {
-    for kind in 0..5 {
+    for kind in 0..7 {
         let prefix = [&EXTENSION_MAGIC[..], &[kind]].concat();
         assert!(Extension::check_prefix(&prefix, MESSAGE_LEN_MAX - 1).is_err());
     }
@@ -130,6 +159,43 @@ fn a_message_too_long_for_its_type_is_refused_by_its_first_bytes() {
         Extension::check_prefix(b"other!", MESSAGE_LEN_MAX - 1),
         Ok(Prefix::Unknown)
     );
+}
+
+#[test]
+fn a_proof_is_bounded_in_every_part() {
+    let proof = |certificate: usize, signature: usize| {
+        let lengths = [
+            u8::try_from(certificate >> 8),
+            u8::try_from(certificate & 0xff),
+        ];
+        let [high, low] = lengths.map(|byte| byte.expect("a byte"));
+        let mut bytes = b"dosvc\x06\x02".to_vec();
+        bytes.extend([0; 50]);
+        bytes.extend([high, low]);
+        bytes.extend(vec![1; certificate]);
+        bytes.push(u8::try_from(signature).expect("a byte"));
+        bytes.extend(vec![1; signature]);
+        Extension::decode(&bytes)
+    };
+    for (certificate, signature, fits) in [
+        (MEMBER_CERTIFICATE_MAX, MEMBER_SIGNATURE_MAX, true),
+        (1, 1, true),
+        (MEMBER_CERTIFICATE_MAX + 1, 64, false),
+        (64, MEMBER_SIGNATURE_MAX + 1, false),
+        (0, 64, false),
+        (64, 0, false),
+    ] {
+        let found = proof(certificate, signature);
+        assert_eq!(
+            matches!(found, Ok(Some(_))),
+            fits,
+            "{certificate} {signature}"
+        );
+    }
+    for (kind, body) in [(0, 50), (1, 51), (1, 49), (2, 50), (3, 50)] {
+        let bytes = [&b"dosvc\x06"[..], &[kind], &vec![0; body]].concat();
+        assert!(Extension::decode(&bytes).is_err(), "{kind} {body}");
+    }
 }
 
 proptest! {
@@ -147,6 +213,14 @@ proptest! {
             Extension::Fetching { add: add.clone(), drop: drop.clone() },
             Extension::MetainfoRequest { first, count },
             Extension::Offer { free: version % 2 == 0, pieces: add },
+            Extension::MemberProof(MemberProof {
+                dialled: SocketAddr::from((nonce, listen_port)).into(),
+                mac: proof,
+                signed: Some(Signed {
+                    certificate: vec![version; usize::from(version) + 1],
+                    signature: vec![version; 1 + usize::from(version) / 2],
+                }),
+            }),
             Extension::Metainfo {
                 content_length,
                 piece_size: count,
@@ -159,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bodies_never_panic(kind in 0u8..7, body in proptest::collection::vec(any::<u8>(), 0..120)) {
+    fn arbitrary_bodies_never_panic(kind in 0u8..8, body in proptest::collection::vec(any::<u8>(), 0..120)) {
         let mut payload = [&EXTENSION_MAGIC[..], &[kind], &body].concat();
         if let (5, Some(flags)) = (kind, payload.get_mut(6)) {
             // The other flags mean nothing and are not kept.

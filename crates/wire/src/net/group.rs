@@ -7,11 +7,15 @@
 use crate::codec::Header;
 use crate::connection::Violation;
 use crate::extension::{EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Prefix};
-use crate::group::{group_proof, verify_group_proof};
+use crate::group::{Demand, GroupKey, group_proof, verify_group_proof};
+use crate::member::{DialledAddress, MemberProof, MemberTranscript, PROOF_BODY_MAX, Signed};
 use dosvc_content::{GroupHash, HResult, HashOfHashes, PeerId};
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -19,7 +23,7 @@ use tokio::net::TcpStream;
 const SKIPPED_MAX: u32 = 64 << 10;
 
 /// The longest payload of the two messages that are expected here.
-const PROOF_LEN_MAX: usize = PREFIX_LEN + 32;
+const PROOF_LEN_MAX: usize = PREFIX_LEN + PROOF_BODY_MAX;
 const PREFIX_LEN: usize = EXTENSION_PREFIX_LEN as usize;
 
 /// Which side of the connection we are.
@@ -31,11 +35,67 @@ pub enum Role {
     Accepting,
 }
 
+/// Our certificate and its key, and what others' certificates are checked by.
+pub trait Credentials: fmt::Debug + Send + Sync {
+    /// Our certificate: X.509 in DER.
+    fn certificate(&self) -> &[u8];
+
+    /// Signs with the certificate's key.
+    ///
+    /// # Errors
+    /// Why it can't.
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String>;
+
+    /// Checks that the certificate is one of the group's authority and of this peer, counts now, and has a key that has
+    /// signed the message. Answers until when it counts.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    fn verify(
+        &self,
+        signed: &Signed,
+        message: &[u8],
+        peer: &PeerId,
+        group: &GroupHash,
+    ) -> Result<SystemTime, String>;
+}
+
+/// How the connecting side came to the accepting one.
+#[derive(Debug, Clone)]
+pub enum Reached {
+    /// We dialled this address.
+    Dialled(SocketAddr),
+    /// We were dialled, and these addresses are ours.
+    At(Vec<SocketAddr>),
+    /// The transport has proved to both sides whom they are connected to: nobody stands in between.
+    Authenticated,
+}
+
+impl Reached {
+    fn dialled(&self) -> DialledAddress {
+        match self {
+            Self::Dialled(address) => (*address).into(),
+            Self::At(_) | Self::Authenticated => DialledAddress::NONE,
+        }
+    }
+
+    fn admits(&self, dialled: DialledAddress) -> bool {
+        match self {
+            Self::At(ours) => ours.iter().any(|own| DialledAddress::from(*own) == dialled),
+            Self::Dialled(_) | Self::Authenticated => self.dialled() == dialled,
+        }
+    }
+}
+
 /// What both proofs are about, and our Hello.
 #[derive(Debug, Clone)]
 pub struct GroupParams {
-    /// The group that both sides must know.
-    pub group: GroupHash,
+    /// The group that both sides must know, and what they are to prove.
+    pub group: GroupKey,
+    /// What certificates need; nothing else does.
+    pub credentials: Option<Arc<dyn Credentials>>,
+    /// How we came together; the proof of the group's id does not tell.
+    pub reached: Reached,
     /// The swarm of the handshakes.
     pub swarm: HashOfHashes,
     /// Our peer id, as in our handshake.
@@ -59,6 +119,8 @@ pub struct PeerHello {
     pub capabilities: u32,
     /// The TCP port that the peer accepts peers on; 0 for none.
     pub listen_port: u16,
+    /// When the peer's certificate ends, and with it what it may have here; `None`: it has shown none.
+    pub proven_until: Option<SystemTime>,
     nonce: [u8; 16],
 }
 
@@ -66,9 +128,28 @@ pub struct PeerHello {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
-    /// The proof is wrong: the peer does not know the group.
+    /// The proof is wrong: the peer does not know the group's id, or its secret.
     #[error("the peer is not of the group")]
     WrongProof,
+    /// The peer proves something else than what is demanded here.
+    #[error("the peer proves its membership by {theirs}, group.membership is {ours} here")]
+    OtherProof {
+        /// What the peer goes by.
+        theirs: Demand,
+        /// What we go by.
+        ours: Demand,
+    },
+    /// The peer's certificate does not count.
+    #[error("the peer's certificate: {0}")]
+    Certificate(String),
+    /// The peer was on its way to another machine.
+    #[error(
+        "the peer has dialled {0}, which is not known to be this machine's (group.public_addresses): somebody may stand in between"
+    )]
+    OtherAddress(SocketAddr),
+    /// We have no certificate, or can't sign.
+    #[error("this machine's certificate: {0}")]
+    OwnCertificate(String),
     /// The peer has our own peer id.
     #[error("connected to self")]
     ConnectedToSelf,
@@ -93,7 +174,12 @@ impl GroupError {
     /// The code that Windows reports for the like.
     pub fn hresult(&self) -> HResult {
         match self {
-            Self::WrongProof | Self::NoProof => HResult(0x80D0_680C),
+            Self::WrongProof
+            | Self::NoProof
+            | Self::OtherProof { .. }
+            | Self::Certificate(_)
+            | Self::OtherAddress(_)
+            | Self::OwnCertificate(_) => HResult(0x80D0_680C),
             Self::ConnectedToSelf => HResult::CONNECTED_TO_SELF,
             Self::Misbehaved(violation) => violation.hresult(),
             Self::Closed => HResult::SOCKET_CLOSED,
@@ -142,9 +228,13 @@ pub async fn prove_group(
 ) -> Result<PeerHello, GroupError> {
     with_timeout(timeout, async {
         let (peer, mut skipped) = hello(stream, params).await?;
-        send(stream, &params.our_proof(&peer)).await?;
-        params.verify(&peer, receive(stream, &mut skipped).await?)?;
-        Ok(peer)
+        let dialled = params.reached.dialled();
+        send(stream, &params.our_proof(&peer, dialled)?).await?;
+        let (_, proven_until) = params.verify(&peer, receive(stream, &mut skipped).await?)?;
+        Ok(PeerHello {
+            proven_until,
+            ..peer
+        })
     })
     .await
 }
@@ -163,10 +253,13 @@ pub async fn verify_group(
 ) -> Result<VerifiedPeer, GroupError> {
     with_timeout(timeout, async {
         let (peer, mut skipped) = hello(stream, params).await?;
-        params.verify(&peer, receive(stream, &mut skipped).await?)?;
+        let (dialled, proven_until) = params.verify(&peer, receive(stream, &mut skipped).await?)?;
         Ok(VerifiedPeer {
-            hello: peer,
-            proof: params.our_proof(&peer),
+            proof: params.our_proof(&peer, dialled)?,
+            hello: PeerHello {
+                proven_until,
+                ..peer
+            },
         })
     })
     .await
@@ -204,35 +297,117 @@ impl VerifiedPeer {
 }
 
 impl GroupParams {
-    fn our_proof(&self, peer: &PeerHello) -> Extension {
-        Extension::GroupProof(group_proof(
-            &self.group,
-            &self.swarm,
-            &self.local,
-            &self.remote,
-            &peer.nonce,
-            &self.nonce,
-        ))
+    /// What we send to show that we are a member; `dialled` is what both sides name.
+    fn our_proof(
+        &self,
+        peer: &PeerHello,
+        dialled: DialledAddress,
+    ) -> Result<Extension, GroupError> {
+        if self.group.demand() == Demand::Id {
+            return Ok(Extension::GroupProof(group_proof(
+                self.group.group(),
+                &self.swarm,
+                &self.local,
+                &self.remote,
+                &peer.nonce,
+                &self.nonce,
+            )));
+        }
+        let transcript = MemberTranscript {
+            group: &self.group,
+            swarm: &self.swarm,
+            prover: &self.local,
+            verifier: &self.remote,
+            verifier_nonce: &peer.nonce,
+            prover_nonce: &self.nonce,
+            dialled,
+        };
+        let signed = match self.group.demand() {
+            Demand::Id | Demand::Secret => None,
+            Demand::Certificate => {
+                let credentials = self.credentials()?;
+                let signature = credentials.sign(&transcript.signed_bytes());
+                Some(Signed {
+                    certificate: credentials.certificate().to_vec(),
+                    signature: signature.map_err(GroupError::OwnCertificate)?,
+                })
+            }
+        };
+        Ok(Extension::MemberProof(MemberProof {
+            dialled,
+            mac: transcript.mac(),
+            signed,
+        }))
     }
 
-    fn verify(&self, peer: &PeerHello, answer: Extension) -> Result<(), GroupError> {
-        let Extension::GroupProof(proof) = answer else {
-            return Err(GroupError::NoProof);
-        };
-        let holds = verify_group_proof(
-            &proof,
-            &self.group,
-            &self.swarm,
-            &self.remote,
-            &self.local,
-            &self.nonce,
-            &peer.nonce,
-        );
-        if holds {
-            Ok(())
-        } else {
-            Err(GroupError::WrongProof)
+    fn credentials(&self) -> Result<&dyn Credentials, GroupError> {
+        let none = || GroupError::OwnCertificate("there is none".to_owned());
+        self.credentials.as_deref().ok_or_else(none)
+    }
+
+    /// Checks what the peer has sent; answers with the address that was dialled, and until when its certificate counts.
+    fn verify(
+        &self,
+        peer: &PeerHello,
+        answer: Extension,
+    ) -> Result<(DialledAddress, Option<SystemTime>), GroupError> {
+        let ours = self.group.demand();
+        let other = |theirs| Err(GroupError::OtherProof { theirs, ours });
+        match answer {
+            Extension::GroupProof(proof) if ours == Demand::Id => {
+                let holds = verify_group_proof(
+                    &proof,
+                    self.group.group(),
+                    &self.swarm,
+                    &self.remote,
+                    &self.local,
+                    &self.nonce,
+                    &peer.nonce,
+                );
+                match holds {
+                    true => Ok((self.reached.dialled(), None)),
+                    false => Err(GroupError::WrongProof),
+                }
+            }
+            Extension::GroupProof(_) => other(Demand::Id),
+            Extension::MemberProof(proof) if proof.demand() != ours => other(proof.demand()),
+            Extension::MemberProof(proof) => {
+                let until = self.verify_member(peer, &proof)?;
+                Ok((proof.dialled, until))
+            }
+            _ => Err(GroupError::NoProof),
         }
+    }
+
+    fn verify_member(
+        &self,
+        peer: &PeerHello,
+        proof: &MemberProof,
+    ) -> Result<Option<SystemTime>, GroupError> {
+        let transcript = MemberTranscript {
+            group: &self.group,
+            swarm: &self.swarm,
+            prover: &self.remote,
+            verifier: &self.local,
+            verifier_nonce: &self.nonce,
+            prover_nonce: &peer.nonce,
+            dialled: proof.dialled,
+        };
+        if !transcript.verify_mac(&proof.mac) {
+            return Err(GroupError::WrongProof);
+        }
+        // Who knows the key has said so of this address: it is told to whom a wrong one belongs.
+        if !self.reached.admits(proof.dialled) {
+            return Err(GroupError::OtherAddress(proof.dialled.into()));
+        }
+        let Some(signed) = &proof.signed else {
+            return Ok(None);
+        };
+        let message = transcript.signed_bytes();
+        self.credentials()?
+            .verify(signed, &message, &self.remote, self.group.group())
+            .map(Some)
+            .map_err(GroupError::Certificate)
     }
 }
 
@@ -273,6 +448,7 @@ async fn hello(
                 version,
                 capabilities,
                 listen_port,
+                proven_until: None,
                 nonce,
             },
             skipped,

@@ -1,8 +1,11 @@
 use crate::rig::{Driven, Options, PATIENCE, streams};
 use dosvc_content::{GroupHash, GroupId, PeerId};
+use dosvc_wire::member::Signed;
 use dosvc_wire::net::*;
-use dosvc_wire::{Extension, Header, Message, Violation};
-use std::time::Duration;
+use dosvc_wire::{Demand, Extension, GroupKey, Header, Message, Violation};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn group(name: &str) -> GroupHash {
@@ -11,7 +14,9 @@ fn group(name: &str) -> GroupHash {
 
 fn params(group: GroupHash, local: u8, remote: u8) -> GroupParams {
     GroupParams {
-        group,
+        group: GroupKey::of_id(group, Demand::Id),
+        credentials: None,
+        reached: Reached::Authenticated,
         swarm: [1; 32].into(),
         local: PeerId::from_random([local; 16]),
         remote: PeerId::from_random([remote; 16]),
@@ -143,4 +148,166 @@ async fn foreign_extensions_in_front_are_skipped_but_not_without_end() {
 
     let (error, _) = accepting(&foreign.repeat(14), PATIENCE).await;
     assert!(matches!(error, GroupError::NoProof), "{error:?}");
+}
+
+/// Certificates that are their peer's id and a signature that repeats the message; `spoilt` ones are refused.
+#[derive(Debug)]
+struct Paper(PeerId);
+
+const UNTIL: SystemTime = SystemTime::UNIX_EPOCH;
+
+impl Credentials for Paper {
+    fn certificate(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        Ok(message[message.len() - 100..].to_vec())
+    }
+
+    fn verify(
+        &self,
+        signed: &Signed,
+        message: &[u8],
+        peer: &PeerId,
+        _: &GroupHash,
+    ) -> Result<SystemTime, String> {
+        let own = signed.certificate == peer.as_bytes();
+        let signs = message.ends_with(&signed.signature);
+        (own && signs)
+            .then_some(UNTIL)
+            .ok_or_else(|| "spoilt".to_owned())
+    }
+}
+
+fn dialled() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 7680))
+}
+
+/// Both sides of a connection from 1 to 2, at the address that 1 has dialled.
+fn members(key: GroupKey) -> (GroupParams, GroupParams) {
+    let side = |local, remote, reached| {
+        let params = params(*key.group(), local, remote);
+        GroupParams {
+            group: key,
+            credentials: Some(Arc::new(Paper(params.local))),
+            reached,
+            ..params
+        }
+    };
+    let at = vec![SocketAddr::from(([10, 0, 0, 1], 7680)), dialled()];
+    (
+        side(1, 2, Reached::Dialled(dialled())),
+        side(2, 1, Reached::At(at)),
+    )
+}
+
+async fn meet(
+    ours: &GroupParams,
+    theirs: &GroupParams,
+) -> (Result<PeerHello, GroupError>, Result<PeerHello, GroupError>) {
+    let (mut a, mut b) = streams().await;
+    let accepting = async {
+        let result = exchange_group_proof(&mut b, Role::Accepting, theirs, PATIENCE).await;
+        drop(b);
+        result
+    };
+    let connecting = async {
+        let result = exchange_group_proof(&mut a, Role::Connecting, ours, PATIENCE).await;
+        drop(a);
+        result
+    };
+    tokio::join!(connecting, accepting)
+}
+
+fn secret(text: &[u8], demand: Demand) -> GroupKey {
+    GroupKey::of_secret(group("g"), demand, text)
+}
+
+#[tokio::test]
+async fn members_by_secret_and_by_certificate_let_one_another_in() {
+    for (key, until) in [
+        (secret(b"s", Demand::Secret), None),
+        (secret(b"s", Demand::Certificate), Some(UNTIL)),
+        (
+            GroupKey::of_id(group("g"), Demand::Certificate),
+            Some(UNTIL),
+        ),
+    ] {
+        let (ours, theirs) = members(key);
+        let (x, y) = meet(&ours, &theirs).await;
+        assert_eq!(x.expect("a member").proven_until, until);
+        assert_eq!(y.expect("a member").proven_until, until);
+    }
+}
+
+#[tokio::test]
+async fn every_mixture_of_proofs_fails_and_says_which() {
+    let keys = [
+        GroupKey::of_id(group("g"), Demand::Id),
+        secret(b"s", Demand::Secret),
+        secret(b"s", Demand::Certificate),
+    ];
+    for (i, dialling) in keys.iter().enumerate() {
+        for (k, accepting) in keys.iter().enumerate() {
+            let (ours, _) = members(*dialling);
+            let (_, theirs) = members(*accepting);
+            let (x, y) = meet(&ours, &theirs).await;
+            assert_eq!((x.is_ok(), y.is_ok()), (i == k, i == k));
+            let Err(error) = y else { continue };
+            assert!(
+                matches!(error, GroupError::OtherProof { theirs, ours }
+                    if theirs == dialling.demand() && ours == accepting.demand()),
+                "{error}"
+            );
+            assert!(matches!(x, Err(GroupError::Closed)), "{x:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_knows_the_id_and_not_the_secret_learns_nothing() {
+    for stranger in [
+        GroupKey::of_id(group("g"), Demand::Secret),
+        secret(b"t", Demand::Secret),
+    ] {
+        let (ours, _) = members(stranger);
+        let (_, theirs) = members(secret(b"s", Demand::Secret));
+        let (x, y) = meet(&ours, &theirs).await;
+        assert!(matches!(x, Err(GroupError::Closed)), "{x:?}");
+        assert!(matches!(y, Err(GroupError::WrongProof)), "{y:?}");
+    }
+}
+
+/// A stranger announces itself, is dialled by a member, and dials another member to hand everything on.
+#[tokio::test]
+async fn a_stranger_in_between_is_noticed_by_the_address() {
+    for demand in [Demand::Secret, Demand::Certificate] {
+        let (ours, theirs) = members(secret(b"s", demand));
+        let theirs = GroupParams {
+            reached: Reached::At(vec![SocketAddr::from(([10, 0, 0, 1], 7680))]),
+            ..theirs
+        };
+        let (x, y) = meet(&ours, &theirs).await;
+        assert!(matches!(x, Err(GroupError::Closed)), "{x:?}");
+        assert!(
+            matches!(y, Err(GroupError::OtherAddress(address)) if address == dialled()),
+            "{y:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_no_proof() {
+    let key = secret(b"s", Demand::Certificate);
+    let (mut ours, theirs) = members(key);
+    ours.credentials = Some(Arc::new(Paper(PeerId::from([9; 20]))));
+    let (_, y) = meet(&ours, &theirs).await;
+    assert!(
+        matches!(&y, Err(GroupError::Certificate(why)) if why == "spoilt"),
+        "{y:?}"
+    );
+    ours.credentials = None;
+    let (x, _) = meet(&ours, &theirs).await;
+    assert!(matches!(x, Err(GroupError::OwnCertificate(_))), "{x:?}");
 }
