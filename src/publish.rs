@@ -8,7 +8,7 @@ use crate::{
     client, show,
 };
 use anyhow::{Context as _, bail};
-use dosvc_content::{ContentId, PiecesHashFile, format_bytes};
+use dosvc_content::{ContentId, PiecesHashFile, format_bytes, hash_file_urls};
 use dosvc_engine::api::{CacheEntry, ImportRequest};
 use indicatif::{ProgressBar, ProgressStyle};
 use register::Register;
@@ -128,13 +128,21 @@ impl Published {
             lines.push(format!("  published at     {to}"));
         }
         lines.push(String::new());
-        lines.push(format!(
-            "Put the hash file beside the content, as {url}.phf; then, anywhere:"
-        ));
-        lines.push(format!(
-            "  dosvc get {url} -o {name} --hash-of-hashes {}",
-            self.hash_of_hashes
-        ));
+        let [beside, _] = hash_file_urls(url);
+        // A query has characters that mean something to shells.
+        let quoted = format!("'{url}'");
+        if self.control_plane.is_some() {
+            lines.push("Machines that ask this control plane get it by:".to_owned());
+            lines.push(format!("  dosvc get {quoted} -o {name}"));
+        } else {
+            lines.push(format!(
+                "Put the hash file beside the content, as {beside}; then, anywhere:"
+            ));
+            lines.push(format!(
+                "  dosvc get {quoted} -o {name} --hash-of-hashes {}",
+                self.hash_of_hashes
+            ));
+        }
         lines.join("\n")
     }
 }

@@ -325,7 +325,7 @@ fn hashes_of(groups: &str) -> Result<Vec<GroupHash>, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn group(n: u8) -> GroupHash {
@@ -336,12 +336,6 @@ mod tests {
         [n; 20].into()
     }
 
-    async fn store() -> (tempfile::TempDir, Contents) {
-        let folder = tempfile::tempdir().unwrap();
-        let contents = Contents::open(folder.path()).await.unwrap();
-        (folder, contents)
-    }
-
     fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> &'static str {
         match result {
             Err(StoreError::Refused(why)) => why,
@@ -349,9 +343,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_device_enrols_renews_and_is_revoked() {
-        let (_folder, store) = store().await;
+    /// Of the battery for both databases.
+    pub(crate) async fn a_device_enrols_renews_and_is_revoked(store: &Contents) {
         let groups = [group(1), group(2)];
         let token = store
             .add_enrolment("laptops", &groups, (None, None), 5)
@@ -389,9 +382,8 @@ mod tests {
         assert!(again.is_ok());
     }
 
-    #[tokio::test]
-    async fn tokens_end_by_time_by_use_and_by_removal() {
-        let (_folder, store) = store().await;
+    /// Of the battery for both databases.
+    pub(crate) async fn enrolment_tokens_end_by_time_by_use_and_by_removal(store: &Contents) {
         let one = [group(1)];
         let token = store
             .add_enrolment("two", &one, (Some(100), Some(2)), 5)

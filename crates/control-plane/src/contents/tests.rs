@@ -2,7 +2,7 @@
 //! Debian's postgresql package.
 
 use super::*;
-use crate::database::PostgresConfig;
+use crate::{database::PostgresConfig, devices::tests as devices};
 use std::{
     fs,
     path::PathBuf,
@@ -223,6 +223,8 @@ battery! {
     a_revoked_content_stays_known_as_such
     tokens_are_known_by_their_hash_alone
     everybody_who_publishes_at_once_is_heard
+    a_device_enrols_renews_and_is_revoked
+    enrolment_tokens_end_by_time_by_use_and_by_removal
 }
 
 fn request(id: &str, urls: &[&str]) -> PublishRequest {
@@ -338,6 +340,14 @@ async fn tokens_are_known_by_their_hash_alone(stores: &Stores) {
     assert!(contents.remove_token("ci").await.unwrap());
     assert_eq!(contents.token_name(&token).await.unwrap(), None);
     assert!(contents.tokens().await.unwrap().is_empty());
+}
+
+async fn a_device_enrols_renews_and_is_revoked(stores: &Stores) {
+    devices::a_device_enrols_renews_and_is_revoked(&stores.open().await).await;
+}
+
+async fn enrolment_tokens_end_by_time_by_use_and_by_removal(stores: &Stores) {
+    devices::enrolment_tokens_end_by_time_by_use_and_by_removal(&stores.open().await).await;
 }
 
 async fn everybody_who_publishes_at_once_is_heard(stores: &Stores) {
