@@ -57,9 +57,9 @@ fn every_shipped_file_is_a_scenario() {
 fn sixteen_machines() {
     for seed in 1..=3 {
         let o = show(&load("w3-16", Some(seed)));
-        // Targets: 1.15 and 1.10.
-        assert!(o.ratio() <= 1.22, "{o}");
-        assert!(o.seed_copies <= 1.14, "{o}");
+        // The targets.
+        assert!(o.ratio() <= 1.15, "{o}");
+        assert!(o.seed_copies <= 1.10, "{o}");
     }
 }
 
@@ -77,9 +77,10 @@ fn large_send_buffers_cost_time() {
 #[test]
 fn sixty_four_machines() {
     let o = show(&load("w3-64", None));
-    // Targets: 1.15 and 1.10.
-    assert!(o.ratio() <= 1.33, "{o}");
-    assert!(o.seed_copies <= 1.23, "{o}");
+    // Target: 1.15, not reached.
+    assert!(o.ratio() <= 1.19, "{o}");
+    // The target.
+    assert!(o.seed_copies <= 1.10, "{o}");
 }
 
 #[test]
@@ -119,17 +120,17 @@ fn a_third_that_leaves_when_done_harms_nobody() {
 fn a_slow_tenth_does_not_hold_up_the_others() {
     let o = show(&load("slow-tenth", None));
     assert!(o.ratio() <= 1.3, "{o}");
-    // Target: 1.3 × 5.37 s, which is 6.98 s.
-    assert!(last_of(&o, "peers") <= 7.3, "{o}");
+    // The target: 1.3 × 5.37 s.
+    assert!(last_of(&o, "peers") <= 6.98, "{o}");
 }
 
 #[test]
 fn an_origin_alone_would_be_no_faster() {
-    for (name, ratio) in [("origin-16", 1.3), ("origin-apart", 1.1)] {
+    for (name, ratio) in [("origin-16", 1.22), ("origin-apart", 1.1)] {
         let scenario = load(name, None);
         let o = show(&scenario);
         assert!(o.last <= alone(&scenario), "{o}");
-        // Target: 1.15 where all come at once.
+        // Target: 1.15 where all come at once, not reached; of the copies: 1.10.
         assert!(o.ratio() <= ratio, "{o}");
         assert!(o.origin_copies <= 1.1, "{o}");
     }
@@ -184,11 +185,11 @@ fn courses_over_time_add_up_and_are_drawn() {
 /// What large fleets reach today, and a tenth more: the last one's time against the bound, copies from seeds and
 /// origins. Targets: 1.15 where links are equal, 1.3 elsewhere.
 const LARGE: [(&str, f64, f64); 5] = [
-    ("w3-256", 1.45, 1.31),
+    ("w3-256", 1.28, 1.19),
     // Each knows a part of the others, and agrees about the origin with those only.
     ("origin-256", 2.40, 2.20),
     ("seed-leaves-256", 1.45, 1.25),
-    ("equal-1000", 1.44, 1.25),
+    ("equal-1000", 1.34, 1.23),
     ("ten-thousand", 1.70, 1.49),
 ];
 

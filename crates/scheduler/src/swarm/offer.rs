@@ -2,7 +2,7 @@
 //!
 //! A giver knows what each neighbour lacks and how much is on its way to it. It offers its rarest piece to whom the
 //! least is coming, shortly before what it sends is out, and the downloader takes the offer (by a request) unless the
-//! piece is on its way already, more is coming to it than to its neighbours, or everything else would be here sooner. So
+//! piece is on its way already, as much is coming to it as to its neighbours, or everything else would be here sooner. So
 //! no two givers send the same piece to the same machine, nobody's downlink is crowded while another's idles, nobody
 //! waits for a slow giver in the end, and every piece leaves the seed once before any leaves it twice.
 //!
