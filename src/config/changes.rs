@@ -53,7 +53,7 @@ pub(crate) fn diff(old: &Config, new: &Config) -> Changes {
             changes.live.push(change);
         }
     }
-    for spec in KEYS {
+    for spec in KEYS.iter() {
         let (from, to) = ((spec.show)(old), (spec.show)(new));
         if from == to {
             continue;

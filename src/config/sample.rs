@@ -33,7 +33,7 @@ pub(crate) fn sample_file() -> String {
             continue;
         }
         text += &format!("[{table}]\n");
-        for spec in KEYS {
+        for spec in KEYS.iter() {
             let Some((_, key)) = spec
                 .path
                 .split_once('.')

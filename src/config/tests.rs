@@ -455,7 +455,7 @@ fn table_of_keys_agrees_with_the_defaults() {
     let mut rig = Rig::new();
     rig.options.managed_file = MANAGED_FILE.into();
     let config = rig.load();
-    for spec in keys::KEYS {
+    for spec in keys::KEYS.iter() {
         let (table, key) = spec.path.split_once('.').unwrap();
         assert!(keys::TABLES.iter().any(|(known, _)| *known == table));
         assert!(Policy::find(key).is_none(), "{key} is a policy's name too");
