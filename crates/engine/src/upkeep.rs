@@ -17,7 +17,8 @@ const CACHE_INTERVAL_BUSY: Duration = Duration::from_secs(10);
 /// that.
 const DISK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How soon after a swarm has ended; others may end with it.
+/// How soon after a swarm has ended; others may end with it. And how soon at first when something has to go that somebody
+/// still held, such as a read that was under way: later and later then.
 const AFTER_SWARM: Duration = Duration::from_secs(1);
 
 /// Syncs the store when it is due; sleeps for as long as nothing is written. What writing took of memory goes then.
@@ -55,9 +56,10 @@ pub(crate) async fn keep_cache(shared: Arc<Shared>) {
     let mut written = 0;
     let mut was_reached = false;
     let mut settings = shared.settings_changes();
+    let mut retry = AFTER_SWARM;
     loop {
         settings.mark_unchanged();
-        enforce_with(&shared, 0).await;
+        let within = enforce_with(&shared, 0).await;
         month::save(&shared).await;
         // A new month may have begun.
         let reached = shared.giving() != Giving::ALL;
@@ -65,10 +67,14 @@ pub(crate) async fn keep_cache(shared: Arc<Shared>) {
             shared.tell_swarms();
         }
         let now = shared.totals.downloaded().total();
-        let pause = if now == written {
-            CACHE_INTERVAL
-        } else {
-            CACHE_INTERVAL_BUSY
+        let pause = match within {
+            false => retry,
+            true if now == written => CACHE_INTERVAL,
+            true => CACHE_INTERVAL_BUSY,
+        };
+        retry = match within {
+            false => (retry * 2).min(DISK_INTERVAL),
+            true => AFTER_SWARM,
         };
         written = now;
         tokio::select! {
@@ -119,8 +125,8 @@ fn limits(shared: &Shared, room: u64) -> Result<(CacheLimits, u64), std::io::Err
 }
 
 /// `room`: bytes that are to be free beside what always is. Where something has to go, contents that nobody uses just
-/// now may go too, though their swarms wait for somebody to come.
-pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
+/// now may go too, though their swarms wait for somebody to come. False: somebody held what had to go.
+pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) -> bool {
     let limits = match limits(shared, room) {
         Ok((limits, available)) => {
             if is_too_much(shared, &limits, available) {
@@ -130,7 +136,7 @@ pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
         }
         Err(error) => {
             tracing::warn!(%error, "free disk space is unknown; cache limits are not enforced");
-            return;
+            return true;
         }
     };
     let store = Arc::clone(&shared.store);
@@ -144,6 +150,8 @@ pub(crate) async fn enforce_with(shared: &Arc<Shared>, room: u64) {
         Ok(Err(error)) => tracing::error!(%error, "cache limits cannot be enforced"),
         Err(_) => {}
     }
+    let after = self::limits(shared, room);
+    !after.is_ok_and(|(limits, available)| is_too_much(shared, &limits, available))
 }
 
 /// Answers for everything that is held and may be shared, and for nothing else.
