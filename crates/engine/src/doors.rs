@@ -28,7 +28,7 @@ pub(crate) struct Doors {
     /// What discovery mixes into the names that contents are asked by.
     group: Option<GroupKey>,
     multicast: bool,
-    quic: QuicUse,
+    quic: bool,
 }
 
 impl Doors {
@@ -58,7 +58,7 @@ impl Doors {
         let mut doors = Self {
             group: settings.group,
             multicast: wants_multicast(&settings),
-            quic: settings.config.nat.quic,
+            quic: wants_quic(&settings),
             accepting,
             close,
         };
@@ -94,7 +94,7 @@ impl Doors {
     pub(crate) fn suit(&self, settings: &Settings) -> bool {
         settings.peering
             && self.multicast == wants_multicast(settings)
-            && self.quic == settings.config.nat.quic
+            && self.quic == wants_quic(settings)
             && (self.group == settings.group || !self.multicast)
     }
 
@@ -122,7 +122,7 @@ async fn bind(shared: &Shared, settings: &Settings) -> io::Result<(Listener, Vec
     let any = config.listen.iter().any(|address| address.port() == 0);
     for again in (0..PORT_TRIES).rev() {
         let listener = Listener::bind(&config.listen)?;
-        if config.nat.quic == QuicUse::Off {
+        if !wants_quic(settings) {
             return Ok((listener, Vec::new()));
         }
         match quic::bind(shared, &listener.local_addrs()) {
@@ -139,4 +139,13 @@ async fn bind(shared: &Shared, settings: &Settings) -> io::Result<(Listener, Vec
 
 fn wants_multicast(settings: &Settings) -> bool {
     settings.config.dns_sd && settings.permits.multicast
+}
+
+/// Whether there is anybody to speak QUIC with: no port is open for nothing.
+fn wants_quic(settings: &Settings) -> bool {
+    match settings.config.nat.quic {
+        QuicUse::Off => false,
+        QuicUse::Distant => settings.permits.group || settings.permits.internet,
+        QuicUse::Everywhere => true,
+    }
 }

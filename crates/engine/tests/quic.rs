@@ -17,13 +17,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const MIB: usize = 1 << 20;
 
 async fn start(quic: QuicUse, peers: &[SocketAddr]) -> Node {
+    start_in("1", quic, peers).await
+}
+
+async fn start_in(mode: &str, quic: QuicUse, peers: &[SocketAddr]) -> Node {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let config = EngineConfig {
         nat: dosvc_engine::NatSettings {
             quic,
             ..Default::default()
         },
-        ..config(&dir, &[], peers)
+        ..config(&dir, &[("download_mode", mode)], peers)
     };
     let engine = Engine::start(config).await.expect("starts");
     Node { engine, dir }
@@ -111,12 +115,17 @@ async fn a_peer_that_speaks_tcp_alone_is_reached_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_heard_by_quic_where_it_is_off_or_for_the_lan_only_there() {
-    for quic in [QuicUse::Off, QuicUse::Distant] {
-        let node = start(quic, &[]).await;
+async fn no_udp_port_is_open_where_there_is_nobody_to_speak_quic_with() {
+    for (quic, mode, open) in [
+        (QuicUse::Off, "3", false),
+        (QuicUse::Distant, "1", false),
+        (QuicUse::Distant, "3", true),
+        (QuicUse::Everywhere, "1", true),
+    ] {
+        let node = start_in(mode, quic, &[]).await;
         let here = SocketAddr::from(([127, 0, 0, 1], node.address().port()));
         let taken = std::net::UdpSocket::bind(here).is_err();
-        assert_eq!(taken, quic != QuicUse::Off, "{quic:?}");
+        assert_eq!(taken, open, "{quic:?} in mode {mode}");
     }
 }
 
