@@ -42,6 +42,8 @@ struct Known {
     near: bool,
     state: State,
     failures: u32,
+    /// After its last failure it is not tried before.
+    rests_until: Option<Instant>,
     /// Why the last dial led to nothing.
     last_error: Option<DialError>,
 }
@@ -151,6 +153,7 @@ impl Candidates {
             near: named.near,
             state,
             failures: 0,
+            rests_until: None,
             last_error: None,
         };
         self.known.insert(route, known);
@@ -290,15 +293,18 @@ impl Candidates {
         }
         known.failures += 1;
         known.last_error = Some(error);
-        let again = State::Due(now + wait_after(known.failures - 1));
-        known.state = connected.unwrap_or(again);
+        let again = now + wait_after(known.failures - 1);
+        known.rests_until = Some(again);
+        known.state = connected.unwrap_or(State::Due(again));
         let behind = self
             .rivals(route)
             .filter(|(_, k)| matches!(k.state, State::Behind(_)))
             .min_by_key(|(route, k)| (k.failures, k.rank(route), **route))
-            .map(|(route, _)| *route);
-        if let Some(next) = behind {
-            self.set(next, State::Due(now));
+            .map(|(route, k)| (*route, k.rests_until));
+        if let Some((next, rests_until)) = behind {
+            // One that has failed itself rests all the same: two that fail at once would only take turns.
+            let at = rests_until.map_or(now, |until| until.max(now));
+            self.set(next, State::Due(at));
         }
         let dead = |k: &Known| k.failures >= FAILURES_MAX && k.finder != Finder::Configured;
         if self.known.get(&route).is_some_and(dead) {
@@ -367,7 +373,9 @@ impl Candidates {
                 continue;
             }
             known.last_error = None;
-            known.state = State::Due(now + wait_after(known.failures));
+            let again = now + wait_after(known.failures);
+            known.rests_until = Some(again);
+            known.state = State::Due(again);
             known.failures += 1;
         }
         self.refresh();

@@ -169,6 +169,30 @@ fn a_peer_that_turns_us_away_is_tried_on_its_other_ways_too() {
     assert_eq!(take_all(&mut candidates, now), [of(V4_QUIC)]);
 }
 
+/// Both answer, and turn us away at once.
+#[test]
+fn two_ways_that_fail_at_once_do_not_take_turns() {
+    let now = Instant::now();
+    let mut candidates = racing(now);
+    let mut tried = Vec::new();
+    for _ in 0..20 {
+        for route in take_all(&mut candidates, now) {
+            candidates.opened(route, now);
+            candidates.failed(route, unreachable(), now);
+            tried.push(route);
+        }
+    }
+    let all = tried.len();
+    tried.sort();
+    tried.dedup();
+    assert_eq!(
+        tried.len(),
+        all,
+        "one of them was tried again at once: {tried:?}"
+    );
+    assert!(candidates.next_due() >= Some(now + RETRY_FIRST));
+}
+
 #[test]
 fn when_a_path_dies_all_ways_race_again() {
     let now = Instant::now();
