@@ -9,7 +9,11 @@ use crate::{
 use std::{fs, thread, time::Duration};
 
 const CONTENTS: u64 = 10;
-const RESIDENT_KIB_MAX: u64 = 30 << 10;
+/// Memory that nothing but the daemon needs.
+const OWN_KIB_MAX: u64 = 16 << 10;
+/// With its code, which other processes share and the system takes back: a third less of it in a release build than in one
+/// that is made quickly.
+const RESIDENT_KIB_MAX: u64 = 40 << 10;
 /// Work that downloads and a start leave behind may take a while; it has to come to an end.
 const SETTLE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(20);
@@ -52,27 +56,28 @@ fn ten_large_contents_held_cost_little_memory_and_no_time() {
     let ticks = ticks(daemon.pid()) - before;
     let after_start = resident_kib(daemon.pid());
     println!(
-        "{after_downloads} KiB after the downloads, {after_start} KiB after a start; {ticks} ticks in {IDLE:?}"
+        "KiB, without and with code: {after_downloads:?} after the downloads, {after_start:?} after a start; {ticks} ticks in {IDLE:?}"
     );
-    assert!(
-        after_start <= RESIDENT_KIB_MAX,
-        "{after_start} KiB resident after a start"
-    );
-    assert!(
-        after_downloads <= RESIDENT_KIB_MAX,
-        "{after_downloads} KiB resident after the downloads"
-    );
+    for [own, all] in [after_downloads, after_start] {
+        assert!(own <= OWN_KIB_MAX, "{own} KiB of its own");
+        assert!(all <= RESIDENT_KIB_MAX, "{all} KiB resident");
+    }
     assert!(
         ticks <= TICKS_MAX,
         "{ticks} clock ticks in {IDLE:?} of doing nothing"
     );
 }
 
-fn resident_kib(pid: u32) -> u64 {
+/// Resident memory: of the program itself, and in all, its code included.
+fn resident_kib(pid: u32) -> [u64; 2] {
+    ["RssAnon:", "VmRSS:"].map(|field| status_kib(pid, field))
+}
+
+fn status_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(field))
         .expect("the kernel counts it");
     line.trim()
         .trim_end_matches(" kB")

@@ -14,6 +14,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 const GROUP: &str = "11111111-2222-3333-4444-555555555555";
 /// HTTP waits for peers longer than any test.
 const PEERS_ONLY: &str = "delay_background_download_from_http = 3600";
+/// HTTP waits until peers were asked, and stands in then.
+const PEERS_FIRST: &str = "delay_background_download_from_http = 3";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine with nginx and the services.
@@ -91,10 +93,10 @@ fn who_knows_the_groups_id_and_not_its_secret_gets_nothing() {
         format!("membership = \"secret\"\nsecret_file = {path:?}")
     };
     let seed = scene.seed(1, &with(1, "a secret that nobody guesses"));
-    let stranger = scene.start(2, "", "");
+    let stranger = scene.start(2, "", PEERS_FIRST);
     let explained = scene.gets_nothing_from_members(&stranger);
     assert!(explained.contains("prove group membership"), "{explained}");
-    let guess = scene.start(3, &with(3, "a secret that somebody guesses"), "");
+    let guess = scene.start(3, &with(3, "a secret that somebody guesses"), PEERS_FIRST);
     let explained = scene.gets_nothing_from_members(&guess);
     assert!(explained.contains("prove group membership"), "{explained}");
     assert_eq!(seed.status().uploaded.total(), 0);
@@ -121,10 +123,10 @@ fn members_have_certificates_and_who_has_none_or_an_old_one_gets_nothing() {
     let uploaded = || seed.status().uploaded.total();
 
     // By the group's id, and without having enrolled.
-    let stranger = scene.start(2, "", "");
+    let stranger = scene.start(2, "", PEERS_FIRST);
     let explained = scene.gets_nothing_from_members(&stranger);
     assert!(explained.contains("prove group membership"), "{explained}");
-    let hopeful = scene.start(3, &base, "");
+    let hopeful = scene.start(3, &base, PEERS_FIRST);
     let explained = scene.gets_nothing_from_members(&hopeful);
     assert!(explained.contains("it has not enrolled"), "{explained}");
     assert_eq!(uploaded(), 0);
@@ -140,7 +142,7 @@ fn members_have_certificates_and_who_has_none_or_an_old_one_gets_nothing() {
     assert_eq!(uploaded(), scene.content.bytes);
 
     // Revoked: a member until its certificate ends, and no longer.
-    let revoked = scene.start(5, &with_token, "");
+    let revoked = scene.start(5, &with_token, PEERS_FIRST);
     wait_for("it to enrol", PATIENCE, || {
         revoked.status().gates.is_empty().then_some(())
     });
