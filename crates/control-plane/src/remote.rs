@@ -1,7 +1,7 @@
 //! The array's swarms in Redis or Valkey, for any number of processes in front of one store.
 //!
 //! What the embedded [`Array`](crate::array::Array) decides is decided here in the same order: the classes of an answer
-//! ([`plan`]) and the record of a peer come from the same code, and one script carries a join out, all or nothing, in a
+//! (`array::plan`) and the record of a peer come from the same code, and one script carries a join out, all or nothing, in a
 //! bounded number of steps of O(log n), whatever the size of the swarm.
 //!
 //! | key, behind the prefix | what it holds |
