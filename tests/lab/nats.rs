@@ -27,11 +27,17 @@ monthly_upload_data_cap = 0
 
 /// A daemon that has a tunnel.
 fn start(node: &Node, discovery: &str, policies: &str) -> Daemon {
+    start_with(node, discovery, "", policies)
+}
+
+/// The same; `nat`: more settings of that table.
+fn start_with(node: &Node, discovery: &str, nat: &str, policies: &str) -> Daemon {
     let tables = format!(
         "{discovery}
 [nat]
 teredo_servers = [\"{SERVER}\"]
 teredo_port = {TUNNEL_PORT}
+{nat}
 [transfers]
 max_active_uploads = 64
 [delivery_optimization]
@@ -180,6 +186,44 @@ delay_foreground_download_from_http = 3600";
         "{:?}",
         leech.explain(&file_id)
     );
+}
+
+/// As a Windows machine is: it has a Teredo address, and TCP port 7680 there.
+#[test]
+#[ignore = "needs root, network namespaces and nftables"]
+fn a_peer_that_knows_no_quic_gives_and_takes_by_tcp_through_the_tunnel() {
+    let mut internet = Internet::new();
+    let nginx = Nginx::start(&internet.services, &content::folder());
+    let plane = Plane::start(&internet.services);
+    let contents = [4, 5].map(|seed| Content::random(seed, 24 * MIB));
+    let url = |content: &Content| nginx.url(&content.name).replacen(":80/", "/", 1);
+    let urls = contents.each_ref().map(url);
+    plane.publish_all(contents.iter().zip(urls.iter().map(String::as_str)));
+    let wait = "delay_background_download_from_http = 3600";
+    let mut daemon = |wan: [u8; 4], kind, nat| {
+        let home = internet.home(wan.into(), kind);
+        let daemon = start_with(&home.node, &plane.table(), nat, wait);
+        (home, daemon)
+    };
+    let (_knowing_home, knowing) = daemon([203, 0, 113, 10], Kind::Port, "");
+    let (_plain_home, plain) = daemon([192, 0, 2, 11], Kind::PortShift, "quic = \"off\"");
+    for ((giver, taker), (content, url)) in [(&plain, &knowing), (&knowing, &plain)]
+        .into_iter()
+        .zip(contents.iter().zip(&urls))
+    {
+        let listed = plane.peers();
+        let _here = giver.get(url, content, &["--foreground"]);
+        wait_for("the giver to be listed", PATIENCE, || {
+            (plane.peers() > listed).then_some(())
+        });
+        let result = taker.get(url, content, &[]);
+        content.assert_same(&result.output);
+        assert_eq!(result.status.downloaded.internet, content.bytes);
+        let explanation = taker.explain(&content.swarm_hash().to_hex());
+        let by_tcp = by(&explanation, Transport::TeredoTcp);
+        let delivered: u64 = by_tcp.iter().map(|s| s.delivered_bytes).sum();
+        assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
+    }
 }
 
 /// Both download, so each is told of the other and dials it: what one sends opens its own router for what the other sends.
