@@ -21,6 +21,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Quic, Self::Teredo, Self::TeredoTcp];
+
     /// The name that scripts see.
     pub fn name(self) -> &'static str {
         match self {

@@ -9,9 +9,9 @@ use crate::{
 };
 use dosvc_content::DownloadMode;
 use dosvc_nat::{
-    net::{State, Tunnel, TunnelConfig},
+    net::{State, Tunnel, TunnelConfig, TunnelStatus},
     quic::{PORT, QuicEndpoint},
-    tcp::TcpStack,
+    tcp::{StackStats, TcpStack},
     teredo::client::ServerAddresses,
 };
 use std::{
@@ -53,6 +53,19 @@ pub(crate) struct OpenTunnel {
     accepting: Vec<JoinHandle<()>>,
 }
 
+/// What goes on in a running engine's tunnel.
+#[derive(Clone, Debug)]
+pub struct TunnelReport {
+    /// Of the tunnel itself.
+    pub status: TunnelStatus,
+    /// Whether QUIC is spoken through it, beside TCP.
+    pub quic: bool,
+    /// TCP connections through it at present.
+    pub tcp_connections: usize,
+    /// What TCP through it has counted.
+    pub tcp: StackStats,
+}
+
 /// What a tunnel is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Wanted {
@@ -70,6 +83,15 @@ impl OpenTunnel {
     pub(crate) fn transports(&self) -> impl Iterator<Item = Transport> + use<> {
         let quic = self.end.as_ref().map(|_| Transport::Teredo);
         quic.into_iter().chain([Transport::TeredoTcp])
+    }
+
+    pub(crate) fn report(&self) -> TunnelReport {
+        TunnelReport {
+            status: self.tunnel.status(),
+            quic: self.end.is_some(),
+            tcp_connections: self.tcp.connections(),
+            tcp: self.tcp.stats(),
+        }
     }
 
     /// The UDP port on this machine.
