@@ -9,6 +9,7 @@ use crate::{
     plane::Plane,
     process::wait_for,
     router::MINIUPNPD_EXTERNAL,
+    turns::Turn,
 };
 use dosvc_engine::api::{Explanation, MappedPort, SourceExplanation, Transport};
 use std::{
@@ -271,6 +272,7 @@ const PEER_ONLY: &str = "delay_foreground_download_from_http = 3600";
 #[test]
 #[ignore = "needs root, network namespaces and nftables"]
 fn a_tunnel_is_not_much_slower_than_plain_quic_between_daemons() {
+    let _alone = Turn::alone();
     let kinds = match is_full() {
         true => Kind::ALL.to_vec(),
         false => vec![Kind::Port],
@@ -308,8 +310,9 @@ fn a_tunnel_is_not_much_slower_than_plain_quic_between_daemons() {
 /// A symmetric router and a port-restricted one let nobody through, unless the daemon behind the latter has had its ports
 /// mapped, which it does by itself.
 #[test]
-#[ignore = "needs root, network namespaces, nftables and miniupnpd"]
+#[ignore = "needs root, nftables and miniupnpd"]
 fn with_a_mapped_port_a_symmetric_nat_and_a_port_restricted_one_reach_each_other() {
+    let _alone = is_full().then(Turn::alone);
     let mut internet = Internet::new();
     let nginx = Nginx::start(&internet.services, &content::folder());
     let contents = [6, 7].map(|seed| Content::random(seed, measured_bytes()));

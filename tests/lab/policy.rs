@@ -9,6 +9,7 @@ use crate::{
     namespace::{Lab, Node},
     nginx::Nginx,
     process::wait_for,
+    turns::Turn,
 };
 use dosvc_engine::api::{JobStatus, SourceExplanation, SourceStanding};
 use std::{fs, ops::RangeInclusive, thread, time::Duration};
@@ -289,6 +290,7 @@ fn limit_holds_from_the_first_byte_and_a_new_one_at_once() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn lan_is_exempt_from_limits() {
+    let _alone = Turn::alone();
     const LIMITS: &str = "max_foreground_download_bandwidth = 500\nmax_background_download_bandwidth = 500\n\
                           delay_background_download_from_http = 120";
     let lab = Lab::new(3, Some("100mbit"));
