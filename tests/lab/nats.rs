@@ -260,6 +260,40 @@ fn two_that_download_the_same_open_their_routers_for_each_other() {
     assert!(by_quic > 0, "{results:?}");
 }
 
+/// The one that has everything asks nobody, so its router lets nobody in: it hears of the other from the array, and calls it.
+#[test]
+#[ignore = "needs root, network namespaces and nftables"]
+fn who_has_everything_calls_those_that_look_for_it_through_its_router() {
+    let mut internet = Internet::new();
+    let nginx = Nginx::start(&internet.services, &content::folder());
+    let plane = Plane::start(&internet.services);
+    let content = Content::random(8, 8 * MIB);
+    let url = nginx.url(&content.name).replacen(":80/", "/", 1);
+    plane.publish(&content, &url);
+    let mut daemon = |wan: [u8; 4], policies: &str| {
+        let home = internet.home(wan.into(), Kind::Port);
+        let table = plane.table();
+        let tables = format!("{table}[delivery_optimization]\n{POLICIES}{policies}");
+        Daemon::start_with(&home.node, "", &tables)
+    };
+    let seed = daemon([192, 0, 2, 11], "");
+    let leech = daemon(
+        [203, 0, 113, 10],
+        "delay_background_download_from_http = 3600",
+    );
+    let _here = seed.get(&url, &content, &[]);
+    wait_for("the seed to be listed", PATIENCE, || {
+        (plane.peers() > 0).then_some(())
+    });
+    let result = leech.get(&url, &content, &[]);
+    content.assert_same(&result.output);
+    assert_eq!(result.status.downloaded.internet, content.bytes);
+    let explanation = leech.explain(&content.swarm_hash().to_hex());
+    let sources = by(&explanation, Transport::Quic);
+    let delivered: u64 = sources.iter().map(|s| s.delivered_bytes).sum();
+    assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
+}
+
 /// The least that the tunnel must give of what plain QUIC gives on the same path.
 const RATIO_MIN: f64 = 0.55;
 /// Pairs of rates of which the median counts, where the first one falls short: the machine has other things to do, too.
