@@ -7,7 +7,7 @@ use crate::config::{
 };
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
-    CloudSettings, EngineConfig, NatSettings, TeredoSettings,
+    CloudSettings, EngineConfig, NatSettings, TeredoSettings, TunnelReport,
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
         JobStatus, PeerInfo,
@@ -63,6 +63,8 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
     fn status(&self) -> EngineStatus;
     /// Why a content is downloaded and shared the way it is.
     fn explain(&self, id: &str) -> impl Future<Output = Result<Explanation, JobError>> + Send;
+    /// What goes on in the tunnel, while there is one.
+    fn tunnel(&self) -> Option<TunnelReport>;
     /// Every peer of every content.
     fn peers(&self) -> impl Future<Output = Vec<PeerInfo>> + Send;
 }
@@ -202,6 +204,10 @@ impl Local for Engine {
 
     async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
         Self::explain(self, id).await
+    }
+
+    fn tunnel(&self) -> Option<TunnelReport> {
+        Self::tunnel(self)
     }
 
     async fn peers(&self) -> Vec<PeerInfo> {
