@@ -238,6 +238,22 @@ fn a_peer_that_knows_no_quic_gives_and_takes_by_tcp_through_the_tunnel() {
             let delivered: u64 = by_tcp.iter().map(|s| s.delivered_bytes).sum();
             assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
         }
+        for (daemon, quic) in [(&knowing, true), (&plain, false)] {
+            let shown = daemon.output(&["teredo", "status", "--json"]).stdout;
+            let shown: serde_json::Value = serde_json::from_slice(&shown).expect("it is JSON");
+            assert_eq!(
+                shown["address"],
+                tunnel(daemon).expect("it has one").to_string()
+            );
+            let speaks = &shown["speaks"];
+            let count = |name: &str| speaks[name].as_u64().expect("a number");
+            assert_eq!(speaks["quic"], quic);
+            assert!(
+                count("tcp_incoming") > 0 && count("tcp_outgoing") > 0,
+                "{speaks}"
+            );
+            assert_eq!(count("tcp_refused"), 0);
+        }
     }
 }
 
