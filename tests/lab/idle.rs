@@ -5,6 +5,7 @@ use crate::{
     daemon::Daemon,
     namespace::Lab,
     nginx::Nginx,
+    turns::Turn,
 };
 use std::{fs, thread, time::Duration};
 
@@ -23,6 +24,7 @@ const TICKS_MAX: u64 = 2;
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn ten_large_contents_held_cost_little_memory_and_no_time() {
+    let _alone = Turn::alone();
     // The quick contents have as many pieces as the large ones: that is what memory depends on.
     let (bytes, piece_bytes) = if is_full() {
         (4 << 30, 1 << 20)

@@ -8,6 +8,7 @@ use crate::{
     nginx::Nginx,
     plane::Plane,
     process::wait_for,
+    turns::Turn,
 };
 use dosvc_engine::api::{Explanation, SourceExplanation, Transport};
 use std::{
@@ -219,6 +220,7 @@ fn two_that_download_the_same_open_their_routers_for_each_other() {
 #[test]
 #[ignore = "needs root, network namespaces and nftables"]
 fn a_tunnel_is_not_much_slower_than_plain_quic_between_daemons() {
+    let _alone = Turn::alone();
     const RATIO_MIN: f64 = 0.55;
     let (bytes, kinds) = match is_full() {
         true => (256 * MIB, Kind::ALL.to_vec()),
