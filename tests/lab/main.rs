@@ -29,6 +29,8 @@ mod origin;
 mod peer;
 mod plane;
 mod process;
+#[path = "../../crates/nat/tests/namespaces/router.rs"]
+mod router;
 mod tracker;
 mod turns;
 

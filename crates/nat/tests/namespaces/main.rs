@@ -16,6 +16,7 @@ mod own;
 mod peer;
 mod portmap;
 mod quic;
+mod router;
 mod tcp;
 mod tun;
 
