@@ -11,10 +11,10 @@ use std::{fs, thread, time::Duration};
 
 const CONTENTS: u64 = 10;
 /// Memory that nothing but the daemon needs.
-const OWN_KIB_MAX: u64 = 16 << 10;
+const OWN_KIB_MAX: u64 = 10 << 10;
 /// With its code, which other processes share and the system takes back: a third less of it in a release build than in one
 /// that is made quickly.
-const RESIDENT_KIB_MAX: u64 = 40 << 10;
+const RESIDENT_KIB_MAX: u64 = 30 << 10;
 /// Work that downloads and a start leave behind may take a while; it has to come to an end.
 const SETTLE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(20);
