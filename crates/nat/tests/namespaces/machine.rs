@@ -50,7 +50,9 @@ impl Internet {
         let router = internet.machine("router");
         router.forward();
         router.ip(&[
-            "link add br0 type bridge mcast_snooping 0",
+            // Else it has the least of its ports' addresses, and a port that comes later changes it: then everybody sends
+            // to nobody until their neighbour tables have grown old.
+            "link add br0 address 02:77:00:00:01:00 type bridge mcast_snooping 0",
             "link set br0 up",
         ]);
         for network in NETWORKS {
