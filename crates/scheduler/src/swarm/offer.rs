@@ -42,6 +42,8 @@ const IDLE_OFFERS: usize = 2;
 const COMING_MAX: usize = 2;
 /// … but for those that come in this time: the way of an answer, and the check of a piece.
 const COMING_TIME: Duration = Duration::from_millis(20);
+/// Pieces that we lack and our neighbours have, on average, before we take a second one whatever they get.
+const BEHIND: usize = 1;
 /// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
 
@@ -357,8 +359,9 @@ impl Swarm {
     }
 
     /// Whether as much is on its way to us from peers as to our neighbours: they come first then. One piece is on its
-    /// way to everybody before anybody gets two, and a third would only make the others take longer. What comes while an
-    /// answer is under way and a piece is checked is on top of that: much, on a fast link.
+    /// way to everybody before anybody gets two, and a third would only make the others take longer. Who has less than
+    /// its neighbours takes a second one all the same, or chance would let some fall behind further and further. What
+    /// comes while an answer is under way and a piece is checked is on top of that: much, on a fast link.
     fn is_crowded(&self, now: Instant) -> bool {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
         let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
@@ -374,9 +377,15 @@ impl Swarm {
         if ours <= meanwhile || ours >= meanwhile + COMING_MAX {
             return ours > meanwhile;
         }
-        let partners = || self.sources.values().filter(|s| s.is_partner());
-        let coming: usize = partners().map(|s| s.fetching.len()).sum();
-        ours * partners().count() >= coming
+        let (mut partners, mut coming, mut had) = (0, 0, 0);
+        for s in self.sources.values().filter(|s| s.is_partner()) {
+            partners += 1;
+            coming += s.fetching.len();
+            had += s.has.count() as usize;
+        }
+        let have = self.pieces.have().count() as usize;
+        let is_behind = (have + BEHIND) * partners < had;
+        ours * partners >= coming && !is_behind
     }
 
     /// Whether the piece would be here, from this peer, only after everything else, and another holder is much faster.
