@@ -11,7 +11,7 @@ mod error;
 pub(crate) mod handover;
 pub(crate) mod socket;
 
-use crate::{control::Control, local::Local, settings::Setting};
+use crate::{control::Control, local::Local, settings::Setting, teredo};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, Request, State},
@@ -116,6 +116,8 @@ pub(crate) fn router<L: Local>(control: Arc<Control<L>>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
+        .route("/v1/teredo", get(tunnel))
+        .route("/metrics", get(metrics))
         .route("/v1/explain/{id}", get(explain))
         .route("/v1/config", get(config))
         .route("/v1/mode", put(set_mode))
@@ -163,6 +165,16 @@ async fn status<L: Local>(State(shared): State<Shared<L>>) -> Json<EngineStatus>
 
 async fn peers<L: Local>(State(shared): State<Shared<L>>) -> Json<Vec<PeerInfo>> {
     Json(shared.engine().peers().await)
+}
+
+async fn tunnel<L: Local>(State(shared): State<Shared<L>>) -> Json<Option<teredo::Status>> {
+    let report = shared.engine().tunnel();
+    Json(report.as_ref().map(teredo::Status::of_daemon))
+}
+
+async fn metrics<L: Local>(State(shared): State<Shared<L>>) -> Response {
+    let engine = shared.engine();
+    teredo::metrics_of_daemon(&engine.peers().await, engine.tunnel().as_ref())
 }
 
 async fn explain<L: Local>(

@@ -8,6 +8,7 @@ use crate::{
     },
     fd,
     settings::Setting,
+    teredo,
 };
 use bytes::Bytes;
 use dosvc_content::DownloadMode;
@@ -86,6 +87,11 @@ impl Client {
 
     pub(crate) async fn peers(&self) -> Result<Vec<PeerInfo>> {
         self.read("/v1/peers").await
+    }
+
+    /// The daemon's tunnel, while it has one.
+    pub(crate) async fn tunnel(&self) -> Result<Option<teredo::Status>> {
+        self.read("/v1/teredo").await
     }
 
     /// Why the content, named by a download's number or the beginning of a file id, is treated as it is.

@@ -3,7 +3,7 @@
 use crate::{
     SaidAlready,
     cli::{DoctorArgs, Global},
-    client, show,
+    client, show, teredo,
 };
 use dosvc_engine::api::{CloudStatus, EngineStatus, GateStatus, PortMappingStatus};
 use serde::Serialize;
@@ -34,8 +34,9 @@ struct Row {
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: DoctorArgs) -> anyhow::Result<()> {
     let DoctorArgs { json } = args;
-    let status = client(global)?.status().await?;
-    let rows = rows(&status);
+    let client = client(global)?;
+    let (status, tunnel) = tokio::try_join!(client.status(), client.tunnel())?;
+    let rows = rows(&status, tunnel.as_ref());
     if json {
         show::pretty_json(&rows)?;
     } else {
@@ -67,7 +68,7 @@ impl Row {
     }
 }
 
-fn rows(status: &EngineStatus) -> Vec<Row> {
+fn rows(status: &EngineStatus, tunnel: Option<&teredo::Status>) -> Vec<Row> {
     let mut rows = vec![
         Row::new(
             "daemon",
@@ -76,6 +77,7 @@ fn rows(status: &EngineStatus) -> Vec<Row> {
         ),
         peer_port(status),
         gateway(status),
+        tunnel_row(status, tunnel),
     ];
     rows.extend(status.cloud.as_ref().map(cloud));
     rows.extend(status.gates.iter().map(gate));
@@ -157,6 +159,25 @@ fn gateway(status: &EngineStatus) -> Row {
     Row::new(CHECK, Outcome::Warning, why)
 }
 
+fn tunnel_row(status: &EngineStatus, tunnel: Option<&teredo::Status>) -> Row {
+    const CHECK: &str = "Teredo";
+    let Some(tunnel) = tunnel else {
+        let why = match is_distant(status) {
+            true => {
+                "no server is configured ([nat] teredo_servers), or its UDP port is taken (see the daemon's log)"
+            }
+            false => "only modes 2 and 3 have peers beyond the LAN",
+        };
+        return Row::new(CHECK, Outcome::Off, why);
+    };
+    let outcome = match (tunnel.address(), tunnel.is_offline()) {
+        (Some(_), _) => Outcome::Good,
+        (None, true) => Outcome::Bad,
+        (None, false) => Outcome::Warning,
+    };
+    Row::new(CHECK, outcome, tunnel.summary())
+}
+
 fn cloud(cloud: &CloudStatus) -> Row {
     let failing: Vec<String> = (cloud.services.iter())
         .filter_map(|service| {
@@ -224,7 +245,7 @@ mod tests {
     }
 
     fn outcome(mode: u8, mapping: Option<PortMappingStatus>) -> Outcome {
-        let rows = rows(&status(mode, mapping));
+        let rows = rows(&status(mode, mapping), None);
         let row = rows.iter().find(|row| row.check == "port mapping").unwrap();
         assert!(row.text().contains(&row.detail) && !row.detail.is_empty());
         row.outcome
@@ -249,6 +270,49 @@ mod tests {
             outcome(2, Some(mapping("asking", None, None))),
             Outcome::Warning
         );
+    }
+
+    #[test]
+    fn every_state_of_the_tunnel_is_told_from_the_others() {
+        use dosvc_nat::{
+            net::{State, TunnelStatus},
+            teredo::{
+                TeredoAddress,
+                client::{Nat, Offline, Qualified, Stats},
+            },
+        };
+        let in_state = |state| {
+            teredo::Status::of(&TunnelStatus {
+                state,
+                server: None,
+                answered: None,
+                local_port: 3544,
+                peers: Vec::new(),
+                stats: Stats::default(),
+            })
+        };
+        let mapped = "203.0.113.10:3544".parse().unwrap();
+        let own = Qualified {
+            address: TeredoAddress::new([198, 51, 100, 10].into(), mapped, 0),
+            nat: Nat::Consistent,
+            keeps_port: true,
+            mtu: 1280,
+        };
+        for (mode, state, wanted) in [
+            (1, None, Outcome::Off),
+            (3, None, Outcome::Off),
+            (3, Some(State::Starting), Outcome::Warning),
+            (3, Some(State::Qualified(own)), Outcome::Good),
+            (3, Some(State::Offline(Offline::NoAnswer)), Outcome::Bad),
+            (
+                3,
+                Some(State::Offline(Offline::Restarted)),
+                Outcome::Warning,
+            ),
+        ] {
+            let row = tunnel_row(&status(mode, None), state.map(in_state).as_ref());
+            assert_eq!(row.outcome, wanted, "{row:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::config::{
 };
 pub(crate) use dosvc_engine::Engine;
 use dosvc_engine::{
-    CloudSettings, EngineConfig, NatSettings, TeredoSettings,
+    CloudSettings, EngineConfig, NatSettings, TeredoSettings, TunnelReport,
     api::{
         CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError, JobId,
         JobStatus, PeerInfo,
@@ -63,6 +63,8 @@ pub(crate) trait Local: Clone + Send + Sync + 'static {
     fn status(&self) -> EngineStatus;
     /// Why a content is downloaded and shared the way it is.
     fn explain(&self, id: &str) -> impl Future<Output = Result<Explanation, JobError>> + Send;
+    /// What goes on in the tunnel, while there is one.
+    fn tunnel(&self) -> Option<TunnelReport>;
     /// Every peer of every content.
     fn peers(&self) -> impl Future<Output = Vec<PeerInfo>> + Send;
 }
@@ -204,6 +206,10 @@ impl Local for Engine {
         Self::explain(self, id).await
     }
 
+    fn tunnel(&self) -> Option<TunnelReport> {
+        Self::tunnel(self)
+    }
+
     async fn peers(&self) -> Vec<PeerInfo> {
         Self::peers(self).await
     }
@@ -278,9 +284,11 @@ mod tests {
         ("control_plane.redis", "redis://x", false),
         ("control_plane.redis_sentinel", "x", false),
         ("control_plane.redis_password_file", "/x", false),
+        ("control_plane.redis_ca_file", "/x", false),
         ("control_plane.redis_prefix", "x", false),
         ("control_plane.postgres", "postgresql://x@y/z", false),
         ("control_plane.postgres_password_file", "/x", false),
+        ("control_plane.postgres_ca_file", "/x", false),
         ("control_plane.networks", "/x", false),
         ("control_plane.registered_callers", "x", false),
         ("control_plane.cache_hosts", "x", false),

@@ -187,6 +187,7 @@ fn finish(
 /// moves 3 GiB a second from sockets and 10 to them; more would wake each other for every message (with four, a download
 /// took 4 % more processor time and 8 % longer).
 fn engine_runtime() -> io::Result<Runtime> {
+    dosvc_footprint::bound_heap();
     let cores = available_parallelism().map_or(2, usize::from);
     Builder::new_multi_thread()
         .worker_threads(1)

@@ -19,6 +19,9 @@ use dosvc_nat::{net, teredo::server::ServerConfig};
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use metrics::of_daemon as metrics_of_daemon;
+pub(crate) use status::Status;
+
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: TeredoArgs) -> anyhow::Result<()> {
     match args.action {

@@ -44,7 +44,8 @@ impl Daemon {
             "[delivery_optimization]\ndownload_mode = 1\nmin_file_size_to_cache = 1\n\
              min_disk_size_allowed_to_peer = 1\nmin_ram_allowed_to_peer = 1\n\
              [daemon]\nstate_dir = \"{root}/state\"\napi_socket = \"{root}/api\"\n\
-             listen = [\"127.0.0.1:{port}\"]\nlog_level = \"error\"\n[discovery]\ndns_sd = false\n"
+             listen = [\"127.0.0.1:{port}\"]\nlog_level = \"error\"\n[discovery]\ndns_sd = false\n\
+             [cache]\nkeep_free_percent = 0\n"
         );
         fs::write(dir.path().join("dosvc.toml"), text)?;
         let begun = Instant::now();

@@ -4,10 +4,10 @@
 use crate::{Measured, names};
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 720.0;
+const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 250.0;
+const RIGHT: f64 = 330.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 50.0;
 const COLOURS: [&str; 10] = [
@@ -56,11 +56,15 @@ pub(crate) fn svg(measured: &Measured) -> String {
     let all = lines
         .iter()
         .flat_map(|(_, line)| line.iter().map(|(_, y)| *y));
-    let lowest = all.fold(1.0, f64::min);
+    let lowest = all.clone().fold(1.0, f64::min);
+    let highest = all.fold(1.0, f64::max);
     let n_log_n = |n: f64| n / first * (n.log2().max(1.0) / first.log2().max(1.0));
     let axes = Axes {
         x: (first, last),
-        y: (10f64.powf(lowest.log10().floor()), n_log_n(last)),
+        y: (
+            10f64.powf(lowest.log10().floor()),
+            highest.max(n_log_n(last)),
+        ),
     };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \

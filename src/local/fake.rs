@@ -4,10 +4,13 @@
 use super::Local;
 use crate::config::Config;
 use dosvc_content::{HResult, PiecesHashFile};
-use dosvc_engine::api::{
-    BandwidthStatus, CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest, JobError,
-    JobId, JobState, JobStatus, ModeExplanation, MonthStatus, PeerInfo, SourceBytes,
-    SourceExplanation, SourceStanding, Transport,
+use dosvc_engine::{
+    TunnelReport,
+    api::{
+        BandwidthStatus, CacheEntry, EngineStatus, Explanation, GetRequest, ImportRequest,
+        JobError, JobId, JobState, JobStatus, ModeExplanation, MonthStatus, PeerInfo, SourceBytes,
+        SourceExplanation, SourceStanding, Transport,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -350,6 +353,10 @@ impl Local for Engine {
             }],
             download: Some(download),
         })
+    }
+
+    fn tunnel(&self) -> Option<TunnelReport> {
+        None
     }
 
     async fn peers(&self) -> Vec<PeerInfo> {

@@ -139,7 +139,7 @@ pub(crate) struct PingArgs {
     pub(crate) json: bool,
 }
 
-/// Show the client's address, its NAT, its peers and its counters.
+/// Show the tunnel of the daemon: address, NAT, server, peers and counters; where it has none, that of `dosvc teredo client`.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
@@ -151,7 +151,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct Control {
-    /// The client's Unix socket [default: teredo.sock beside the daemon's].
+    /// The Unix socket of `dosvc teredo client` [default: teredo.sock beside the daemon's].
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
 }

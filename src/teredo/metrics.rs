@@ -1,9 +1,19 @@
-//! Counters of `dosvc teredo`'s servers, as Prometheus reads them.
+//! Counters of `dosvc teredo`'s servers and of the daemon's ways to its peers, as Prometheus reads them.
 
 use anyhow::Context as _;
-use axum::{Router, http::header, response::IntoResponse as _, routing::get};
+use axum::{
+    Router,
+    http::header,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use dosvc_engine::{
+    TunnelReport,
+    api::{PeerInfo, Transport},
+};
 use dosvc_nat::{
     net::{State, TunnelStatus},
+    tcp::StackStats,
     teredo::{relay::RelayStats, server::ServerStats},
 };
 use std::{
@@ -157,9 +167,74 @@ impl Page {
         page
     }
 
-    pub(super) fn answer(self) -> axum::response::Response {
+    /// How many connections there are by each transport, whether any or not.
+    fn connections(&mut self, peers: &[PeerInfo]) {
+        const NAME: &str = "dosvc_peer_connections";
+        let _infallible = write!(
+            self.0,
+            "# HELP {NAME} Connected peers, by what is spoken.\n# TYPE {NAME} gauge\n"
+        );
+        for transport in Transport::ALL {
+            let by = |peer: &&PeerInfo| peer.connection_established && peer.transport == transport;
+            let count = peers.iter().filter(by).count();
+            let _infallible = writeln!(
+                self.0,
+                "{NAME}{{transport=\"{}\"}} {count}",
+                transport.name()
+            );
+        }
+    }
+
+    fn tcp(&mut self, connections: usize, stats: &StackStats) {
+        self.number(
+            "tcp_connections",
+            "TCP connections through the tunnel.",
+            connections,
+        );
+        self.number(
+            "tcp_incoming_total",
+            "TCP connections through the tunnel that peers began.",
+            stats.incoming,
+        );
+        self.number(
+            "tcp_refused_total",
+            "Those of them that were too many.",
+            stats.refused,
+        );
+        self.number(
+            "tcp_outgoing_total",
+            "TCP connections through the tunnel that were begun here.",
+            stats.outgoing,
+        );
+        self.number(
+            "tcp_received_total",
+            "Packets for TCP through the tunnel.",
+            stats.received,
+        );
+        self.number(
+            "tcp_dropped_total",
+            "Those of them that were no TCP, or too many.",
+            stats.dropped,
+        );
+    }
+
+    pub(super) fn answer(self) -> Response {
         ([(header::CONTENT_TYPE, MEDIA_TYPE)], self.0).into_response()
     }
+}
+
+/// The daemon's page: its peers, and its tunnel while it has one.
+pub(crate) fn of_daemon(peers: &[PeerInfo], tunnel: Option<&TunnelReport>) -> Response {
+    let mut page = match tunnel {
+        Some(report) => {
+            let mut page = Page::of_client(&report.status);
+            page.tcp(report.tcp_connections, &report.tcp);
+            page
+        }
+        None => Page::default(),
+    };
+    page.connections(peers);
+    page.answer()
 }
 
 /// Serves a page at `/metrics`, until told to stop.

@@ -1,7 +1,11 @@
 //! `dosvc teredo status`.
 
-use super::{args::StatusArgs, running};
-use crate::{cli::Global, show};
+use super::{
+    args::{Control, StatusArgs},
+    running,
+};
+use crate::{cli::Global, client::ClientError, show};
+use dosvc_engine::TunnelReport;
 use dosvc_nat::{
     net::{State, TunnelStatus},
     teredo::client::{LocalPort, Nat, Offline},
@@ -10,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
+    time::Duration,
 };
 
 /// A client as others see it.
@@ -32,6 +37,23 @@ pub(crate) struct Status {
     bubbles_withheld: u64,
     solicitations: u64,
     dropped: BTreeMap<String, u64>,
+    /// How long ago a server last answered.
+    #[serde(default)]
+    answered_s: Option<u64>,
+    /// What is spoken through the tunnel of a daemon.
+    #[serde(default)]
+    speaks: Option<Speaks>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Speaks {
+    quic: bool,
+    tcp_connections: usize,
+    tcp_incoming: u64,
+    tcp_refused: u64,
+    tcp_outgoing: u64,
+    tcp_received: u64,
+    tcp_dropped: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,7 +71,7 @@ struct Peer {
 /// Runs the command.
 pub(super) async fn run(global: &Global, args: StatusArgs) -> anyhow::Result<()> {
     let StatusArgs { control, json } = args;
-    let status: Status = running(global, &control)?.read("/v1/status").await?;
+    let status = ask(global, &control).await?;
     if json {
         show::pretty_json(&status)?;
     } else {
@@ -58,8 +80,51 @@ pub(super) async fn run(global: &Global, args: StatusArgs) -> anyhow::Result<()>
     Ok(())
 }
 
+/// The daemon's tunnel, or the client's where the daemon has none. Who names a client's socket means the client.
+async fn ask(global: &Global, control: &Control) -> anyhow::Result<Status> {
+    let client = running(global, control)?;
+    if control.control.is_some() {
+        return Ok(client.read("/v1/status").await?);
+    }
+    let daemon = match crate::client(global)?.tunnel().await {
+        Ok(Some(status)) => return Ok(status),
+        Ok(None) => {
+            "the daemon has no tunnel: that takes mode 2 or 3 and [nat] teredo_servers".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    let status: Result<Status, ClientError> = client.read("/v1/status").await;
+    status.map_err(|error| match error {
+        ClientError::NoDaemon(path) => {
+            anyhow::anyhow!(
+                "{daemon}; and no `dosvc teredo client` answers at {}",
+                path.display()
+            )
+        }
+        error => error.into(),
+    })
+}
+
 impl Status {
-    pub(super) fn of(status: &TunnelStatus) -> Self {
+    /// A daemon's.
+    pub(crate) fn of_daemon(report: &TunnelReport) -> Self {
+        let tcp = report.tcp;
+        let speaks = Speaks {
+            quic: report.quic,
+            tcp_connections: report.tcp_connections,
+            tcp_incoming: tcp.incoming,
+            tcp_refused: tcp.refused,
+            tcp_outgoing: tcp.outgoing,
+            tcp_received: tcp.received,
+            tcp_dropped: tcp.dropped,
+        };
+        Self {
+            speaks: Some(speaks),
+            ..Self::of(&report.status)
+        }
+    }
+
+    pub(crate) fn of(status: &TunnelStatus) -> Self {
         let own = match status.state {
             State::Qualified(own) => Some(own),
             State::Starting | State::Offline(_) => None,
@@ -94,7 +159,33 @@ impl Status {
             dropped: dropped
                 .map(|(reason, &count)| (reason.to_string(), count))
                 .collect(),
+            answered_s: status.answered.map(|answered| answered.as_secs()),
+            speaks: None,
         }
+    }
+
+    /// Our address, while there is one.
+    pub(crate) fn address(&self) -> Option<Ipv6Addr> {
+        self.address
+    }
+
+    /// Whether no server answers.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.state == NO_ANSWER
+    }
+
+    /// All of it in a line.
+    pub(crate) fn summary(&self) -> String {
+        let server = self.server.map(|server| format!("server {server}"));
+        let answered = self.answered_s.map(|s| {
+            let ago = show::duration(Duration::from_secs(s));
+            format!("last answer {ago} ago")
+        });
+        let nat = self.nat.as_ref().map(|nat| format!("NAT: {nat}"));
+        let address = self.address.map(|address| address.to_string());
+        let parts = [Some(self.state.clone()), address, nat, server, answered];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        parts.join("; ")
     }
 
     fn lines(&self) -> Vec<String> {
@@ -112,6 +203,11 @@ impl Status {
         );
         add("NAT", self.nat.clone());
         add(
+            "last answer",
+            self.answered_s
+                .map(|s| format!("{} ago", show::duration(Duration::from_secs(s)))),
+        );
+        add(
             "datagrams",
             Some(format!(
                 "{} received, {} of them for the tunnel",
@@ -128,6 +224,26 @@ impl Status {
         for (reason, count) in &self.dropped {
             add("dropped", Some(format!("{count}: {reason}")));
         }
+        if let Some(speaks) = &self.speaks {
+            let quic = match speaks.quic {
+                true => "QUIC and TCP",
+                false => "TCP alone",
+            };
+            add("speaks", Some(quic.to_owned()));
+            let Speaks {
+                tcp_connections,
+                tcp_incoming,
+                tcp_refused,
+                tcp_outgoing,
+                ..
+            } = speaks;
+            add(
+                "TCP",
+                Some(format!(
+                    "{tcp_connections} connections; {tcp_incoming} came so far ({tcp_refused} more were too many), {tcp_outgoing} were begun"
+                )),
+            );
+        }
         for peer in &self.peers {
             let path = match peer.path {
                 Some(path) => format!("open, by {path}"),
@@ -139,11 +255,14 @@ impl Status {
     }
 }
 
+/// The state of a client that nobody answers.
+const NO_ANSWER: &str = "off-line: no server answers on UDP port 3544";
+
 fn state_words(state: State) -> &'static str {
     match state {
         State::Starting => "asking the server",
         State::Qualified(_) => "qualified",
-        State::Offline(Offline::NoAnswer) => "off-line: no server answers on UDP port 3544",
+        State::Offline(Offline::NoAnswer) => NO_ANSWER,
         State::Offline(Offline::MappingChanged) => "the NAT has changed our port; asking again",
         State::Offline(Offline::Restarted) => "the network has changed; asking again",
     }

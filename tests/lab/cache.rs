@@ -6,6 +6,7 @@ use crate::{
     machine,
     origin::Origin,
     process::{run, wait_for},
+    turns::Turn,
 };
 use std::{
     fs,
@@ -21,11 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DISK_FULL: &str = "0x80070070";
 
 /// A machine on loopback with a file system in memory for its cache; unmounted when dropped.
-struct Machine(machine::Machine);
+struct Machine(machine::Machine, #[expect(dead_code, reason = "held")] Turn);
 
 impl Machine {
     fn new(disk_mib: u64) -> Self {
-        let machine = Self(machine::Machine::new());
+        let machine = Self(machine::Machine::new(), Turn::beside_others());
         fs::create_dir(machine.disk()).expect("the folder can be written");
         let size = format!("size={disk_mib}m,mode=700");
         let mut mount = Command::new("mount");

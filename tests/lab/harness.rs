@@ -8,6 +8,7 @@ use crate::{
     nginx::Nginx,
     peer::{Manner, Peer, fetch, knock},
     process::{run, wait_for},
+    turns::Turn,
 };
 use std::{
     io::ErrorKind,
@@ -35,6 +36,7 @@ pub(crate) fn curl(node: &Node, url: &str, content: &Content) -> Duration {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn links_are_shaped_and_counted_and_the_origin_counts_too() {
+    let _alone = Turn::alone();
     let lab = Lab::new(2, Some("200mbit"));
     let content = Content::random(1, 16 * MIB);
     let nginx = Nginx::start(lab.at(0), &crate::content::folder());

@@ -1,11 +1,13 @@
 //! An Internet of machines behind home routers: the kernel's NAT, made to behave in the ways that routers do.
 
+pub(crate) use crate::router::{CLIENT_PORT as TUNNEL_PORT, Kind};
 use crate::{
     daemon::{dosvc, write_config},
-    namespace::{Lab, Node},
+    namespace::{Lab, Node, OpenPort},
     process::{Process, wait_for},
+    router::{MINIUPNPD_CHAINS, MINIUPNPD_EXTERNAL, miniupnpd, rules},
 };
-use std::{net::Ipv4Addr, time::Duration};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 /// The Teredo server's addresses; the services are on the same machine.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
@@ -13,46 +15,6 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
 
 /// The networks of the Internet, each with the hub at `.1`.
 const NETWORKS: [&str; 3] = ["198.51.100", "203.0.113", "192.0.2"];
-
-/// The UDP port of tunnels; [`Kind::PortShift`] makes another one of it.
-pub(crate) const TUNNEL_PORT: u16 = 3545;
-
-/// How a router translates and filters (RFC 4787).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// One port towards everybody; everybody may send to it.
-    Cone,
-    /// One port towards everybody; who was sent something may send to it, from any port.
-    Address,
-    /// One port towards everybody; only what was asked for comes back.
-    Port,
-    /// As `Port`, with another number than inside.
-    PortShift,
-    /// As `Port`, but the router itself takes what was not asked for.
-    Leaky,
-    /// A random port for each destination.
-    Symmetric,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Cone,
-        Self::Address,
-        Self::Port,
-        Self::PortShift,
-        Self::Leaky,
-        Self::Symmetric,
-    ];
-
-    /// RFC 6081, figure 1, for Teredo with support of symmetric NATs.
-    pub(crate) fn reaches(self, other: Self) -> bool {
-        let open = |kind| matches!(kind, Self::Cone | Self::Address);
-        match (self, other) {
-            (Self::Symmetric, other) | (other, Self::Symmetric) => open(other),
-            _ => true,
-        }
-    }
-}
 
 /// A machine behind a router.
 pub(crate) struct Home {
@@ -149,6 +111,32 @@ impl Home {
         ));
     }
 
+    /// The router takes wishes for ports, by PCP, NAT-PMP and UPnP: real miniupnpd, until this is dropped.
+    pub(crate) fn map_ports(&self, internet: &Internet) -> Process {
+        let external = MINIUPNPD_EXTERNAL;
+        self.router
+            .ip_commands(&[&format!("addr add {external}/32 dev wan")]);
+        internet
+            .lab
+            .hub_ip(&[&format!("route add {external}/32 via {} dev br0", self.wan)]);
+        self.router.nft(MINIUPNPD_CHAINS);
+        let inside = format!("{}/32", self.node.ip());
+        let config = self.router.dir().join("miniupnpd.conf");
+        let text = miniupnpd(external, &inside, true, true);
+        fs::write(&config, text).expect("the router's folder can be written");
+        let mut command = self.router.command("miniupnpd");
+        command.arg("-d").arg("-f").arg(&config).arg("-P");
+        command.arg(self.router.dir().join("miniupnpd.pid"));
+        let log = self.router.dir().join("miniupnpd.log");
+        let process = Process::start(&mut command, &log);
+        wait_for("miniupnpd's port", Duration::from_secs(10), || {
+            let ports = self.router.open_ports();
+            let open = |port: &OpenPort| port.protocol == "udp" && port.port == 5351;
+            ports.iter().any(open).then_some(())
+        });
+        process
+    }
+
     /// Nothing passes the router on this port any more, whatever began before.
     pub(crate) fn block_port(&self, port: u16) {
         self.router.nft(&format!(
@@ -178,60 +166,4 @@ fn plug(lab: &Lab, ports: &mut u8, node: &Node, address: Ipv4Addr) {
         "link set wan up",
         &format!("route add default via {a}.{b}.{c}.1"),
     ]);
-}
-
-fn rules(kind: Kind, wan: Ipv4Addr) -> String {
-    let shifted = TUNNEL_PORT + 10_000;
-    let (track, inbound, outbound) = match kind {
-        Kind::Cone => (
-            "iifname lan meta l4proto udp update @inner { udp sport : ip saddr }",
-            "iifname wan meta l4proto udp dnat to udp dport map @inner",
-            String::new(),
-        ),
-        Kind::Address => (
-            "iifname lan meta l4proto udp update @inner { udp sport : ip saddr } update @asked { ip daddr . udp sport }",
-            "iifname wan meta l4proto udp ip saddr . udp dport @asked dnat to udp dport map @inner",
-            String::new(),
-        ),
-        Kind::Port | Kind::Leaky => ("", "", String::new()),
-        Kind::PortShift => (
-            "",
-            "",
-            format!("oifname wan udp sport {TUNNEL_PORT} snat to {wan}:{shifted}"),
-        ),
-        Kind::Symmetric => (
-            "",
-            "",
-            "oifname wan masquerade random,fully-random".to_owned(),
-        ),
-    };
-    let input = match kind {
-        Kind::Leaky => "",
-        _ => "iifname wan ct state established,related accept\n  iifname wan drop",
-    };
-    format!(
-        "table ip gateway {{
- map inner {{ type inet_service : ipv4_addr; flags dynamic,timeout; timeout 120s; size 1024; }}
- set asked {{ type ipv4_addr . inet_service; flags dynamic,timeout; timeout 120s; size 1024; }}
- chain track {{ type filter hook forward priority -10;
-  {track}
- }}
- chain inbound {{ type nat hook prerouting priority dstnat;
-  {inbound}
- }}
- chain outbound {{ type nat hook postrouting priority srcnat;
-  {outbound}
-  oifname wan masquerade persistent
- }}
- chain through {{ type filter hook forward priority 0;
-  ct state established,related accept
-  ct status dnat accept
-  iifname wan drop
- }}
- chain own {{ type filter hook input priority 0;
-  {input}
- }}
-}}
-"
-    )
 }

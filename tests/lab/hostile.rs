@@ -7,6 +7,7 @@ use crate::{
     nginx::Nginx,
     peer::{Manner, Peer},
     process::wait_for,
+    turns::Turn,
 };
 use std::time::Duration;
 
@@ -95,6 +96,7 @@ fn wrong_bytes_from_the_only_peer_do_not_spoil_a_download_from_the_origin() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn peer_that_goes_silent_costs_a_few_seconds_at_most() {
+    let _alone = Turn::alone();
     let lab = Lab::new(5, Some("400mbit"));
     let content = Content::random(5, scenario_bytes(64));
     let nginx = Nginx::start(lab.at(0), &content::folder());
@@ -130,6 +132,7 @@ fn peer_that_goes_silent_costs_a_few_seconds_at_most() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn silent_peer_does_not_hold_up_the_origin() {
+    let _alone = Turn::alone();
     let lab = Lab::new(4, Some("400mbit"));
     let content = Content::random(5, scenario_bytes(64));
     let nginx = Nginx::start(lab.at(0), &content::folder());

@@ -2,7 +2,7 @@
 //! machines of their own addresses, made of network namespaces on one bridge, and a real nginx as the origin.
 //!
 //! ```text
-//! cargo test --release --test lab -- --ignored --test-threads=1        (as root)
+//! cargo test --release --test lab -- --ignored --test-threads=3        (as root)
 //! ```
 //!
 //! Needed for these beside Rust: iproute2, nftables, nginx, curl, tcpdump, and Node.js with `npm ci` done in `tests/dissect`. Nothing is
@@ -29,7 +29,10 @@ mod origin;
 mod peer;
 mod plane;
 mod process;
+#[path = "../../crates/nat/tests/namespaces/router.rs"]
+mod router;
 mod tracker;
+mod turns;
 
 mod cache;
 mod cache_host;

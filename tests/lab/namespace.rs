@@ -1,6 +1,6 @@
 //! The machines: a hub namespace with a bridge, and a namespace for each node.
 
-use crate::process::run;
+use crate::{process::run, turns::Turn};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
@@ -10,7 +10,10 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
@@ -28,6 +31,7 @@ pub(crate) struct Lab {
     outsider: Option<Node>,
     dir: PathBuf,
     sockets: tempfile::TempDir,
+    _turn: Turn,
 }
 
 /// One machine, or this one.
@@ -85,7 +89,9 @@ impl Lab {
     /// A hub with a bridge that has no address, and no machine.
     pub(crate) fn empty() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        remove_leftovers();
+        let turn = Turn::beside_others();
+        static CLEAN: Once = Once::new();
+        CLEAN.call_once(remove_leftovers);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}-{}-{number}", std::process::id());
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
@@ -98,6 +104,7 @@ impl Lab {
             outsider: None,
             dir,
             sockets,
+            _turn: turn,
         };
         let hub = lab.hub();
         lab.add_namespace(&hub);

@@ -8,8 +8,10 @@ use crate::{
     nginx::Nginx,
     plane::Plane,
     process::wait_for,
+    router::MINIUPNPD_EXTERNAL,
+    turns::Turn,
 };
-use dosvc_engine::api::{Explanation, SourceExplanation, Transport};
+use dosvc_engine::api::{Explanation, MappedPort, SourceExplanation, Transport};
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -27,17 +29,23 @@ monthly_upload_data_cap = 0
 
 /// A daemon that has a tunnel.
 fn start(node: &Node, discovery: &str, policies: &str) -> Daemon {
+    start_with(node, "", discovery, "", policies)
+}
+
+/// The same; `daemon` and `nat`: more settings of these tables.
+fn start_with(node: &Node, daemon: &str, discovery: &str, nat: &str, policies: &str) -> Daemon {
     let tables = format!(
         "{discovery}
 [nat]
 teredo_servers = [\"{SERVER}\"]
 teredo_port = {TUNNEL_PORT}
+{nat}
 [transfers]
 max_active_uploads = 64
 [delivery_optimization]
 {POLICIES}{policies}"
     );
-    let daemon = Daemon::start_with(node, "", &tables);
+    let daemon = Daemon::start_with(node, daemon, &tables);
     wait_for("an address in the tunnel", PATIENCE, || tunnel(&daemon));
     daemon
 }
@@ -182,6 +190,44 @@ delay_foreground_download_from_http = 3600";
     );
 }
 
+/// As a Windows machine is: it has a Teredo address, and TCP port 7680 there.
+#[test]
+#[ignore = "needs root, network namespaces and nftables"]
+fn a_peer_that_knows_no_quic_gives_and_takes_by_tcp_through_the_tunnel() {
+    let mut internet = Internet::new();
+    let nginx = Nginx::start(&internet.services, &content::folder());
+    let plane = Plane::start(&internet.services);
+    let contents = [4, 5].map(|seed| Content::random(seed, 24 * MIB));
+    let url = |content: &Content| nginx.url(&content.name).replacen(":80/", "/", 1);
+    let urls = contents.each_ref().map(url);
+    plane.publish_all(contents.iter().zip(urls.iter().map(String::as_str)));
+    let wait = "delay_background_download_from_http = 3600";
+    let mut daemon = |wan: [u8; 4], kind, nat| {
+        let home = internet.home(wan.into(), kind);
+        let daemon = start_with(&home.node, "", &plane.table(), nat, wait);
+        (home, daemon)
+    };
+    let (_knowing_home, knowing) = daemon([203, 0, 113, 10], Kind::Port, "");
+    let (_plain_home, plain) = daemon([192, 0, 2, 11], Kind::PortShift, "quic = \"off\"");
+    for ((giver, taker), (content, url)) in [(&plain, &knowing), (&knowing, &plain)]
+        .into_iter()
+        .zip(contents.iter().zip(&urls))
+    {
+        let listed = plane.peers();
+        let _here = giver.get(url, content, &["--foreground"]);
+        wait_for("the giver to be listed", PATIENCE, || {
+            (plane.peers() > listed).then_some(())
+        });
+        let result = taker.get(url, content, &[]);
+        content.assert_same(&result.output);
+        assert_eq!(result.status.downloaded.internet, content.bytes);
+        let explanation = taker.explain(&content.swarm_hash().to_hex());
+        let by_tcp = by(&explanation, Transport::TeredoTcp);
+        let delivered: u64 = by_tcp.iter().map(|s| s.delivered_bytes).sum();
+        assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
+    }
+}
+
 /// Both download, so each is told of the other and dials it: what one sends opens its own router for what the other sends.
 #[test]
 #[ignore = "needs root, network namespaces and nftables"]
@@ -214,19 +260,26 @@ fn two_that_download_the_same_open_their_routers_for_each_other() {
     assert!(by_quic > 0, "{results:?}");
 }
 
+/// The least that the tunnel must give of what plain QUIC gives on the same path.
+const RATIO_MIN: f64 = 0.55;
+/// Pairs of rates of which the median counts, where the first one falls short: the machine has other things to do, too.
+const TRIES: usize = 5;
+/// Nobody but the peer gives anything.
+const PEER_ONLY: &str = "delay_foreground_download_from_http = 3600";
+
 /// The same content through the tunnel and straight, on the same path, by the same daemons. With `DOSVC_LAB_FULL=1`: 256 MiB
-/// for every pair of routers that reach each other, and the tunnel must not be slower than RATIO_MIN of plain QUIC.
+/// for every pair of routers that reach each other, and the tunnel must not be slower than [`RATIO_MIN`] of plain QUIC.
 #[test]
 #[ignore = "needs root, network namespaces and nftables"]
 fn a_tunnel_is_not_much_slower_than_plain_quic_between_daemons() {
-    const RATIO_MIN: f64 = 0.55;
-    let (bytes, kinds) = match is_full() {
-        true => (256 * MIB, Kind::ALL.to_vec()),
-        false => (scenario_bytes(32), vec![Kind::Port]),
+    let _alone = Turn::alone();
+    let kinds = match is_full() {
+        true => Kind::ALL.to_vec(),
+        false => vec![Kind::Port],
     };
     let mut internet = Internet::new();
     let nginx = Nginx::start(&internet.services, &content::folder());
-    let content = Content::random(2, bytes);
+    let content = Content::random(2, measured_bytes());
     let url = nginx.url(&content.name);
     let mut home =
         |net: [u8; 3], kind, n| internet.home(Ipv4Addr::new(net[0], net[1], net[2], n), kind);
@@ -242,27 +295,83 @@ fn a_tunnel_is_not_much_slower_than_plain_quic_between_daemons() {
     let mut slow = Vec::new();
     for (a, n) in kinds.iter().zip(10..) {
         let taker = home([203, 0, 113], *a, n);
-        let leech = start(
-            &taker.node,
-            "",
-            "delay_foreground_download_from_http = 3600",
-        );
+        let leech = start(&taker.node, "", PEER_ONLY);
         for (b, giver, seed) in givers.iter().filter(|(b, ..)| a.reaches(*b)) {
-            let straight = SocketAddr::new(giver.wan.into(), SWARM_PORT);
-            let tunnelled = tunnel(seed).expect("it has one");
-            let tunnelled = SocketAddr::new(tunnelled.into(), SWARM_PORT);
-            let plain = rate(&leech, &content, &url, straight);
-            let tunnel = rate(&leech, &content, &url, tunnelled);
-            let ratio = tunnel / plain;
-            eprintln!(
-                "{a:?} from {b:?}: plain {plain:.0} Mbit/s, tunnel {tunnel:.0} Mbit/s, {ratio:.2}"
-            );
+            let ratio = ratio(&leech, seed, giver.wan, (&content, &url));
+            eprintln!("{a:?} from {b:?}: {ratio:.2}");
             if ratio < RATIO_MIN {
                 slow.push((*a, *b, ratio));
             }
         }
     }
     assert!(!is_full() || slow.is_empty(), "{slow:?}");
+}
+
+/// A symmetric router and a port-restricted one let nobody through, unless the daemon behind the latter has had its ports
+/// mapped, which it does by itself.
+#[test]
+#[ignore = "needs root, nftables and miniupnpd"]
+fn with_a_mapped_port_a_symmetric_nat_and_a_port_restricted_one_reach_each_other() {
+    let _alone = is_full().then(Turn::alone);
+    let mut internet = Internet::new();
+    let nginx = Nginx::start(&internet.services, &content::folder());
+    let contents = [6, 7].map(|seed| Content::random(seed, measured_bytes()));
+    let urls = contents.each_ref().map(|content| nginx.url(&content.name));
+    let port = internet.home(Ipv4Addr::new(203, 0, 113, 10), Kind::Port);
+    let symmetric = internet.home(Ipv4Addr::new(192, 0, 2, 11), Kind::Symmetric);
+    assert!(!Kind::Port.reaches(Kind::Symmetric));
+    let _miniupnpd = port.map_ports(&internet);
+    symmetric.forward_port(SWARM_PORT);
+    let mapping = start_with(&port.node, "host_root = \"/\"", "", "", PEER_ONLY);
+    wait_for("the mapped ports", PATIENCE, || {
+        let mapped = mapping.status().port_mapping?.mappings;
+        let tunnel = |port: &MappedPort| port.protocol == "UDP" && port.port == TUNNEL_PORT;
+        mapped.iter().any(tunnel).then_some(())
+    });
+    let hidden = start(&symmetric.node, "", PEER_ONLY);
+    let pairs = [
+        (&hidden, &mapping, MINIUPNPD_EXTERNAL),
+        (&mapping, &hidden, symmetric.wan),
+    ];
+    for ((taker, giver, straight), (content, url)) in
+        pairs.into_iter().zip(contents.iter().zip(&urls))
+    {
+        // In the background it has not to wait for peers.
+        let _here = giver.get(url, content, &[]);
+        let ratio = ratio(taker, giver, straight, (content, url));
+        assert!(!is_full() || ratio >= RATIO_MIN, "{ratio}");
+    }
+}
+
+fn measured_bytes() -> u64 {
+    match is_full() {
+        true => 256 * MIB,
+        false => scenario_bytes(32),
+    }
+}
+
+/// How fast the tunnel is against plain QUIC to the same peer: the median of [`TRIES`], or the first try when that will do.
+fn ratio(
+    leech: &Daemon,
+    seed: &Daemon,
+    straight: Ipv4Addr,
+    (content, url): (&Content, &str),
+) -> f64 {
+    let straight = SocketAddr::new(straight.into(), SWARM_PORT);
+    let mut ratios = Vec::new();
+    while ratios.len() < if is_full() { TRIES } else { 1 } {
+        let tunnelled = wait_for("an address in the tunnel", PATIENCE, || tunnel(seed));
+        let tunnelled = SocketAddr::new(tunnelled.into(), SWARM_PORT);
+        let plain = rate(leech, content, url, straight);
+        let tunnel = rate(leech, content, url, tunnelled);
+        eprintln!("plain {plain:.0} Mbit/s, tunnel {tunnel:.0} Mbit/s");
+        ratios.push(tunnel / plain);
+        if ratios[0] >= RATIO_MIN {
+            break;
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
 }
 
 /// Downloads it from there alone, and forgets it again; in Mbit/s.

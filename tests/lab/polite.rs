@@ -6,6 +6,7 @@ use crate::{
     namespace::{Lab, Node},
     nginx::Nginx,
     process::wait_for,
+    turns::Turn,
 };
 use std::{
     io::{Read, Write},
@@ -156,6 +157,7 @@ impl Shares {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn background_download_over_http_gives_way_and_uses_an_idle_link() {
+    let _alone = Turn::alone();
     let lab = Lab::new(2, None);
     lab.narrow(1, RATE, QUEUE);
     let content = Content::random(4, 256 * MIB);
@@ -169,6 +171,7 @@ fn background_download_over_http_gives_way_and_uses_an_idle_link() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn background_download_from_a_peer_gives_way_and_uses_an_idle_link() {
+    let _alone = Turn::alone();
     let lab = Lab::new(3, None);
     let content = Content::random(4, 256 * MIB);
     let nginx = Nginx::start(lab.at(0), &folder());
@@ -188,6 +191,7 @@ fn background_download_from_a_peer_gives_way_and_uses_an_idle_link() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn bandwidth_limit_holds_at_the_interface_and_a_new_one_at_once() {
+    let _alone = Turn::alone();
     let lab = Lab::new(2, None);
     lab.narrow(1, "1gbit", "50ms");
     let content = Content::random(4, 256 * MIB);

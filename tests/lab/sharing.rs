@@ -8,6 +8,7 @@ use crate::{
     namespace::Lab,
     nginx::Nginx,
     peer::fetch,
+    turns::Turn,
 };
 use std::thread;
 
@@ -87,6 +88,7 @@ fn machines_on_a_link_without_ipv4_share() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn eight_machines_at_once_need_about_one_copy_and_a_quarter_of_the_time() {
+    let _alone = Turn::alone();
     const MACHINES: u8 = 8;
     let content = Content::real_or_random(2, 128);
     let plain = {

@@ -86,11 +86,10 @@ impl Load {
     }
 
     fn join(&self, number: u32, token: u64, wanted: u16) -> Vec<u8> {
-        let mut id = [7; 20];
-        id[..4].copy_from_slice(&number.to_be_bytes());
+        let id = peer_id(number);
         let content = format!("content {}", number % self.swarms).parse();
         let mut join = JoinRequest::new(content.expect("an id"), id.into(), Scope::Lan);
-        join.left = u64::from(!number.is_multiple_of(4));
+        join.left = u64::from(!(number / self.swarms).is_multiple_of(4));
         join.peers_wanted = wanted;
         join.reported_ip = Some((0x0a00_0001 + number).into());
         if token != 0 {
@@ -110,7 +109,7 @@ impl Load {
 
     fn announce(&self, path: &str, number: u32, wanted: u16) -> Vec<u8> {
         let swarm = number % self.swarms;
-        let left = u32::from(!number.is_multiple_of(4));
+        let left = u32::from(!(number / self.swarms).is_multiple_of(4));
         // A tracker tells peers apart by address and port.
         let port = 1024 + number / self.swarms % 60_000;
         format!(
@@ -119,6 +118,18 @@ impl Load {
         )
         .into_bytes()
     }
+}
+
+/// A peer's id: as even as a hash, and another one for every number.
+fn peer_id(number: u32) -> [u8; 20] {
+    let mut id = [0; 20];
+    let mut state = number;
+    for part in id.chunks_exact_mut(4) {
+        state = state.wrapping_mul(0x9e37_79b9);
+        state ^= state >> 15;
+        part.copy_from_slice(&state.to_be_bytes());
+    }
+    id
 }
 
 /// What all connections count together.

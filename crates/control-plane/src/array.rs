@@ -191,6 +191,7 @@ pub struct Array {
     gate: Gate,
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
+    swarms: AtomicU64,
     counts: Counts,
 }
 
@@ -200,15 +201,32 @@ struct Shard {
     swarms: HashTable<Swarm>,
 }
 
+/// What a process has counted since its start, whatever keeps its swarms.
 #[derive(Debug, Default)]
-struct Counts {
-    swarms: AtomicU64,
-    joins: AtomicU64,
-    peers_named: AtomicU64,
-    left: AtomicU64,
-    expired: AtomicU64,
-    unlisted_foreign: AtomicU64,
-    unlisted_full: AtomicU64,
+pub(crate) struct Counts {
+    pub(crate) joins: AtomicU64,
+    pub(crate) peers_named: AtomicU64,
+    pub(crate) left: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) unlisted_foreign: AtomicU64,
+    pub(crate) unlisted_full: AtomicU64,
+}
+
+impl Counts {
+    /// The counts, with nothing said of what there is now.
+    pub(crate) fn stats(&self) -> ArrayStats {
+        ArrayStats {
+            entries: 0,
+            swarms: 0,
+            joins: self.joins.load(Relaxed),
+            peers_named: self.peers_named.load(Relaxed),
+            left: self.left.load(Relaxed),
+            expired: self.expired.load(Relaxed),
+            unlisted_foreign: self.unlisted_foreign.load(Relaxed),
+            unlisted_full: self.unlisted_full.load(Relaxed),
+            memory_bytes: 0,
+        }
+    }
 }
 
 impl Array {
@@ -221,6 +239,7 @@ impl Array {
             // Finds things; no decision depends on it.
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            swarms: AtomicU64::new(0),
             counts: Counts::default(),
         }
     }
@@ -312,10 +331,10 @@ impl Array {
         hash: u64,
         id: &ContentId,
     ) -> Option<&'a mut Swarm> {
-        if self.counts.swarms.load(Relaxed) >= u64::from(self.limits.swarms_max) {
+        if self.swarms.load(Relaxed) >= u64::from(self.limits.swarms_max) {
             return None;
         }
-        self.counts.swarms.fetch_add(1, Relaxed);
+        self.swarms.fetch_add(1, Relaxed);
         let swarm = Swarm::new(id.clone());
         let entry = shard
             .swarms
@@ -326,7 +345,7 @@ impl Array {
     fn drop_swarm(&self, shard: &mut Shard, hash: u64, id: &ContentId) {
         if let Ok(entry) = shard.swarms.find_entry(hash, |s| s.content_id() == id) {
             entry.remove();
-            self.counts.swarms.fetch_sub(1, Relaxed);
+            self.swarms.fetch_sub(1, Relaxed);
         }
     }
 
@@ -347,7 +366,7 @@ impl Array {
                 shard.swarms.shrink_to_fit(hasher);
             }
             self.counts.expired.fetch_add(expired, Relaxed);
-            self.counts.swarms.fetch_sub(gone_swarms, Relaxed);
+            self.swarms.fetch_sub(gone_swarms, Relaxed);
         }
     }
 
@@ -364,14 +383,9 @@ impl Array {
             .sum();
         ArrayStats {
             entries: self.gate.entries(),
-            swarms: self.counts.swarms.load(Relaxed),
-            joins: self.counts.joins.load(Relaxed),
-            peers_named: self.counts.peers_named.load(Relaxed),
-            left: self.counts.left.load(Relaxed),
-            expired: self.counts.expired.load(Relaxed),
-            unlisted_foreign: self.counts.unlisted_foreign.load(Relaxed),
-            unlisted_full: self.counts.unlisted_full.load(Relaxed),
+            swarms: self.swarms.load(Relaxed),
             memory_bytes: (memory + self.gate.memory_bytes()) as u64,
+            ..self.counts.stats()
         }
     }
 

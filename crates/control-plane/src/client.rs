@@ -20,7 +20,7 @@ const ERROR_BYTES_MAX: usize = 1024;
 pub enum ClientError {
     /// This machine's TLS.
     #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(String),
     /// The way there.
     #[error("{0}")]
     Transport(String),
@@ -61,7 +61,8 @@ impl ControlPlaneClient {
             .timeout(REQUEST_TIME_MAX);
         // The metrics of a machine without root certificates can still be read.
         if base.as_str().starts_with("https") {
-            builder = builder.tls_backend_preconfigured(tls_client::config()?);
+            let tls = tls_client::config(None).map_err(|e| ClientError::Tls(e.to_string()))?;
+            builder = builder.tls_backend_preconfigured(tls);
         }
         let http = builder.build()?;
         Ok(Self { http, base })

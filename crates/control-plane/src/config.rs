@@ -1,6 +1,10 @@
 //! What a control plane is told before it starts.
 
-use crate::{array::ArrayLimits, database::PostgresConfig, remote::RedisConfig};
+use crate::{
+    array::ArrayLimits,
+    database::{PostgresConfig, PostgresUrl},
+    remote::{RedisConfig, RedisUrl},
+};
 use dosvc_cloud_protocol::{HttpUrl, Text, limits::TAG_BYTES_MAX};
 use std::{
     fmt,
@@ -170,6 +174,18 @@ impl ControlPlaneConfig {
         }
         if self.redis.sentinel.is_some() && self.redis.servers.is_empty() {
             return Err("redis_sentinel names a primary, but redis names no Sentinels".to_owned());
+        }
+        if self.redis.ca_file.is_some() && !self.redis.servers.iter().any(RedisUrl::is_tls) {
+            return Err(
+                "redis_ca_file is for TLS, and no address in redis is rediss://".to_owned(),
+            );
+        }
+        let plain = |url: &PostgresUrl| url.is_plain();
+        if self.postgres.ca_file.is_some() && self.postgres.url.as_ref().is_none_or(plain) {
+            return Err(
+                "postgres_ca_file is for TLS: postgres names no server, or rules TLS out"
+                    .to_owned(),
+            );
         }
         if self.services.is_empty() {
             return Err("no service is to run".to_owned());

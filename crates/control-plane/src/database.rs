@@ -149,6 +149,14 @@ pub(crate) enum Database {
 }
 
 impl Database {
+    /// As if its connections had lain there unused for long.
+    #[cfg(test)]
+    pub(crate) fn age_connections(&self) {
+        if let Self::Postgres(server) = self {
+            server.age_connections();
+        }
+    }
+
     /// A file in this folder.
     pub(crate) async fn file(
         folder: &Path,

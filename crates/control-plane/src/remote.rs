@@ -21,7 +21,7 @@ mod link;
 mod url;
 
 use crate::array::{
-    ArrayLimits, ArrayStats, Draw, GroupView, Seconds, Seen, SwarmView,
+    ArrayLimits, ArrayStats, Counts, Draw, GroupView, Seconds, Seen, SwarmView,
     plan::{self, Class, IN_VAIN_MAX, OPEN_PER_SITE_MAX, Place, Stretch},
     record::{RECORD_BYTES, Record},
     sample::Random,
@@ -31,10 +31,7 @@ use dosvc_content::ContentId;
 use link::Link;
 pub use link::{RedisError, Unavailable};
 use redis::{Script, ScriptInvocation, cmd, pipe};
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::{path::PathBuf, sync::atomic::Ordering::Relaxed};
 use tokio_util::sync::CancellationToken;
 pub use url::{ParseRedisUrlError, RedisUrl};
 
@@ -53,6 +50,8 @@ pub struct RedisConfig {
     pub sentinel: Option<String>,
     /// A file whose first line is the password; read for every connection.
     pub password_file: Option<PathBuf>,
+    /// The certificates that a server's own must be signed by, for TLS; `None`: those that the system trusts.
+    pub ca_file: Option<PathBuf>,
     /// What the names of all keys begin with.
     pub prefix: String,
 }
@@ -63,6 +62,7 @@ impl Default for RedisConfig {
             servers: Vec::new(),
             sentinel: None,
             password_file: None,
+            ca_file: None,
             prefix: "dosvc:".to_owned(),
         }
     }
@@ -77,17 +77,6 @@ pub struct RedisArray {
     join: Script,
     sweep: Script,
     counts: Counts,
-}
-
-/// What this process has counted.
-#[derive(Debug, Default)]
-struct Counts {
-    joins: AtomicU64,
-    peers_named: AtomicU64,
-    left: AtomicU64,
-    expired: AtomicU64,
-    unlisted_foreign: AtomicU64,
-    unlisted_full: AtomicU64,
 }
 
 /// What the script for joins answers.
@@ -240,17 +229,11 @@ impl RedisArray {
         asks.cmd("ZCARD").arg(self.key("sizes"));
         asks.cmd("INFO").arg("memory");
         let (entries, swarms, memory): (Option<u64>, u64, String) = self.link.pipe(&asks).await?;
-        let load = |counter: &AtomicU64| counter.load(Relaxed);
         Ok(ArrayStats {
             entries: entries.unwrap_or_default(),
             swarms,
-            joins: load(&self.counts.joins),
-            peers_named: load(&self.counts.peers_named),
-            left: load(&self.counts.left),
-            expired: load(&self.counts.expired),
-            unlisted_foreign: load(&self.counts.unlisted_foreign),
-            unlisted_full: load(&self.counts.unlisted_full),
             memory_bytes: link::info(&memory, "used_memory").unwrap_or_default(),
+            ..self.counts.stats()
         })
     }
 
@@ -349,15 +332,21 @@ fn put_class(out: &mut Vec<u8>, class: &Class) {
     for part in &class.parts {
         put_stretch(out, &part.all);
         out.push(part.without.is_some().into());
-        // Every part has the same length.
-        put_stretch(out, &part.without.unwrap_or(part.all));
+        if let Some(without) = &part.without {
+            put_stretch(out, without);
+        }
     }
 }
 
+/// Both of its bounds as the server reads them: before all ids of the first place, and behind all of the last.
 fn put_stretch(out: &mut Vec<u8>, stretch: &Stretch) {
-    for (list, major, site) in [stretch.first, stretch.last] as [Place; 2] {
-        out.push(list as u8);
+    let mut put = |sign, (list, seed, major, site): Place| {
+        out.push(sign);
+        out.push(2 * list as u8 + u8::from(seed));
         out.extend_from_slice(&major.to_be_bytes());
         out.extend_from_slice(&site.to_be_bytes());
-    }
+    };
+    put(b'(', stretch.first);
+    put(b'[', stretch.last);
+    out.extend_from_slice(&[0xff; 20]);
 }

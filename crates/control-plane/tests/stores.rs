@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "stores/authority.rs"]
+mod authority;
 #[path = "stores/battery.rs"]
 mod battery;
 #[path = "stores/failover.rs"]

@@ -4,7 +4,7 @@ use crate::{
     api::{CloudFailure, CloudService, CloudStatus},
     config::CloudSettings,
     mapped, quic,
-    route::{Route, Transport},
+    route::Route,
     shared::{Scope, Settings, Shared},
 };
 use dosvc_content::{DownloadMode, HashOfHashes};
@@ -211,10 +211,10 @@ pub(crate) fn routes(shared: &Shared, peer: &ArrayPeer) -> Vec<Route> {
         }
     }
     let teredo = peer.teredo_ipv6.filter(|_| peer.scope != cloud::Scope::Lan);
-    if let (Some(teredo), Some(_)) = (teredo, shared.tunnel()) {
+    if let (Some(teredo), Some(tunnel)) = (teredo, shared.tunnel()) {
         let address = SocketAddr::new(teredo.into(), PORT);
-        let transport = Transport::Teredo;
-        routes.push(Route { transport, address });
+        let of = |transport| Route { transport, address };
+        routes.extend(tunnel.transports().map(of));
     }
     routes
 }

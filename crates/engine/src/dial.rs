@@ -5,16 +5,19 @@ use crate::{
     route::{Route, Transport},
     shared::{Scope, Shared},
     stream::PeerStream,
-    swarm::{DialError, Established},
+    swarm::{DialError, Established, HEAD_START},
 };
 use dosvc_content::{HashOfHashes, PeerId};
-use dosvc_nat::quic::Manner;
+use dosvc_nat::{
+    quic::Manner,
+    tcp::{self, TunnelStream},
+};
 use dosvc_policy::PeerClass;
 use dosvc_wire::{
     Handshake,
     net::{self, Reached},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a peer may take to accept a connection.
@@ -87,6 +90,7 @@ pub(crate) async fn open(
                 .await
                 .map_err(timed_out)??
         }
+        Transport::TeredoTcp => (PeerStream::from(open_in_tunnel(shared, route).await?), None),
     };
     Ok(Opened {
         stream,
@@ -96,6 +100,27 @@ pub(crate) async fn open(
         proven,
         permit,
     })
+}
+
+/// Connects by TCP through the tunnel. QUIC, which proves who is there, waits for the same path, so it keeps its head start
+/// over this from when the path is open.
+async fn open_in_tunnel(shared: &Shared, route: Route) -> Result<TunnelStream, DialError> {
+    let tunnel = shared.tunnel().ok_or(DialError::NO_WAY)?;
+    let IpAddr::V6(address) = route.address.ip() else {
+        return Err(DialError::NO_WAY);
+    };
+    let failed = |error: &dyn std::fmt::Display| failed(route, "connect", error);
+    let open = async {
+        if tunnel.end.is_some() {
+            let path = tunnel.tcp.tunnel().connect(address).await;
+            path.map_err(|why| failed(&tcp::DialError::from(why)))?;
+            tokio::time::sleep(HEAD_START).await;
+        }
+        let stream = tunnel.tcp.dial(address, route.address.port()).await;
+        stream.map_err(|e| failed(&e))
+    };
+    let opened = tokio::time::timeout(TUNNEL_CONNECT_TIME, open).await;
+    opened.map_err(|_| failed(&"no answer in time"))?
 }
 
 /// Introduces us to the peer on an open connection.
@@ -133,7 +158,7 @@ pub(crate) async fn introduce(
     let mut proven_until = None;
     if let Some(group) = group {
         let reached = match &stream {
-            PeerStream::Tcp(_) => Reached::Dialled(route.address),
+            PeerStream::Tcp(_) | PeerStream::TunnelTcp(_) => Reached::Dialled(route.address),
             PeerStream::Quic(_) => Reached::Authenticated,
         };
         let params = shared.group_params(group, swarm, theirs.peer_id, reached);

@@ -22,7 +22,8 @@ use crate::{
     room,
     shared::{Parts, Settings, Shared, lock},
     swarm::Message,
-    tunnel, upkeep,
+    tunnel::{self, TunnelReport},
+    upkeep,
 };
 use dosvc_content::{BLOCK_LENGTH_MAX, DownloadMode, HResult};
 use dosvc_discovery::{DiscoveryError, cloud::CloudError};
@@ -505,6 +506,11 @@ impl Engine {
     /// When nothing is called that, or its mode is refused.
     pub async fn explain(&self, id: &str) -> Result<Explanation, JobError> {
         explain::explain(&self.shared, &self.all_jobs(), id).await
+    }
+
+    /// What goes on in the tunnel, while there is one.
+    pub fn tunnel(&self) -> Option<TunnelReport> {
+        self.shared.tunnel().map(|tunnel| tunnel.report())
     }
 
     /// The peers of every content that is active, connected or not.

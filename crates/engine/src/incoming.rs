@@ -9,7 +9,10 @@ use crate::{
     swarm::{ConnectionPlaces, Established},
 };
 use dosvc_content::{DownloadMode, HashOfHashes, PeerId};
-use dosvc_nat::quic::{Arrival, Manner, QuicEndpoint};
+use dosvc_nat::{
+    quic::{Arrival, Manner, PORT, QuicEndpoint},
+    tcp::TcpStack,
+};
 use dosvc_piece_store::{Content, ContentKey};
 use dosvc_wire::{
     Handshake,
@@ -19,7 +22,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Introductions under way from one address; a machine needs one for each content at most.
@@ -31,6 +33,30 @@ const CONNECTIONS_FROM_LOOPBACK: u32 = 256;
 
 /// When fewer places than this are free, who wants one by QUIC has to show first that it is where it says.
 const PLACES_FOR_ANYBODY: usize = INCOMING_MAX * 3 / 4;
+
+/// Where TCP connections come in.
+pub(crate) trait Listen: Send + Sync + 'static {
+    /// The next one, and from where.
+    fn next(&self) -> impl Future<Output = (PeerStream, Route)> + Send;
+}
+
+impl Listen for Listener {
+    async fn next(&self) -> (PeerStream, Route) {
+        let (stream, address) = self.accept().await;
+        (stream.into(), Route::tcp(address))
+    }
+}
+
+impl Listen for TcpStack {
+    async fn next(&self) -> (PeerStream, Route) {
+        let stream = self.accept().await;
+        let route = Route {
+            transport: Transport::TeredoTcp,
+            address: stream.peer_addr().into(),
+        };
+        (stream.into(), route)
+    }
+}
 
 /// Where QUIC connections come in.
 #[derive(Debug)]
@@ -49,14 +75,15 @@ struct Admitted {
 /// Accepts peers by TCP until told to close. The listener is closed when this returns.
 pub(crate) async fn accept_peers(
     shared: Arc<Shared>,
-    listener: Listener,
+    listener: impl Listen,
     close: CancellationToken,
 ) {
     loop {
-        let (stream, address) = tokio::select! {
+        let (stream, route) = tokio::select! {
             () = close.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = listener.next() => accepted,
         };
+        let address = route.address;
         // Out of scope: closed without a byte.
         if let Err(why) = may_come_in(&shared, address.ip()) {
             tracing::debug!(%address, %why, "connection closed");
@@ -70,8 +97,8 @@ pub(crate) async fn accept_peers(
             continue;
         };
         let newcomer = Newcomer {
-            stream: stream.into(),
-            route: Route::tcp(address),
+            stream,
+            route,
             proven: None,
         };
         let task = welcome(
@@ -197,7 +224,7 @@ async fn welcome(
 
 /// In mode 1 the array says who is of the LAN, and may name those to us only later whom it has told of us: who dials is
 /// heard out without an answer, and the array asked about the content. The peer dials again.
-fn ask_about_stranger(shared: &Arc<Shared>, mut stream: TcpStream, address: IpAddr) {
+fn ask_about_stranger(shared: &Arc<Shared>, mut stream: PeerStream, address: IpAddr) {
     let Some(guard) = shared
         .introductions
         .enter(address, INTRODUCTIONS_PER_ADDRESS)
@@ -259,6 +286,10 @@ async fn introduce(
             .map_err(|e| e.to_string())?;
         let reached = match &stream {
             PeerStream::Tcp(tcp) => shared.reached_at(tcp.local_addr().ok()),
+            PeerStream::TunnelTcp(_) => {
+                let own = shared.tunnel().and_then(|tunnel| tunnel.address());
+                shared.reached_at(own.map(|own| SocketAddr::new(own.into(), PORT)))
+            }
             PeerStream::Quic(_) => Reached::Authenticated,
         };
         let params = shared.group_params(group, theirs.swarm, theirs.peer_id, reached);

@@ -54,4 +54,4 @@ pub use dosvc_wire::Demand;
 pub use engine::{Engine, EngineError};
 pub use membership::{MembershipError, enrol_device};
 pub use quic::QuicUse;
-pub use tunnel::TeredoSettings;
+pub use tunnel::{TeredoSettings, TunnelReport};

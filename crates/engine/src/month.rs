@@ -37,7 +37,10 @@ pub(crate) struct Ledger {
 
 #[derive(Debug)]
 struct State {
+    /// What was sent and what is under way.
     uploads: MonthlyUploads,
+    /// Of it, what is under way to Internet peers.
+    under_way: u64,
     /// What the file says; `None`: it says nothing of this month.
     written: Option<MonthlyUploads>,
 }
@@ -62,30 +65,55 @@ impl Ledger {
         let written = (!uploads.turn_to(month)).then_some(read).flatten();
         Self {
             path,
-            state: Mutex::new(State { uploads, written }),
+            state: Mutex::new(State {
+                uploads,
+                under_way: 0,
+                written,
+            }),
             due: Notify::new(),
             writing: Mutex::new(()),
         }
     }
 
-    /// Counts what is about to be sent; false: the cap does not permit it.
-    pub(crate) fn take(&self, class: PeerClass, bytes: u64, cap: Option<u64>) -> bool {
+    /// Counts what is about to be sent, as under way until what this gives is dropped; `None`: the cap does not
+    /// permit it.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        class: PeerClass,
+        bytes: u64,
+        cap: Option<u64>,
+    ) -> Option<Taken> {
         let mut state = lock(&self.state);
         state.turn_to(month_now());
-        let taken = state.uploads.take(class, bytes, cap);
-        let reserved = state.written.map_or(0, |written| written.internet);
-        if taken && class == PeerClass::Internet && state.uploads.internet + RESERVE / 2 > reserved
-        {
-            self.due.notify_one();
+        if !state.uploads.take(class, bytes, cap) {
+            return None;
         }
-        taken
+        if class == PeerClass::Internet {
+            state.under_way += bytes;
+            let reserved = state.written.map_or(0, |written| written.internet);
+            if state.uploads.internet + RESERVE / 2 > reserved {
+                self.due.notify_one();
+            }
+        }
+        Some(Taken {
+            ledger: Arc::clone(self),
+            class,
+            bytes,
+            month: state.uploads.month,
+        })
     }
 
-    /// Whether there is not even room for one more block to an Internet peer.
+    /// Whether so much was sent that there is not even room for one more block to an Internet peer. What is under way
+    /// does not count yet: it goes out first.
     pub(crate) fn is_reached(&self, cap: Option<u64>) -> bool {
         let mut state = lock(&self.state);
         state.turn_to(month_now());
-        state.uploads.is_reached(cap, u64::from(BLOCK_LENGTH_MAX))
+        let state = &*state;
+        let sent = MonthlyUploads {
+            internet: state.uploads.internet.saturating_sub(state.under_way),
+            ..state.uploads
+        };
+        sent.is_reached(cap, u64::from(BLOCK_LENGTH_MAX))
     }
 
     pub(crate) fn uploads(&self) -> MonthlyUploads {
@@ -130,6 +158,31 @@ impl Ledger {
     fn report(&self, saved: io::Result<()>) {
         if let Err(error) = saved {
             tracing::error!(path = %self.path.display(), %error, "the month's uploads cannot be written");
+        }
+    }
+}
+
+/// Bytes that were counted and are under way until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    ledger: Arc<Ledger>,
+    class: PeerClass,
+    bytes: u64,
+    month: Month,
+}
+
+impl Taken {
+    /// None of the bytes was sent, nor will be.
+    pub(crate) fn give_back(self) {
+        let mut state = lock(&self.ledger.state);
+        state.uploads.give_back(self.class, self.bytes, self.month);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if self.class == PeerClass::Internet {
+            lock(&self.ledger.state).under_way -= self.bytes;
         }
     }
 }
@@ -207,33 +260,52 @@ mod tests {
     fn crash_forgets_nothing_and_a_regular_end_counts_nothing_twice() {
         let folder = tempfile::tempdir().expect("a folder");
         let cap = Some(1 << 30);
-        let ledger = Ledger::open(folder.path());
-        assert!(ledger.take(PeerClass::Internet, 10 * BLOCK, cap));
-        assert!(ledger.take(PeerClass::Lan, 7, cap));
+        let ledger = Arc::new(Ledger::open(folder.path()));
+        assert!(ledger.take(PeerClass::Internet, 10 * BLOCK, cap).is_some());
+        assert!(ledger.take(PeerClass::Lan, 7, cap).is_some());
         ledger.save(RESERVE).expect("a folder that can be written");
         // What was reserved is used without writing.
-        assert!(ledger.take(PeerClass::Internet, 16 * BLOCK, cap));
+        assert!(ledger.take(PeerClass::Internet, 16 * BLOCK, cap).is_some());
         drop(ledger);
-        let after_crash = Ledger::open(folder.path());
+        let after_crash = Arc::new(Ledger::open(folder.path()));
         assert_eq!(after_crash.uploads().internet, 10 * BLOCK + RESERVE);
         assert_eq!(after_crash.uploads().lan, 7);
-        after_crash.take(PeerClass::Internet, BLOCK, cap);
+        drop(after_crash.take(PeerClass::Internet, BLOCK, cap));
         after_crash.close();
         let after_end = Ledger::open(folder.path());
         assert_eq!(after_end.uploads().internet, 11 * BLOCK + RESERVE);
     }
 
     #[test]
+    fn cap_is_reached_when_what_is_under_way_has_gone_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Arc::new(Ledger::open(folder.path()));
+        let cap = Some(2 * BLOCK);
+        let take = || ledger.take(PeerClass::Internet, BLOCK, cap);
+        let (first, second) = (take().expect("room"), take().expect("room"));
+        assert!(take().is_none(), "no room beside what is under way");
+        assert!(!ledger.is_reached(cap), "nothing has gone out");
+        second.give_back();
+        assert_eq!(ledger.uploads().internet, BLOCK);
+        let again = take().expect("room for what was withdrawn");
+        drop(first);
+        assert!(!ledger.is_reached(cap));
+        drop(again);
+        assert!(ledger.is_reached(cap));
+        assert_eq!(ledger.uploads().internet, 2 * BLOCK);
+    }
+
+    #[test]
     fn writing_is_due_before_the_reserve_is_used_up() {
         let folder = tempfile::tempdir().expect("a folder");
-        let ledger = Ledger::open(folder.path());
+        let ledger = Arc::new(Ledger::open(folder.path()));
         let is_due = || {
             let due = std::pin::pin!(ledger.due.notified());
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             Future::poll(due, &mut context).is_ready()
         };
         for _ in 0..100 {
-            ledger.take(PeerClass::Internet, BLOCK, None);
+            drop(ledger.take(PeerClass::Internet, BLOCK, None));
             let reserved = lock(&ledger.state).written.map_or(0, |w| w.internet);
             assert_eq!(is_due(), ledger.uploads().internet + RESERVE / 2 > reserved);
             ledger.save(RESERVE).expect("written");
@@ -251,13 +323,13 @@ mod tests {
             "month 2001-01\nlan -1\n",
         ] {
             fs::write(&path, text).expect("written");
-            let ledger = Ledger::open(folder.path());
+            let ledger = Arc::new(Ledger::open(folder.path()));
             assert_eq!(ledger.uploads(), MonthlyUploads::new(month_now()), "{text}");
         }
         let now = month_now();
         let text = format!("month {now}\nlan 1\nlink_local 2\ngroup 3\ninternet 1073741000\n");
         fs::write(&path, &text).expect("written");
-        let ledger = Ledger::open(folder.path());
+        let ledger = Arc::new(Ledger::open(folder.path()));
         assert_eq!(text_of(&ledger.uploads()), text);
         assert!(ledger.is_reached(Some(1 << 30)) && !ledger.is_reached(None));
     }

@@ -39,8 +39,8 @@ pub(crate) fn bind(shared: &Shared, addresses: &[SocketAddr]) -> io::Result<Vec<
 /// The end that a way begins at.
 pub(crate) fn end_for(shared: &Shared, route: Route) -> Option<QuicEndpoint> {
     match route.transport {
-        Transport::Tcp => None,
-        Transport::Teredo => shared.tunnel().map(|tunnel| tunnel.end.clone()),
+        Transport::Tcp | Transport::TeredoTcp => None,
+        Transport::Teredo => shared.tunnel()?.end.clone(),
         Transport::Quic => {
             let ends = shared.quic.load();
             let fits = |end: &&QuicEndpoint| {
@@ -56,8 +56,10 @@ pub(crate) fn end_for(shared: &Shared, route: Route) -> Option<QuicEndpoint> {
 pub(crate) fn routes(shared: &Shared, address: SocketAddr) -> Vec<Route> {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let of = |transport| Route { transport, address };
-    if is_teredo(address.ip()) && shared.tunnel().is_some() {
-        return vec![of(Transport::Teredo)];
+    if is_teredo(address.ip())
+        && let Some(tunnel) = shared.tunnel()
+    {
+        return tunnel.transports().map(of).collect();
     }
     let wanted = match shared.settings().config.nat.quic {
         QuicUse::Off => false,

@@ -16,25 +16,27 @@ pub enum Transport {
     Quic,
     /// QUIC through a Teredo tunnel.
     Teredo,
+    /// TCP through a Teredo tunnel: for peers that know no QUIC.
+    TeredoTcp,
 }
 
 impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Quic, Self::Teredo, Self::TeredoTcp];
+
     /// The name that scripts see.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Quic => "quic",
             Self::Teredo => "teredo",
+            Self::TeredoTcp => "teredo_tcp",
         }
     }
 
     /// Whether the other end has proven that its peer id is its own.
     pub(crate) fn proves_identity(self) -> bool {
         matches!(self, Self::Quic | Self::Teredo)
-    }
-
-    fn is_tunnel(self) -> bool {
-        self == Self::Teredo
     }
 }
 
@@ -53,10 +55,14 @@ impl Route {
         }
     }
 
-    /// Whether it is worth taking this way when the other one is open already: a tunnel costs bytes and time. Who is at the
-    /// end of a tunnel has proven who it is, so only what proves that, too, takes its place.
+    /// Whether it is worth taking this way when the other one is open already: a tunnel costs bytes and time, and by TCP
+    /// nobody has proven who it is. Only what proves that takes the place of anything, or anybody could.
     pub(crate) fn is_better_than(&self, other: &Self) -> bool {
-        other.transport.is_tunnel() && self.transport == Transport::Quic
+        matches!(
+            (self.transport, other.transport),
+            (Transport::Quic, Transport::Teredo | Transport::TeredoTcp)
+                | (Transport::Teredo, Transport::TeredoTcp)
+        )
     }
 }
 

@@ -225,7 +225,7 @@ pub(crate) struct Shared {
     /// What keeps the budgets at what they should be.
     pub(crate) bandwidth: Arc<Bandwidth>,
     /// What was uploaded this month.
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) totals: Totals,
     pub(crate) turns: Turns,
     /// Where files that were taken came from.
@@ -311,7 +311,7 @@ impl Shared {
         Self {
             budgets: Arc::new(budgets),
             bandwidth: Arc::new(bandwidth),
-            ledger: Ledger::open(&settings.config.state_dir),
+            ledger: Arc::new(Ledger::open(&settings.config.state_dir)),
             workers: Arc::new(Workers::new(settings.config.hash_threads)),
             settings: ArcSwap::from_pointee(settings),
             membership,

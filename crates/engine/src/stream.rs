@@ -1,7 +1,10 @@
-//! What carries a peer's bytes: TCP, or a stream of QUIC, straight or through a tunnel.
+//! What carries a peer's bytes: TCP, or a stream of QUIC, each straight or through a tunnel.
 
 use bytes::Bytes;
-use dosvc_nat::quic::{self, Manner};
+use dosvc_nat::{
+    quic::{self, Manner},
+    tcp::{SEND_BYTES, TunnelReader, TunnelStream, TunnelWriter},
+};
 use dosvc_polite::socket::BorrowedSocket;
 use dosvc_wire::net::{ReadHalf, SendFileError, Transport, WriteHalf, read_part};
 use std::{
@@ -24,6 +27,8 @@ use tokio::{
 pub(crate) enum PeerStream {
     Tcp(TcpStream),
     Quic(Box<quic::PeerStream>),
+    /// TCP that the daemon speaks by itself.
+    TunnelTcp(TunnelStream),
 }
 
 impl From<TcpStream> for PeerStream {
@@ -38,6 +43,12 @@ impl From<quic::PeerStream> for PeerStream {
     }
 }
 
+impl From<TunnelStream> for PeerStream {
+    fn from(stream: TunnelStream) -> Self {
+        Self::TunnelTcp(stream)
+    }
+}
+
 impl AsyncRead for PeerStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -47,6 +58,7 @@ impl AsyncRead for PeerStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Quic(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::TunnelTcp(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -60,6 +72,7 @@ impl AsyncWrite for PeerStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Quic(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::TunnelTcp(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -67,6 +80,7 @@ impl AsyncWrite for PeerStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Quic(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TunnelTcp(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -74,6 +88,7 @@ impl AsyncWrite for PeerStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Quic(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TunnelTcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -92,6 +107,10 @@ impl Transport for PeerStream {
                 let (read, write) = stream.into_halves();
                 (Reading::Quic(read), Writing::Quic(write))
             }
+            Self::TunnelTcp(stream) => {
+                let (read, write) = stream.into_halves();
+                (Reading::TunnelTcp(read), Writing::TunnelTcp(write))
+            }
         }
     }
 }
@@ -101,6 +120,7 @@ impl Transport for PeerStream {
 pub(crate) enum Reading {
     Tcp(OwnedReadHalf),
     Quic(quic::Reader),
+    TunnelTcp(TunnelReader),
 }
 
 impl ReadHalf for Reading {
@@ -109,6 +129,7 @@ impl ReadHalf for Reading {
             Self::Tcp(half) => half.read(first, second).await,
             // What follows is there without another system call.
             Self::Quic(half) => half.read(first).await,
+            Self::TunnelTcp(half) => half.read(first).await,
         }
     }
 
@@ -116,13 +137,14 @@ impl ReadHalf for Reading {
         match self {
             Self::Tcp(half) => ReadHalf::ready(half).await,
             Self::Quic(_) => Ok(()),
+            Self::TunnelTcp(half) => half.ready().await,
         }
     }
 
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
         match self {
             Self::Tcp(half) => half.socket(),
-            Self::Quic(_) => None,
+            Self::Quic(_) | Self::TunnelTcp(_) => None,
         }
     }
 
@@ -130,6 +152,8 @@ impl ReadHalf for Reading {
         match self {
             Self::Tcp(half) => half.set_rate(rate),
             Self::Quic(half) => half.set_rate(rate),
+            // What may be under way is little, and a byte that is not read is none that may follow.
+            Self::TunnelTcp(_) => {}
         }
     }
 
@@ -137,6 +161,7 @@ impl ReadHalf for Reading {
         match self {
             Self::Tcp(half) => half.counted(),
             Self::Quic(half) => Some(half.counted()),
+            Self::TunnelTcp(half) => Some(half.counted()),
         }
     }
 }
@@ -146,13 +171,14 @@ impl ReadHalf for Reading {
 pub(crate) enum Writing {
     Tcp(OwnedWriteHalf),
     Quic(quic::Writer),
+    TunnelTcp(TunnelWriter),
 }
 
 impl WriteHalf for Writing {
     fn socket(&self) -> Option<BorrowedSocket<'_>> {
         match self {
             Self::Tcp(half) => half.socket(),
-            Self::Quic(_) => None,
+            Self::Quic(_) | Self::TunnelTcp(_) => None,
         }
     }
 
@@ -160,6 +186,7 @@ impl WriteHalf for Writing {
         match self {
             Self::Tcp(half) => WriteHalf::write(half, bytes, more).await,
             Self::Quic(half) => half.write(bytes).await,
+            Self::TunnelTcp(half) => half.write(bytes).await,
         }
     }
 
@@ -167,6 +194,8 @@ impl WriteHalf for Writing {
         match self {
             Self::Tcp(half) => half.set_background(background),
             Self::Quic(half) => half.set_manner(manner(!background)),
+            // It has one congestion control for all.
+            Self::TunnelTcp(_) => {}
         }
     }
 
@@ -174,6 +203,7 @@ impl WriteHalf for Writing {
         match self {
             Self::Tcp(half) => WriteHalf::counted(half),
             Self::Quic(half) => Some(half.counted()),
+            Self::TunnelTcp(half) => Some(half.counted()),
         }
     }
 
@@ -181,6 +211,7 @@ impl WriteHalf for Writing {
         match self {
             Self::Tcp(half) => half.set_unsent_max(bytes),
             Self::Quic(half) => half.set_unsent_max(bytes),
+            Self::TunnelTcp(_) => {}
         }
     }
 
@@ -201,6 +232,17 @@ impl WriteHalf for Writing {
                 let sent = half.write_all(bytes).await;
                 sent.map_err(SendFileError::Connection)?;
                 Ok(n)
+            }
+            Self::TunnelTcp(half) => {
+                let bytes = read_part(file, offset, len.min(SEND_BYTES))
+                    .await
+                    .map_err(SendFileError::File)?;
+                let mut sent = 0;
+                while sent < bytes.len() {
+                    let written = half.write(&bytes[sent..]).await;
+                    sent += written.map_err(SendFileError::Connection)?;
+                }
+                Ok(sent)
             }
         }
     }

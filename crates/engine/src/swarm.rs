@@ -26,6 +26,7 @@ use crate::{
     terms::Qos,
     uploads::Standing,
 };
+pub(crate) use candidates::HEAD_START;
 use dials::Dials;
 pub(crate) use dials::{DialError, Finder};
 use disk::{Disk, DiskEvent};

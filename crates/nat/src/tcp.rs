@@ -13,8 +13,8 @@ mod stack;
 mod stream;
 
 pub use net::{DialError, TcpStack};
-pub use stack::{Id, Stack, StackStats};
-pub use stream::TunnelStream;
+pub use stack::{Counted, Id, Stack, StackStats};
+pub use stream::{TunnelReader, TunnelStream, TunnelWriter};
 
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ pub const RECEIVE_BYTES: usize = 192 << 10;
 
 /// Bytes that may be under way from us on one connection: less, for others' sockets have Linux's default buffers.
 pub const SEND_BYTES: usize = 96 << 10;
+
+/// Bytes of all buffers of all connections together: nobody can make a stack take more.
+pub const BUFFERS_BYTES_MAX: usize = CONNECTIONS_MAX * (RECEIVE_BYTES + SEND_BYTES);
 
 /// Packets that wait to be sent or read; more are dropped, or not made.
 pub const PACKETS_MAX: usize = 512;

@@ -76,6 +76,14 @@ impl MonthlyUploads {
         true
     }
 
+    /// Takes back what was counted of bytes that were not sent after all, unless a new month has begun since.
+    pub fn give_back(&mut self, class: PeerClass, bytes: u64, counted_in: Month) {
+        if counted_in == self.month {
+            let sum = self.of(class);
+            *sum = sum.saturating_sub(bytes);
+        }
+    }
+
     /// Whether the cap leaves no room for a block of this many bytes.
     pub fn is_reached(&self, cap: Option<u64>, block: u64) -> bool {
         cap.is_some_and(|cap| self.internet.saturating_add(block) > cap)
@@ -98,6 +106,20 @@ mod tests {
 
     fn month(text: &str) -> Month {
         Month::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_given_back_has_room_again_but_not_in_another_month() {
+        let november = month("2026-11");
+        let mut uploads = MonthlyUploads::new(november);
+        assert!(uploads.take(PeerClass::Internet, 1000, Some(1000)));
+        uploads.give_back(PeerClass::Internet, 400, november);
+        assert!(!uploads.take(PeerClass::Internet, 401, Some(1000)));
+        assert!(uploads.take(PeerClass::Internet, 400, Some(1000)));
+        assert!(uploads.turn_to(month("2026-12")));
+        assert!(uploads.take(PeerClass::Internet, 500, Some(1000)));
+        uploads.give_back(PeerClass::Internet, 400, november);
+        assert_eq!(uploads.internet, 500);
     }
 
     #[test]

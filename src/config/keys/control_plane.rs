@@ -182,6 +182,19 @@ pub(super) const KEYS: &[KeySpec] = &[
         show: |config| optional_path(config.control_plane.redis.password_file.as_ref()),
     },
     KeySpec {
+        path: "control_plane.redis_ca_file",
+        default: None,
+        example: "\"/etc/dosvc/redis-ca.pem\"",
+        allowed: "an absolute path",
+        doc: "The certificates (PEM) of which one must have signed Redis's own, for rediss://. Without it: those that the system trusts.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.redis.ca_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.control_plane.redis.ca_file.as_ref()),
+    },
+    KeySpec {
         path: "control_plane.redis_prefix",
         default: Some("\"dosvc:\""),
         example: "",
@@ -222,6 +235,19 @@ pub(super) const KEYS: &[KeySpec] = &[
             Some(())
         },
         show: |config| optional_path(config.control_plane.postgres.password_file.as_ref()),
+    },
+    KeySpec {
+        path: "control_plane.postgres_ca_file",
+        default: None,
+        example: "\"/etc/dosvc/postgres-ca.pem\"",
+        allowed: "an absolute path",
+        doc: "The certificates (PEM) of which one must have signed PostgreSQL's own, for TLS, which is then demanded. Without it: those that the system trusts.",
+        restart: true,
+        set: |config, raw| {
+            config.control_plane.postgres.ca_file = Some(absolute_path(raw, usize::MAX)?);
+            Some(())
+        },
+        show: |config| optional_path(config.control_plane.postgres.ca_file.as_ref()),
     },
     KeySpec {
         path: "control_plane.networks",

@@ -11,12 +11,12 @@ use dosvc_cloud_protocol::{Scope, limits::PEERS_MAX};
 /// Peers of one site in one swarm that strangers are told of; its own LAN and group are told of all.
 pub(crate) const OPEN_PER_SITE_MAX: usize = 64;
 
-/// Peers that may be drawn in vain for one class of an answer: who asks, what has just expired, seeds for a seed, and who
-/// belongs to a class before.
+/// Peers that may be drawn in vain for one class of an answer: who asks, what has just expired, and who belongs to a class
+/// before.
 pub(crate) const IN_VAIN_MAX: usize = 3 * PEERS_MAX;
 
-/// A place between the keys: a list, its major, and a site in that.
-pub(crate) type Place = (List, u128, u128);
+/// A place between the keys: a list, those in it who have everything or the others, their major, and a site in that.
+pub(crate) type Place = (List, bool, u128, u128);
 
 /// All keys from one place to another, both included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,14 +26,14 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
-    fn site(list: List, major: u128, site: u128) -> Self {
-        Self::sites(list, major, (site, site))
+    fn site(list: List, seed: bool, major: u128, site: u128) -> Self {
+        Self::sites(list, seed, major, (site, site))
     }
 
-    fn sites(list: List, major: u128, (first, last): (u128, u128)) -> Self {
+    fn sites(list: List, seed: bool, major: u128, (first, last): (u128, u128)) -> Self {
         Self {
-            first: (list, major, first),
-            last: (list, major, last),
+            first: (list, seed, major, first),
+            last: (list, seed, major, last),
         }
     }
 }
@@ -67,38 +67,48 @@ pub(crate) fn classes(asks: &Record) -> impl Iterator<Item = Class> + use<> {
     let country = u128::from(asks.country());
     let group = asks.group();
     let every = (0, u128::MAX);
-    let class = move |scope, parts: Vec<Part>| Class {
-        scope,
-        parts,
-        strangers: false,
+    // Who has everything is told only of those who don't.
+    let halves: &[bool] = if asks.is_seed() {
+        &[false]
+    } else {
+        &[false, true]
     };
+    let class =
+        move |scope, lists: &[(List, u128)], part: &dyn Fn(List, bool, u128) -> Part| Class {
+            scope,
+            parts: lists
+                .iter()
+                .flat_map(|(list, major)| halves.iter().map(|seed| part(*list, *seed, *major)))
+                .collect(),
+            strangers: false,
+        };
     let at_site = move |lists: &[(List, u128)]| {
-        let stretch = |(list, major): &(List, u128)| Stretch::site(*list, *major, site.0).into();
-        class(Scope::Lan, lists.iter().map(stretch).collect())
+        class(Scope::Lan, lists, &|list, seed, major| {
+            Stretch::site(list, seed, major, site.0).into()
+        })
     };
     let group_elsewhere = move |group| {
-        let part = |list| Part {
-            all: Stretch::sites(list, group, every),
-            without: Some(Stretch::site(list, group, site.0)),
-        };
-        class(Scope::Group, GROUP_LISTS.map(part).to_vec())
+        let lists = [(List::Group, group), (List::GroupToo, group)];
+        class(Scope::Group, &lists, &|list, seed, group| Part {
+            all: Stretch::sites(list, seed, group, every),
+            without: Some(Stretch::site(list, seed, group, site.0)),
+        })
     };
-    let ring = move |number| match number {
-        0 => Stretch::site(List::Open, country, site.0),
-        1 => Stretch::sites(List::Open, country, site.near()),
-        2 => Stretch::sites(List::Open, country, every),
+    let ring = move |number, seed| match number {
+        0 => Stretch::site(List::Open, seed, country, site.0),
+        1 => Stretch::sites(List::Open, seed, country, site.near()),
+        2 => Stretch::sites(List::Open, seed, country, every),
         _ => Stretch {
-            first: (List::Open, 0, 0),
-            last: (List::Open, u128::MAX, u128::MAX),
+            first: (List::Open, seed, 0, 0),
+            last: (List::Open, seed, u128::MAX, u128::MAX),
         },
     };
     let strangers = move |number| Class {
-        scope: Scope::Internet,
-        parts: vec![Part {
-            all: ring(number),
-            without: Some(ring(number - 1)),
-        }],
         strangers: true,
+        ..class(Scope::Internet, &[(List::Open, 0)], &|_, seed, _| Part {
+            all: ring(number, seed),
+            without: Some(ring(number - 1, seed)),
+        })
     };
     let scope = asks.scope();
     // One after the other: most answers are full before the last.
@@ -116,5 +126,3 @@ pub(crate) fn classes(asks: &Record) -> impl Iterator<Item = Class> + use<> {
         _ => None,
     })
 }
-
-const GROUP_LISTS: [List; 2] = [List::Group, List::GroupToo];

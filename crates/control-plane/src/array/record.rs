@@ -285,6 +285,8 @@ fn is_global(address: &Ipv6Addr) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Key {
     pub(crate) list: List,
+    /// Whether it has everything: who has everything too never has to look at it.
+    pub(crate) seed: bool,
     pub(crate) major: u128,
     pub(crate) site: u128,
     pub(crate) id: [u8; 20],
@@ -309,6 +311,7 @@ impl Record {
     pub(crate) fn key(&self, list: List) -> Key {
         Key {
             list,
+            seed: self.is_seed(),
             major: match list {
                 List::Lan => 0,
                 List::Group | List::GroupToo => self.group().unwrap_or(0),

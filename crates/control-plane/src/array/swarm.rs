@@ -104,8 +104,12 @@ impl Swarm {
                 self.replace(number, record, gate)
             }
             None if known.same_addresses(record) => {
-                self.records[number as usize].renew(record);
-                Admission::Renewed
+                let mut renewed = known;
+                renewed.renew(record);
+                match self.replace(number, renewed, gate) {
+                    Admission::Listed(_) => Admission::Renewed,
+                    other => other,
+                }
             }
             _ => Admission::Foreign,
         }
@@ -222,18 +226,22 @@ impl Swarm {
 
     /// Whether strangers may be told of another peer of the record's site.
     fn has_open_place(&self, record: &Record) -> bool {
-        let place = (List::Open, record.country().into(), record.site().0);
-        let open = self.ranks(&Stretch {
-            first: place,
-            last: place,
+        let open = [false, true].map(|seed| {
+            let place = (List::Open, seed, record.country().into(), record.site().0);
+            let here = Stretch {
+                first: place,
+                last: place,
+            };
+            self.ranks(&here).len()
         });
-        open.len() < OPEN_PER_SITE_MAX
+        open[0] + open[1] < OPEN_PER_SITE_MAX
     }
 
     /// The ranks of a stretch of the order.
     fn ranks(&self, stretch: &Stretch) -> Range<usize> {
-        let key = |(list, major, site): Place, id| Key {
+        let key = |(list, seed, major, site): Place, id| Key {
             list,
+            seed,
             major,
             site,
             id,
@@ -329,8 +337,7 @@ impl Hand<'_> {
     }
 
     fn fits(&self, record: &Record) -> bool {
-        let useful = !(self.asks.is_seed() && record.is_seed());
-        record.expires > self.now && record.id() != self.asks.id() && useful
+        record.expires > self.now && record.id() != self.asks.id()
     }
 
     /// The ranks of a part: before and behind what is left out.

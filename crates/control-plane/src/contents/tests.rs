@@ -5,12 +5,17 @@ use super::*;
 use crate::{database::PostgresConfig, devices::tests as devices};
 use std::{
     fs,
-    path::PathBuf,
+    net::TcpListener,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+
+#[path = "../../tests/stores/authority.rs"]
+mod authority;
+use authority::Authority;
 
 /// A database that can be opened any number of times.
 enum Stores {
@@ -60,15 +65,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Server {
     folder: TempDir,
     process: Child,
+    args: Vec<String>,
 }
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// With arguments of its own, and what they need in its folder.
+    fn start_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let args = prepare(folder.path());
         // It refuses to run as root, and its folder must be its own.
         if is_root() {
             let owned = Command::new("chown")
-                .arg("nobody")
+                .args(["-R", "nobody"])
                 .arg(folder.path())
                 .status();
             assert!(owned.unwrap().success());
@@ -92,8 +104,12 @@ impl Server {
         .stdout(Stdio::null())
         .status();
         assert!(made.unwrap().success(), "initdb");
-        let process = Self::spawn(&folder);
-        let this = Self { folder, process };
+        let process = Self::spawn(&folder, &args);
+        let this = Self {
+            folder,
+            process,
+            args,
+        };
         this.wait();
         assert!(
             this.psql_in("postgres", "CREATE DATABASE dosvc")
@@ -103,12 +119,13 @@ impl Server {
         this
     }
 
-    fn spawn(folder: &TempDir) -> Child {
+    fn spawn(folder: &TempDir, args: &[String]) -> Child {
         program(
             "postgres",
             &["-c", "listen_addresses=", "-c", "fsync=off", "-k"],
         )
         .arg(folder.path())
+        .args(args)
         .arg("-D")
         .arg(folder.path().join("data"))
         .stderr(Stdio::null())
@@ -126,14 +143,17 @@ impl Server {
 
     fn url(&self, database: &str) -> String {
         let host = self.folder.path().display().to_string().replace('/', "%2F");
-        format!("postgresql://dosvc@{host}/{database}")
+        // The socket is named after the port, whether that is listened at or not.
+        let port = self.args.iter().find_map(|arg| arg.strip_prefix("port="));
+        let port = port.unwrap_or("5432");
+        format!("postgresql://dosvc@{host}:{port}/{database}")
     }
 
     fn config(&self, database: &str) -> ControlPlaneConfig {
         ControlPlaneConfig {
             postgres: PostgresConfig {
                 url: Some(self.url(database).parse().unwrap()),
-                password_file: None,
+                ..PostgresConfig::default()
             },
             ..ControlPlaneConfig::default()
         }
@@ -162,7 +182,7 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        self.process = Self::spawn(&self.folder);
+        self.process = Self::spawn(&self.folder, &self.args);
         self.wait();
     }
 }
@@ -416,7 +436,7 @@ async fn postgres_may_go_and_come_back() {
     // A restart between two requests costs none of them anything.
     server.kill();
     server.restart();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    contents.0.age_connections();
     assert_eq!(contents.count().await.unwrap(), 1);
 }
 
@@ -457,12 +477,74 @@ async fn postgres_that_can_never_do_is_told_apart_from_one_that_is_away() {
     ));
 }
 
+#[tokio::test]
+#[ignore = "needs PostgreSQL's programs"]
+async fn postgres_is_spoken_with_by_tls_if_its_certificate_is_trusted() {
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let server = Server::start_with(|folder| {
+        let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.join(name));
+        ours.sign("localhost", &certificate, &key);
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&key, private).unwrap();
+        let set = |name: &str, value: &str| ["-c".to_owned(), format!("{name}={value}")];
+        [
+            set("listen_addresses", "127.0.0.1"),
+            set("port", &port.to_string()),
+            set("ssl", "on"),
+            set("ssl_cert_file", certificate.to_str().unwrap()),
+            set("ssl_key_file", key.to_str().unwrap()),
+        ]
+        .concat()
+    });
+    let check = async |host: &str, mode: &str, ca_file: Option<PathBuf>| {
+        let mut config = server.config("dosvc");
+        let url = format!("postgresql://dosvc@{host}:{port}/dosvc{mode}");
+        config.postgres.url = Some(url.parse().unwrap());
+        config.postgres.ca_file = ca_file;
+        let contents = Contents::of(&config).await.unwrap();
+        contents.check().await.map(|()| contents)
+    };
+    for mode in ["", "?sslmode=require", "?sslmode=verify-full"] {
+        let contents = check("localhost", mode, Some(ours.file())).await.unwrap();
+        assert_eq!(contents.count().await.unwrap(), 0, "{mode}");
+    }
+    let tls = "SELECT count(*) > 0 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND usename = 'dosvc'";
+    let open = check("localhost", "", Some(ours.file())).await.unwrap();
+    assert_eq!(server.psql(tls).stdout, b"t\n");
+    drop(open);
+    let required = "?sslmode=verify-full";
+    for (host, mode, ca_file, reason) in [
+        ("localhost", required, Some(others.file()), "UnknownIssuer"),
+        ("localhost", "", Some(others.file()), "UnknownIssuer"),
+        ("localhost", required, None, "UnknownIssuer"),
+        (
+            "127.0.0.1",
+            required,
+            Some(ours.file()),
+            "not valid for name",
+        ),
+        ("localhost", "", Some("/nonexistent".into()), "No such file"),
+    ] {
+        let error = check(host, mode, ca_file).await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Postgres(why) if why.contains(reason)),
+            "{reason}: {error}"
+        );
+    }
+}
+
 #[test]
 fn addresses_of_postgres_have_no_password_in_them() {
     use crate::PostgresUrl;
     let good = "postgresql://dosvc@db1.example:5433,db2.example/do?target_session_attrs=read-write";
     assert_eq!(good.parse::<PostgresUrl>().unwrap().to_string(), good);
+    let checked = "postgresql://u@h/db?sslmode=verify-full&target_session_attrs=read-write";
+    assert_eq!(checked.parse::<PostgresUrl>().unwrap().to_string(), checked);
     for bad in [
+        "postgresql://u@h/db?sslmode=verify-fully",
         "postgresql://u:secret@host/db",
         "host=x user=y",
         "postgresql:///db",

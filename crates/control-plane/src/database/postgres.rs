@@ -1,7 +1,10 @@
 //! PostgreSQL: for administration data that several machines share.
 
 use super::{Row, Session, Value};
-use crate::{contents::StoreError, tls_client};
+use crate::{
+    contents::StoreError,
+    tls_client::{self, TlsClientError},
+};
 use bytes::BytesMut;
 use std::{
     collections::HashMap,
@@ -23,6 +26,7 @@ use tokio::{
 };
 use tokio_postgres::{
     Client, Config, Socket, Statement,
+    config::SslMode,
     tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
@@ -42,7 +46,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What processes lock that bring the tables up to date: no more than a number that nobody else uses.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(7681076820)";
 
-/// `postgresql://USER@HOST[:PORT]/DATABASE`, several hosts after each other, parameters as `psql` knows them.
+/// `postgresql://USER@HOST[:PORT]/DATABASE`, several hosts after each other, parameters as `psql` knows them. With TLS the
+/// server's certificate and name are always checked: `sslmode=require` and `sslmode=verify-full` are the same.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     text: String,
@@ -59,7 +64,9 @@ impl FromStr for PostgresUrl {
 
     fn from_str(text: &str) -> Result<Self, ParsePostgresUrlError> {
         let scheme = ["postgresql://", "postgres://"];
-        let config: Config = text.parse().map_err(|_| ParsePostgresUrlError)?;
+        let config: Config = understood(text)
+            .parse()
+            .map_err(|_| ParsePostgresUrlError)?;
         // A password in the configuration would be shown wherever that is shown.
         let good = scheme.iter().any(|scheme| text.starts_with(scheme))
             && config.get_password().is_none()
@@ -70,6 +77,28 @@ impl FromStr for PostgresUrl {
             config,
         })
         .ok_or(ParsePostgresUrlError)
+    }
+}
+
+/// The address as the library reads it, which knows no name for what it is always asked to do.
+fn understood(text: &str) -> String {
+    let Some((address, parameters)) = text.split_once('?') else {
+        return text.to_owned();
+    };
+    let parameters: Vec<&str> = parameters
+        .split('&')
+        .map(|parameter| match parameter {
+            "sslmode=verify-full" => "sslmode=require",
+            other => other,
+        })
+        .collect();
+    format!("{address}?{}", parameters.join("&"))
+}
+
+impl PostgresUrl {
+    /// Whether TLS is ruled out.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.config.get_ssl_mode() == SslMode::Disable
     }
 }
 
@@ -92,6 +121,9 @@ pub struct PostgresConfig {
     pub url: Option<PostgresUrl>,
     /// A file whose first line is the password; read for every connection.
     pub password_file: Option<PathBuf>,
+    /// The certificates that the server's own must be signed by; then nothing is said without TLS. `None`: those that the
+    /// system trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -169,6 +201,18 @@ impl Postgres {
     }
 }
 
+#[cfg(test)]
+impl Postgres {
+    /// As if connections that nobody uses had lain there for long.
+    pub(super) fn age_connections(&self) {
+        for link in &mut self.0.state().idle {
+            link.used = Instant::now()
+                .checked_sub(FRESH_TIME)
+                .expect("a time after the boot");
+        }
+    }
+}
+
 impl Pool {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -224,7 +268,11 @@ impl Pool {
         }
         let late = || StoreError::OutOfReach(format!("{url}: no answer"));
         // `prefer`, the default, does without TLS where the server can do none.
-        let connecting = timeout(2 * CONNECT_TIME_MAX, config.connect(Tls));
+        let tls = Tls(self.config.ca_file.clone());
+        if tls.0.is_some() {
+            config.ssl_mode(SslMode::Require);
+        }
+        let connecting = timeout(2 * CONNECT_TIME_MAX, config.connect(tls));
         let connected = connecting.await.map_err(|_| late())?;
         let (mut client, connection) = connected.map_err(|error| problem(url, &error))?;
         tokio::spawn(connection);
@@ -383,7 +431,11 @@ fn problem(url: &PostgresUrl, error: &tokio_postgres::Error) -> StoreError {
         let code = code.code();
         code.starts_with("28") || code.starts_with("3D")
     });
-    if wrong {
+    let cause = std::error::Error::source(error);
+    let lasting = cause
+        .and_then(|cause| cause.downcast_ref())
+        .is_some_and(TlsClientError::is_lasting);
+    if wrong || lasting {
         StoreError::Postgres(text)
     } else {
         StoreError::OutOfReach(text)
@@ -413,31 +465,36 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// TLS as all of this crate does it.
-#[derive(Clone, Copy)]
-struct Tls;
+/// TLS as all of this crate does it, with the file of the certificates that are trusted.
+#[derive(Clone)]
+struct Tls(Option<PathBuf>);
 
-struct TlsTo(String);
+/// The same, to a server of this name.
+struct TlsTo(String, Option<PathBuf>);
 
 struct Encrypted(tokio_rustls::client::TlsStream<Socket>);
 
 impl MakeTlsConnect<Socket> for Tls {
     type Stream = Encrypted;
     type TlsConnect = TlsTo;
-    type Error = io::Error;
+    type Error = TlsClientError;
 
-    fn make_tls_connect(&mut self, host: &str) -> Result<TlsTo, io::Error> {
-        Ok(TlsTo(host.to_owned()))
+    fn make_tls_connect(&mut self, host: &str) -> Result<TlsTo, TlsClientError> {
+        Ok(TlsTo(host.to_owned(), self.0.clone()))
     }
 }
 
 impl TlsConnect<Socket> for TlsTo {
     type Stream = Encrypted;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Encrypted, io::Error>> + Send>>;
+    type Error = TlsClientError;
+    type Future = Pin<Box<dyn Future<Output = Result<Encrypted, TlsClientError>> + Send>>;
 
     fn connect(self, stream: Socket) -> Self::Future {
-        Box::pin(async move { Ok(Encrypted(tls_client::connect(stream, &self.0).await?)) })
+        Box::pin(async move {
+            let Self(host, authorities) = self;
+            let stream = tls_client::connect(stream, &host, authorities.as_deref()).await?;
+            Ok(Encrypted(stream))
+        })
     }
 }
 

@@ -6,6 +6,8 @@ local entries_max, address_max, network_max, swarms_max =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local open_max, vain_max = tonumber(ARGV[14]), tonumber(ARGV[15])
 local LAST = rep('\255', 20)
+-- Pieces that an answer is drawn in.
+local RUNS = 8
 local id = id_of(new)
 local known = call('HGET', swarm.records, id)
 
@@ -18,8 +20,11 @@ if leaves then
 end
 
 local function has_open_place(r)
-  local place = open_place(r)
-  return call('ZLEXCOUNT', swarm.order, '[' .. place, '[' .. place .. LAST) < open_max
+  local place, open = open_place(r), 0
+  for _, list in ipairs({ '\6', '\7' }) do
+    open = open + call('ZLEXCOUNT', swarm.order, '[' .. list .. place, '[' .. list .. place .. LAST)
+  end
+  return open < open_max
 end
 local function may_be_open(r) return scope_of(r) == 3 and not has(r, TAKES_ONLY) end
 
@@ -46,13 +51,16 @@ end
 -- The peer says something new of itself. Most say nothing new, and then nothing moves. When it is due is not written
 -- again: the sweep looks at the record.
 local function replace(r)
-  r = sub(r, 1, 80) .. token .. sub(r, 89)
   r = with(r, OPEN, may_be_open(r) and (has(known, OPEN) or has_open_place(r)))
+  if sub(known, 1, 97) == sub(r, 1, 97) then
+    call('HSET', swarm.records, id, r)
+    return 'listed', token_of(r)
+  end
   local stays = sub(known, 21, 36) == sub(r, 21, 36) and group_of(known) == group_of(r)
   if stays and table.concat(members(known)) == table.concat(members(r)) then
     call('HSET', swarm.records, id, r)
     if has(known, SEED) ~= has(r, SEED) then tally(swarm.counts, 'seed', has(r, SEED) and 1 or -1) end
-    return 'listed', token
+    return 'listed', token_of(r)
   end
   take(swarm, known)
   return add(r)
@@ -70,21 +78,21 @@ elseif expires_of(known) <= now then
   take(swarm, known)
   status, given = add(new)
 elseif token == token_of(known) then
-  status, given = replace(new)
+  status, given = replace(sub(new, 1, 80) .. token .. sub(new, 89))
 elseif token == '' and same_addresses() then
-  local r = with(known, SEED, has(new, SEED))
-  call('HSET', swarm.records, id, sub(r, 1, 97) .. sub(new, 98))
-  if has(known, SEED) ~= has(r, SEED) then tally(swarm.counts, 'seed', has(r, SEED) and 1 or -1) end
-  status, given = 'renewed', ''
+  status = replace(sub(with(known, SEED, has(new, SEED)), 1, 97) .. sub(new, 98))
+  if status == 'listed' then status = 'renewed' end
+  given = ''
 else
   status, given = 'foreign', ''
 end
 
 -- Who is told of: the classes of the plan (array/plan.rs), one after the other.
-local scopes, drawn, ranks = {}, {}, {}
+local scopes, drawn = {}, {}
 math.randomseed(tonumber(ARGV[8]))
 
 -- How many stand before a bound.
+local all, ranks = call('ZCARD', swarm.order), {}
 local function before(bound)
   local rank = ranks[bound]
   if not rank then
@@ -95,50 +103,48 @@ local function before(bound)
 end
 
 -- The ranks from the first to before the last.
+local STRETCH = 88
 local function stretch(at)
-  return before('(' .. sub(plan, at, at + 32)), before('[' .. sub(plan, at + 33, at + 65) .. LAST)
+  local first = before(sub(plan, at, at + 33))
+  return first, first == all and all or before(sub(plan, at + 34, at + STRETCH - 1))
 end
 
 local my_group, my_site = group_of(new), site_of(new)
-local function fits(r, strangers)
-  if not r or expires_of(r) <= now or id_of(r) == id or has(new, SEED) and has(r, SEED) then return false end
-  return not strangers or site_of(r) ~= my_site and (my_group == ZEROS or group_of(r) ~= my_group)
-end
+local function is_near(r) return site_of(r) == my_site or my_group ~= ZEROS and group_of(r) == my_group end
 
+-- Draws from a class as from a ring of runs: neighbours in the order are read with one call. Where the first run begins is
+-- drawn too, so that nobody is drawn less often, or always with the same others.
 local function deal(scope, strangers, ranges)
-  local total, taken, vain, swapped, all = 0, 0, 0, {}, nil
+  local total, vain = 0, 0
   for _, range in ipairs(ranges) do total = total + range[2] - range[1] end
-  -- Few are read at once, and of many only those that are drawn.
-  if total <= 4 * (wanted - #drawn) then
-    all = {}
-    for _, range in ipairs(ranges) do
-      if range[2] > range[1] then
-        for _, member in ipairs(call('ZRANGE', swarm.order, range[1], range[2] - 1)) do all[#all + 1] = member end
-      end
-    end
-  end
-  local function member(nth)
-    if all then return all[nth] end
+  if total == 0 then return end
+  local function read(ids, first, last)
     for _, range in ipairs(ranges) do
       local length = range[2] - range[1]
-      if nth <= length then
-        local rank = range[1] + nth - 1
-        return call('ZRANGE', swarm.order, rank, rank)[1]
+      if last >= 0 and first < length then
+        local from, to = range[1] + math.max(first, 0), range[1] + math.min(last, length - 1)
+        for _, member in ipairs(call('ZRANGE', swarm.order, from, to)) do ids[#ids + 1] = sub(member, 34) end
       end
-      nth = nth - length
+      first, last = first - length, last - length
     end
   end
-  while #drawn < wanted and taken < total and vain < vain_max do
+  local run = total <= wanted and total or math.ceil(wanted / RUNS)
+  local runs, taken, swapped, begins = math.ceil(total / run), 0, {}, math.random(total) - 1
+  while #drawn < wanted and taken < runs and vain < vain_max do
     local ids = {}
-    for n = 1, math.min(wanted - #drawn, total - taken) do
+    repeat
       -- A shuffle that writes down only what it has moved.
-      local at = taken + math.random(total - taken)
+      local at = taken + math.random(runs - taken)
       taken = taken + 1
-      ids[n] = sub(member(swapped[at] or at), 34)
+      local nth = swapped[at] or at
       swapped[at] = swapped[taken] or taken
-    end
-    for _, r in ipairs(call('HMGET', swarm.records, unpack(ids))) do
-      if fits(r, strangers) then
+      local first, last = begins + (nth - 1) * run, begins + math.min(nth * run, total) - 1
+      read(ids, first, math.min(last, total - 1))
+      if last >= total then read(ids, math.max(first - total, 0), last - total) end
+    until taken == runs or #ids >= wanted - #drawn
+    for n, r in ipairs(call('HMGET', swarm.records, unpack(ids))) do
+      if #drawn == wanted then break end
+      if r and ids[n] ~= id and expires_of(r) > now and not (strangers and is_near(r)) then
         drawn[#drawn + 1], scopes[#scopes + 1] = r, scope
       else
         vain = vain + 1
@@ -152,17 +158,22 @@ while at <= #plan and #drawn < wanted do
   local scope, strangers, parts = sub(plan, at, at), sub(plan, at + 1, at + 1) == '\1', string.byte(plan, at + 2)
   at = at + 3
   local ranges = {}
+  -- An empty range would reach to the end of the order if it were read.
+  local function put(from, to)
+    if from < to then ranges[#ranges + 1] = { from, to } end
+  end
   for _ = 1, parts do
     local first, last = stretch(at)
-    if sub(plan, at + 66, at + 66) == '\1' then
-      local from, to = stretch(at + 67)
+    at = at + STRETCH + 1
+    if sub(plan, at - 1, at - 1) == '\1' then
+      local from, to = stretch(at)
+      at = at + STRETCH
       if from < to then
-        ranges[#ranges + 1] = { first, from }
+        put(first, from)
         first = to
       end
     end
-    ranges[#ranges + 1] = { first, last }
-    at = at + 133
+    put(first, last)
   end
   deal(scope, strangers, ranges)
 end

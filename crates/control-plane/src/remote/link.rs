@@ -8,7 +8,7 @@ use super::{
     RedisConfig,
     url::{Place, RedisUrl},
 };
-use crate::tls_client;
+use crate::tls_client::{self, TlsClientError};
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
     RedisResult, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection, cmd,
@@ -416,9 +416,14 @@ async fn connect(
     url: &RedisUrl,
     with_password: bool,
 ) -> Result<Found, RedisError> {
-    let stream = open(url)
-        .await
-        .map_err(|error| RedisError::OutOfReach(format!("{url}: {error}")))?;
+    let stream = open(config, url).await.map_err(|error| {
+        let why = format!("{url}: {error}");
+        if error.is_lasting() {
+            RedisError::Wrong(why)
+        } else {
+            RedisError::OutOfReach(why)
+        }
+    })?;
     let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
     if with_password {
         login = login.set_db(url.database);
@@ -446,14 +451,15 @@ async fn connect(
     })
 }
 
-async fn open(url: &RedisUrl) -> std::io::Result<Box<dyn Stream>> {
+async fn open(config: &RedisConfig, url: &RedisUrl) -> Result<Box<dyn Stream>, TlsClientError> {
     Ok(match &url.place {
         Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
         Place::Tcp { host, port, tls } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
             if *tls {
-                Box::new(tls_client::connect(stream, host).await?)
+                let authorities = config.ca_file.as_deref();
+                Box::new(tls_client::connect(stream, host, authorities).await?)
             } else {
                 Box::new(stream)
             }

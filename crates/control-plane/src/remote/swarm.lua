@@ -1,5 +1,5 @@
 -- What both scripts know of swarms. A record is what array/record.rs writes; a member of a swarm's order is a Key there:
--- list (1), major (16), site (16), peer id (20), all of the same score, so that Redis keeps them in the order of their bytes.
+-- list and whether it has everything (1), major (16), site (16), peer id (20), all of the same score, so that Redis keeps them in the order of their bytes.
 local call, sub, rep = redis.call, string.sub, string.rep
 local prefix, now = ARGV[1], tonumber(ARGV[2])
 -- Contents, by when somebody in them may have expired; by the number of their peers. Counts by address and network.
@@ -34,17 +34,21 @@ local function network_of(site)
   return is_mapped(site) and sub(site, 1, 15) .. '\0' or sub(site, 1, 6) .. sub(ZEROS, 1, 10)
 end
 
-local function open_place(r) return '\3' .. sub(ZEROS, 1, 14) .. sub(r, 93, 94) .. site_of(r) end
+-- A list's number, for those who lack something or for those who have everything.
+local function list_of(r, number) return string.char(2 * number + (has(r, SEED) and 1 or 0)) end
+
+local function open_place(r) return sub(ZEROS, 1, 14) .. sub(r, 93, 94) .. site_of(r) end
 
 -- Where a record stands in the order: Record::lists and Record::key.
 local function members(r)
   local out, scope, group = {}, scope_of(r), group_of(r)
   if has(r, TAKES_ONLY) then return out end
   if scope ~= 2 then
-    out[1] = (scope ~= 1 and has(r, OPEN) and open_place(r) or '\0' .. ZEROS .. site_of(r)) .. id_of(r)
+    local place = scope ~= 1 and has(r, OPEN) and list_of(r, 3) .. open_place(r) or list_of(r, 0) .. ZEROS .. site_of(r)
+    out[1] = place .. id_of(r)
   end
   if group ~= ZEROS and scope ~= 1 then
-    out[#out + 1] = (scope == 2 and '\1' or '\2') .. group .. site_of(r) .. id_of(r)
+    out[#out + 1] = list_of(r, scope == 2 and 1 or 2) .. group .. site_of(r) .. id_of(r)
   end
   return out
 end

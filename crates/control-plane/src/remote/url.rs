@@ -75,9 +75,14 @@ impl FromStr for RedisUrl {
 }
 
 impl RedisUrl {
+    /// Whether it is spoken with by TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self.place, Place::Tcp { tls: true, .. })
+    }
+
     /// The same, at another address: of a primary that a Sentinel names.
     pub(super) fn at(&self, host: &str, port: u16) -> Self {
-        let tls = matches!(self.place, Place::Tcp { tls: true, .. });
+        let tls = self.is_tls();
         let bracketed = if host.contains(':') {
             format!("[{host}]")
         } else {

@@ -45,6 +45,7 @@ macro_rules! battery {
             seeds_hear_of_those_who_need_them_alone
             who_only_takes_is_told_but_not_told_of
             every_peer_is_drawn_about_as_often
+            nobody_is_named_twice_wherever_drawing_begins
             what_nobody_renews_expires
             a_peer_leaves_with_its_token_alone
             token_ties_a_peer_to_who_joined_first
@@ -312,6 +313,29 @@ trait MinMax: Iterator + Sized {
 }
 
 impl<I: Iterator> MinMax for I {}
+
+/// Most lists of a small swarm are empty.
+pub(crate) fn nobody_is_named_twice_wherever_drawing_begins(stores: &dyn Stores) {
+    let array = stores.open(ArrayLimits::default());
+    let of = |number, scope, left| JoinRequest {
+        group_id: Some(group(1)),
+        left,
+        ..join(number, scope)
+    };
+    for number in 1..4 {
+        let known = of(number, Scope::Group, u64::from(number == 1));
+        array.join(NOW, draw(number.into()), seen("192.0.2.1"), &known);
+    }
+    let asks = JoinRequest {
+        peers_wanted: 3,
+        ..of(9, Scope::Internet, 1)
+    };
+    for seed in 0..50 {
+        let answer = array.join(NOW, Draw { token: 9, seed }, seen("192.0.2.1"), &asks);
+        assert_eq!(answer.peers.len(), 3, "seed {seed}");
+        assert_eq!(numbers(&answer), [1, 2, 3].into(), "seed {seed}");
+    }
+}
 
 pub(crate) fn what_nobody_renews_expires(stores: &dyn Stores) {
     let array = stores.open(ArrayLimits::default());

@@ -1,6 +1,9 @@
 //! Control planes in front of one Redis: processes and primaries that die, and what peers notice of it.
 
-use crate::server::{Redis, until};
+use crate::{
+    authority::Authority,
+    server::{Redis, free_port, until},
+};
 use dosvc_cloud_protocol::{JoinAnswer, JoinRequest, JoinToken, Scope};
 use dosvc_control_plane::{
     ControlPlane, ControlPlaneConfig,
@@ -249,6 +252,57 @@ async fn a_store_that_can_never_do_is_said_at_the_start() {
     let cluster = Redis::start(&["--cluster-enabled", "yes"]);
     let error = why(redis(&[&cluster])).await;
     assert!(error.contains("cluster mode"), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn tls_is_spoken_with_a_server_whose_certificate_is_trusted_alone() {
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    ours.sign("localhost", &certificate, &key);
+    let port = free_port();
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let _server = Redis::start(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &text(&certificate),
+        "--tls-key-file",
+        &text(&key),
+        "--tls-ca-cert-file",
+        &text(&ours.file()),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let config = |host: &str, ca_file: Option<std::path::PathBuf>| RedisConfig {
+        servers: vec![format!("rediss://{host}:{port}").parse().unwrap()],
+        ca_file,
+        ..RedisConfig::default()
+    };
+    let plane = try_plane(config("localhost", Some(ours.file()))).await;
+    let plane = plane.unwrap();
+    assert!(plane.join(1, None).await.unwrap().token.is_some());
+    plane.plane.stop().await;
+
+    let why = async |config| try_plane(config).await.map(|_| ()).unwrap_err();
+    // Another authority's, the system's, another name, and a file that is none.
+    for (config, reason) in [
+        (config("localhost", Some(others.file())), "UnknownIssuer"),
+        (config("localhost", None), "UnknownIssuer"),
+        (config("127.0.0.1", Some(ours.file())), "not valid for name"),
+        (config("localhost", Some(key.clone())), "no certificate"),
+        (
+            config("localhost", Some("/nonexistent".into())),
+            "No such file",
+        ),
+    ] {
+        let error = why(config).await;
+        assert!(
+            error.contains(reason) && error.contains("rediss://"),
+            "{reason}: {error}"
+        );
+    }
 }
 
 /// The commands that docs/control-plane.md says an ACL needs.

@@ -138,7 +138,7 @@ fn socket(folder: &Path) -> PathBuf {
 }
 
 /// A port that nobody has at this moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

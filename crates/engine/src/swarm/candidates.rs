@@ -2,8 +2,9 @@
 //!
 //! A way is an address and what is spoken there ([`Route`]). The ways to one peer are rivals. Of all that are due the best
 //! begins; the others follow a head start later each ([`HEAD_START`]), or at once when one has failed. The first that
-//! opens is the one on which the peer is spoken to; those that are no better end. A tunnel is worse than any other way:
-//! what was begun without one goes on beside it, and takes its place if it opens after all.
+//! opens is the one on which the peer is spoken to; those that are no better end. A tunnel is worse than any other way, and
+//! TCP in it, where nobody proves who it is, worse than QUIC: what is better and was begun goes on beside it, and takes its
+//! place if it opens after all.
 //!
 //! A peer that is connected is not dialled. When its connection ends all of its ways are due again, so a path that dies
 //! is replaced by whichever way still leads there.
@@ -20,7 +21,7 @@ use std::{
 /// Ways remembered for one content.
 const KNOWN_MAX: usize = 1000;
 /// How long a way has before its next rival begins (RFC 8305, section 5).
-pub(super) const HEAD_START: Duration = Duration::from_millis(250);
+pub(crate) const HEAD_START: Duration = Duration::from_millis(250);
 /// However many ways there are, a tunnel need not wait for longer: it is the one that leads through most NATs, and opening
 /// it takes several round trips.
 const TUNNEL_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -85,6 +86,7 @@ impl Known {
             (Transport::Tcp, false, true) => 4,
             (Transport::Tcp, false, false) => 5,
             (Transport::Teredo, ..) => 6,
+            (Transport::TeredoTcp, ..) => 7,
         }
     }
 }
@@ -230,7 +232,7 @@ impl Candidates {
         for (_, route) in behind {
             wait += HEAD_START;
             let wait = match route.transport {
-                Transport::Teredo => wait.min(TUNNEL_WAIT_MAX),
+                Transport::Teredo | Transport::TeredoTcp => wait.min(TUNNEL_WAIT_MAX),
                 Transport::Tcp | Transport::Quic => wait,
             };
             self.set(route, State::Behind(now + wait));

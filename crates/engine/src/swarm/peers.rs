@@ -12,6 +12,7 @@ use crate::{
     counters::RateMeter,
     dial::{self, Target},
     limiter::{LanGate, UploadGate},
+    month::Taken,
     quic,
     route::Route,
     stream::manner,
@@ -25,6 +26,7 @@ use dosvc_wire::{
     net::{self, CloseReason},
 };
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -64,6 +66,8 @@ pub(super) struct Peer {
     /// The block under way, and its bytes that were reported already.
     pub(super) receiving: Option<Block>,
     pub(super) partial: u32,
+    /// What was handed over to be sent and has not ended, as the month counts it.
+    pub(super) promised: HashMap<Block, Taken>,
 }
 
 impl Peer {
@@ -198,6 +202,7 @@ impl Swarm {
                 rate_out: RateMeter::default(),
                 receiving: None,
                 partial: 0,
+                promised: HashMap::new(),
             },
         );
         // A member of the group has said Hello with its proof; what it can do is said to the connection here.
@@ -424,7 +429,7 @@ impl Swarm {
     pub(super) fn drop_peer(&mut self, key: u32, now: Instant) {
         if let Some(peer) = self.peers.remove(&key) {
             let _ = peer.commands.send(net::Command::Close);
-            self.peer_gone(key, &peer, now);
+            self.peer_gone(key, peer, now);
         }
     }
 
@@ -436,17 +441,20 @@ impl Swarm {
                 self.shared
                     .ban(peer.peer_id, peer.address().ip(), self.content.key());
             }
-            self.peer_gone(key, &peer, now);
+            self.peer_gone(key, peer, now);
         }
     }
 
-    fn peer_gone(&mut self, key: u32, peer: &Peer, now: Instant) {
+    fn peer_gone(&mut self, key: u32, peer: Peer, now: Instant) {
         self.wasted_bytes += u64::from(peer.partial);
         match peer.greeting {
             Some(at) => _ = self.greetings.remove(&(at, key)),
             None => self.core.handle_source_removed(SourceId(key), now),
         }
         self.dials.closed(peer.peer_id, peer.bytes_in > 0, now);
+        // What was promised may have gone out in part: it stays counted.
+        drop(peer);
+        self.review_month();
         self.review_uploads(now);
         self.changed = true;
     }

@@ -174,7 +174,10 @@ impl Swarm {
                 self.review_uploads(now);
             }
             net::Event::Requested(block) => self.handle_request(source, block, now),
-            net::Event::Cancelled(block) => self.core.handle_cancelled(source, block, now),
+            net::Event::Cancelled(block) => {
+                self.not_sent(source, block);
+                self.core.handle_cancelled(source, block, now);
+            }
             net::Event::Progress { block, bytes } => self.handle_partial(key, block, bytes, now),
             net::Event::Received { block, data } => self.handle_received(key, block, data, now),
             net::Event::Served { block } => self.handle_served(key, block, now),
@@ -347,27 +350,42 @@ impl Swarm {
     }
 
     /// Counts the block for the month; false: the monthly cap does not permit it.
-    fn may_upload(&self, source: SourceId, block: Block) -> bool {
-        let Some(peer) = self.peers.get(&source.0) else {
+    fn may_upload(&mut self, source: SourceId, block: Block) -> bool {
+        let cap = self.monthly_cap();
+        let Some(peer) = self.peers.get_mut(&source.0) else {
             return true;
         };
-        let cap = self
-            .shared
-            .settings()
-            .config
-            .policies
-            .monthly_upload_data_cap();
-        let taken = self
-            .shared
-            .ledger
-            .take(peer.class, u64::from(block.len()), cap);
-        if self.giving.internet && self.shared.ledger.is_reached(cap) {
+        let bytes = u64::from(block.len());
+        let taken = self.shared.ledger.take(peer.class, bytes, cap);
+        let Some(taken) = taken else {
+            self.review_month();
+            return false;
+        };
+        peer.promised.insert(block, taken);
+        true
+    }
+
+    /// What was promised to the peer and withdrawn before it began does not count for the month.
+    fn not_sent(&mut self, source: SourceId, block: Block) {
+        let peer = self.peers.get_mut(&source.0);
+        if let Some(taken) = peer.and_then(|peer| peer.promised.remove(&block)) {
+            taken.give_back();
+        }
+    }
+
+    /// Something that the month counts is not under way any more.
+    pub(super) fn review_month(&self) {
+        if self.giving.internet && self.shared.ledger.is_reached(self.monthly_cap()) {
             tracing::info!(
                 "monthly_upload_data_cap is reached: no more for Internet peers until the month ends"
             );
             self.shared.tell_swarms();
         }
-        taken
+    }
+
+    fn monthly_cap(&self) -> Option<u64> {
+        let settings = self.shared.settings();
+        settings.config.policies.monthly_upload_data_cap()
     }
 
     fn refuse(&mut self, source: SourceId, block: Block) {
@@ -480,7 +498,12 @@ impl Swarm {
             peer.rate_out.add(bytes, now);
             *self.uploaded.of(peer.kind) += bytes;
             self.shared.totals.add_uploaded(peer.kind, bytes);
+            if peer.promised.remove(&block).is_none() {
+                // Withdrawn, asked for again and answered to the first request: it is sent, whatever the cap says.
+                drop(self.shared.ledger.take(peer.class, bytes, None));
+            }
         }
+        self.review_month();
         self.core.handle_served(SourceId(key), block, now);
         self.changed = true;
     }

@@ -59,6 +59,8 @@ pub struct TunnelStatus {
     pub state: State,
     /// The server in use.
     pub server: Option<ServerAddresses>,
+    /// How long ago a server last answered.
+    pub answered: Option<Duration>,
     /// The UDP port on this machine.
     pub local_port: u16,
     /// Known peers.
@@ -281,11 +283,15 @@ impl Tunnel {
     /// What is going on.
     pub fn status(&self) -> TunnelStatus {
         let core = self.shared.core();
+        let now = Instant::now();
         TunnelStatus {
             state: *self.shared.state.borrow(),
             server: core.server(),
+            answered: core
+                .answered_at()
+                .map(|at| now.saturating_duration_since(at)),
             local_port: self.shared.sockets.local_port().unwrap_or(0),
-            peers: core.peers(Instant::now()).collect(),
+            peers: core.peers(now).collect(),
             stats: core.stats().clone(),
         }
     }

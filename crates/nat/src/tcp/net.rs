@@ -150,6 +150,11 @@ impl TcpStack {
     pub fn stats(&self) -> StackStats {
         self.shared.stack().stats()
     }
+
+    /// Connections at present, those that are coming about or ending included.
+    pub fn connections(&self) -> usize {
+        self.shared.stack().connections()
+    }
 }
 
 async fn drive(shared: Arc<Shared>, tunnel: Tunnel, mut came: mpsc::Receiver<Vec<u8>>) {

@@ -23,6 +23,8 @@ use std::{
 const TCP: u8 = 6;
 /// Bits of Teredo's prefix: every peer is on the link.
 const PREFIX_LEN: u8 = 32;
+/// Headers of Ethernet, IPv4 and UDP around each packet.
+const OUTER_HEADERS_LEN: u64 = 14 + 20 + 8;
 /// Ports that dialled connections come from.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49152..=65535;
 
@@ -59,8 +61,20 @@ enum Phase {
 struct Connection {
     handle: SocketHandle,
     peer: SocketAddrV6,
+    /// Our own port.
+    port: u16,
     incoming: bool,
     phase: Phase,
+    counted: Counted,
+}
+
+/// Bytes of one connection on the network, with all headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// That came.
+    pub came: u64,
+    /// That went out.
+    pub went: u64,
 }
 
 /// Packets in and out.
@@ -171,6 +185,13 @@ impl Stack {
         self.stats
     }
 
+    /// What a connection has cost so far; nothing when it has ended.
+    pub fn counted(&self, id: Id) -> Counted {
+        self.connections
+            .get(&id)
+            .map_or_else(Counted::default, |connection| connection.counted)
+    }
+
     /// Connections of any kind.
     pub fn connections(&self) -> usize {
         self.connections.len()
@@ -203,7 +224,7 @@ impl Stack {
     /// A packet came through the tunnel. Nothing is done with it before [`poll`](Self::poll).
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
         self.stats.received += 1;
-        let Some((peer, port, begins)) = tcp_of(packet) else {
+        let Some(Segment { peer, port, begins }) = Segment::that_came(packet) else {
             self.stats.dropped += 1;
             return;
         };
@@ -216,7 +237,15 @@ impl Stack {
             self.stats.refused += 1;
             return;
         }
+        if let Some(connection) = self.connection_of(peer, port) {
+            connection.counted.came += on_network(packet);
+        }
         self.wire.came.push_back(packet.to_owned());
+    }
+
+    fn connection_of(&mut self, peer: SocketAddrV6, port: u16) -> Option<&mut Connection> {
+        let mut all = self.connections.values_mut();
+        all.find(|connection| connection.peer == peer && connection.port == port)
     }
 
     fn is_known(&self, peer: SocketAddrV6) -> bool {
@@ -247,14 +276,14 @@ impl Stack {
             return false;
         }
         self.stats.incoming += 1;
-        self.add(socket, peer, true, Phase::Pending(now));
+        self.add(socket, (peer, port), true, Phase::Pending(now));
         true
     }
 
     fn add(
         &mut self,
         socket: Socket<'static>,
-        peer: SocketAddrV6,
+        (peer, port): (SocketAddrV6, u16),
         incoming: bool,
         phase: Phase,
     ) -> Id {
@@ -264,8 +293,10 @@ impl Stack {
         let connection = Connection {
             handle,
             peer,
+            port,
             incoming,
             phase,
+            counted: Counted::default(),
         };
         self.connections.insert(id, connection);
         id
@@ -285,7 +316,7 @@ impl Stack {
             .connect(self.interface.context(), remote, local)
             .ok()?;
         self.stats.outgoing += 1;
-        Some(self.add(socket, peer, false, Phase::Held))
+        Some(self.add(socket, (peer, port), false, Phase::Held))
     }
 
     /// There are fewer connections than ports: one is free.
@@ -296,12 +327,8 @@ impl Stack {
                 u16::MAX => *EPHEMERAL.start(),
                 port => port + 1,
             };
-            let taken = self.connections.values().any(|connection| {
-                let socket: &Socket<'_> = self.sockets.get(connection.handle);
-                socket
-                    .local_endpoint()
-                    .is_some_and(|local| local.port == port)
-            });
+            let mut all = self.connections.values();
+            let taken = all.any(|connection| connection.port == port);
             if !taken {
                 return port;
             }
@@ -349,6 +376,10 @@ impl Stack {
         let mut ready = false;
         self.connections.retain(|_, connection| {
             let socket: &mut Socket<'_> = sockets.get_mut(connection.handle);
+            // Of several that listen any may have taken the beginning that this one was made for.
+            if let Some(remote) = socket.remote_endpoint() {
+                connection.peer = socket_address(remote);
+            }
             let late = match connection.phase {
                 Phase::Pending(since) => {
                     ready |= is_established(socket);
@@ -389,7 +420,13 @@ impl Stack {
 
     /// The next packet for the tunnel.
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.wire.out.pop_front()
+        let packet = self.wire.out.pop_front()?;
+        if let Some(Segment { peer, port, .. }) = Segment::that_goes(&packet)
+            && let Some(connection) = self.connection_of(peer, port)
+        {
+            connection.counted.went += on_network(&packet);
+        }
+        Some(packet)
     }
 
     /// Whether [`poll`](Self::poll) has more to do as soon as packets are taken.
@@ -418,19 +455,53 @@ fn socket() -> Socket<'static> {
     socket
 }
 
-/// From whom a TCP packet comes, to which port of ours, and whether it begins a connection. Extension headers have no
-/// place in the tunnel: such packets are none.
-fn tcp_of(packet: &[u8]) -> Option<(SocketAddrV6, u16, bool)> {
+fn on_network(packet: &[u8]) -> u64 {
+    packet.len() as u64 + OUTER_HEADERS_LEN
+}
+
+fn socket_address(endpoint: IpEndpoint) -> SocketAddrV6 {
+    let IpAddress::Ipv6(address) = endpoint.addr;
+    SocketAddrV6::new(address, endpoint.port, 0, 0)
+}
+
+/// What is to be known of a TCP packet.
+struct Segment {
+    peer: SocketAddrV6,
+    /// Ours.
+    port: u16,
+    /// Whether it begins a connection.
+    begins: bool,
+}
+
+impl Segment {
+    /// Of a packet from a peer. Extension headers have no place in the tunnel: such packets are none.
+    fn that_came(packet: &[u8]) -> Option<Self> {
+        let packet = Ipv6Packet::new(packet).ok()?;
+        let (source, destination, begins) = ports(packet)?;
+        let peer = SocketAddrV6::new(packet.source(), source, 0, 0);
+        let port = destination;
+        (source != 0).then_some(Self { peer, port, begins })
+    }
+
+    /// Of a packet of our own.
+    fn that_goes(packet: &[u8]) -> Option<Self> {
+        let packet = Ipv6Packet::new(packet).ok()?;
+        let (port, destination, begins) = ports(packet)?;
+        let peer = SocketAddrV6::new(packet.destination(), destination, 0, 0);
+        Some(Self { peer, port, begins })
+    }
+}
+
+/// The ports of a TCP packet, and whether it begins a connection.
+fn ports(packet: Ipv6Packet<'_>) -> Option<(u16, u16, bool)> {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
-    let packet = Ipv6Packet::new(packet).ok()?;
     let &[s0, s1, d0, d1, _, _, _, _, _, _, _, _, _, flags, ..] = packet.payload() else {
         return None;
     };
-    let source = SocketAddrV6::new(packet.source(), u16::from_be_bytes([s0, s1]), 0, 0);
+    let ports = [[s0, s1], [d0, d1]].map(u16::from_be_bytes);
     let begins = flags & (SYN | ACK) == SYN;
-    let port = u16::from_be_bytes([d0, d1]);
-    (packet.next_header() == TCP && source.port() != 0).then_some((source, port, begins))
+    (packet.next_header() == TCP).then_some((ports[0], ports[1], begins))
 }
 
 #[cfg(test)]

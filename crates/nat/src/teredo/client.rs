@@ -307,6 +307,8 @@ pub struct Client {
     discover_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    /// When a server last answered what was asked.
+    answered_at: Option<Instant>,
     stats: Stats,
 }
 
@@ -330,6 +332,7 @@ impl Client {
             discover_at: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            answered_at: None,
             stats: Stats::default(),
         };
         client.start(now);
@@ -352,6 +355,11 @@ impl Client {
     /// The counters.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// When a server last answered what it was asked: each answer keeps the NAT's mapping.
+    pub fn answered_at(&self) -> Option<Instant> {
+        self.answered_at
     }
 
     /// All known peers.

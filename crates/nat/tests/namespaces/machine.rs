@@ -8,7 +8,10 @@ use std::{
     os::fd::AsFd as _,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -36,7 +39,8 @@ impl Internet {
     /// A router and a machine for the server.
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        remove_leftovers();
+        static CLEAN: Once = Once::new();
+        CLEAN.call_once(remove_leftovers);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}-{}-{number}", std::process::id());
         let mut internet = Self {

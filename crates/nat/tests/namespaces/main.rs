@@ -2,7 +2,7 @@
 //! nftables; the tests of `foreign` need miredo and miredo-server too, those of `portmap` miniupnpd:
 //!
 //! ```text
-//! cargo test -p dosvc-nat --test namespaces -- --ignored --test-threads=1
+//! cargo test -p dosvc-nat --test namespaces -- --ignored --test-threads=3
 //! ```
 //!
 //! Nothing outside the namespaces is touched.
@@ -16,6 +16,7 @@ mod own;
 mod peer;
 mod portmap;
 mod quic;
+mod router;
 mod tcp;
 mod tun;
 

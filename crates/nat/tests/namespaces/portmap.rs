@@ -5,6 +5,7 @@ use crate::{
     gateway::{End, Kind, home_with_router},
     machine::{Internet, Machine, Running, wait_for},
     peer::Program,
+    router::{MINIUPNPD_CHAINS, MINIUPNPD_EXTERNAL as EXTERNAL, miniupnpd},
 };
 use dosvc_nat::portmap::{Method, Port, PortMapper, PortMapperConfig, Protocol, State, Status};
 use std::{
@@ -17,8 +18,6 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// miniupnpd takes no address of the documentation's networks for public.
-const EXTERNAL: Ipv4Addr = Ipv4Addr::new(44, 128, 0, 10);
 const PORT: u16 = 7680;
 /// Short, so that a renewal is seen.
 const LEASE: Duration = Duration::from_secs(4);
@@ -57,18 +56,7 @@ impl Site {
         internet
             .router()
             .ip(&[&format!("route add {EXTERNAL}/32 dev br0")]);
-        // Chains that miniupnpd fills.
-        router.nft(
-            "table inet miniupnpd {
- chain forward { type filter hook forward priority -5; jump miniupnpd; }
- chain miniupnpd { }
- chain prerouting { type nat hook prerouting priority dstnat - 5; jump prerouting_miniupnpd; }
- chain postrouting { type nat hook postrouting priority srcnat - 5; jump postrouting_miniupnpd; }
- chain prerouting_miniupnpd { }
- chain postrouting_miniupnpd { }
-}
-",
-        );
+        router.nft(MINIUPNPD_CHAINS);
         // A gateway that speaks one of the two on UDP 5351 alone: the other's version is dropped.
         for (version, spoken) in [(0, speaks.natpmp), (2, speaks.pcp)] {
             if !spoken && (speaks.pcp || speaks.natpmp) {
@@ -116,17 +104,8 @@ impl Site {
 
     fn gateway_with(&self, external: Ipv4Addr) -> Running {
         let config = self.dir.path().join("miniupnpd.conf");
-        let yes = |on| if on { "yes" } else { "no" };
-        let text = format!(
-            "ext_ifname=wan\nlistening_ip=lan\next_ip={external}\nhttp_port=0\nenable_upnp={}\nenable_natpmp={}\n\
-             min_lifetime=1\nmax_lifetime=86400\nsecure_mode=yes\nsystem_uptime=yes\nnotify_interval=60\nclean_ruleset_interval=600\n\
-             uuid=00000000-0000-4000-8000-0000000000aa\nforce_igd_desc_v1=no\nupnp_table_name=miniupnpd\n\
-             upnp_nat_table_name=miniupnpd\nupnp_forward_chain=miniupnpd\nupnp_nat_chain=prerouting_miniupnpd\n\
-             upnp_nat_postrouting_chain=postrouting_miniupnpd\nallow 1024-65535 192.168.10.0/24 1024-65535\n\
-             deny 0-65535 0.0.0.0/0 0-65535\n",
-            yes(self.speaks.upnp),
-            yes(self.speaks.pcp || self.speaks.natpmp),
-        );
+        let Speaks { upnp, pcp, natpmp } = self.speaks;
+        let text = miniupnpd(external, "192.168.10.0/24", upnp, pcp || natpmp);
         std::fs::write(&config, text).unwrap();
         let mut command = self.router.command("miniupnpd");
         command.arg("-d").arg("-f").arg(&config).arg("-P");

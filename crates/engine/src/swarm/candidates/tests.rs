@@ -50,8 +50,10 @@ const V6_TCP: (Transport, &str) = (Transport::Tcp, "[2a00::1]:7680");
 const V4_TCP: (Transport, &str) = (Transport::Tcp, "8.8.8.8:7680");
 const TUNNEL: (Transport, &str) = (Transport::Teredo, "[2001:0:c633:640a::1]:7680");
 
-fn far() -> [Route; 5] {
-    [V4_TCP, TUNNEL, V4_QUIC, V6_TCP, V6_QUIC].map(|(transport, at)| way(transport, at))
+const TUNNEL_TCP: (Transport, &str) = (Transport::TeredoTcp, "[2001:0:c633:640a::1]:7680");
+
+fn far() -> [Route; 6] {
+    [V4_TCP, TUNNEL_TCP, TUNNEL, V4_QUIC, V6_TCP, V6_QUIC].map(|(transport, at)| way(transport, at))
 }
 
 fn of(known: (Transport, &str)) -> Route {
@@ -81,6 +83,7 @@ fn the_best_way_begins_and_the_others_follow_a_head_start_later_each() {
         (of(V4_QUIC), 250),
         (of(V6_TCP), 500),
         (of(TUNNEL), 500),
+        (of(TUNNEL_TCP), 500),
         (of(V4_TCP), 750),
     ];
     assert_eq!(begun, expected);
@@ -110,7 +113,7 @@ fn who_fails_makes_way_at_once() {
         tried.push(due.route);
         candidates.failed(due.route, unreachable(), now);
     }
-    let expected = [V6_QUIC, V4_QUIC, V6_TCP, V4_TCP, TUNNEL].map(of);
+    let expected = [V6_QUIC, V4_QUIC, V6_TCP, V4_TCP, TUNNEL, TUNNEL_TCP].map(of);
     assert_eq!(tried, expected, "without any time passing");
     assert_eq!(candidates.next_due(), Some(now + RETRY_FIRST));
 }
@@ -127,7 +130,7 @@ fn the_first_that_opens_is_kept_and_the_others_are_given_up() {
     // The tunnel is open: what is straight may go on, nothing else may begin.
     let (speak, given_up) = candidates.opened(of(V4_QUIC), now);
     assert!(speak);
-    let mut expected = vec![of(V6_QUIC), of(V6_TCP), of(TUNNEL)];
+    let mut expected = vec![of(V6_QUIC), of(V6_TCP), of(TUNNEL), of(TUNNEL_TCP)];
     let mut given_up = given_up;
     expected.sort_unstable();
     given_up.sort_unstable();
@@ -155,6 +158,33 @@ fn what_is_straight_takes_the_place_of_a_tunnel() {
     assert_eq!(better, (true, vec![of(V6_QUIC)]), "better late than never");
     assert!(candidates.connected(peer(1), of(V4_QUIC)).is_empty());
     assert_eq!(take_all(&mut candidates, at + RETRY_MAX), []);
+}
+
+#[test]
+fn quic_takes_the_place_of_tcp_in_the_tunnel_and_never_the_other_way_round() {
+    let now = Instant::now();
+    let mut candidates = Candidates::default();
+    for known in [TUNNEL, TUNNEL_TCP] {
+        candidates.add(named(of(known), Some(1), Finder::Array), now);
+    }
+    assert_eq!(take_all(&mut candidates, now), [of(TUNNEL)]);
+    let at = now + HEAD_START;
+    assert_eq!(take_all(&mut candidates, at), [of(TUNNEL_TCP)]);
+    assert_eq!(candidates.opened(of(TUNNEL_TCP), at), (true, vec![]));
+    assert!(candidates.connected(peer(1), of(TUNNEL_TCP)).is_empty());
+    assert_eq!(candidates.opened(of(TUNNEL), at), (true, vec![]));
+    assert!(candidates.connected(peer(1), of(TUNNEL)).is_empty());
+    candidates.closed(peer(1), true, at);
+    let again = at + RETRY_FIRST;
+    assert_eq!(take_all(&mut candidates, again), [of(TUNNEL)]);
+    assert_eq!(
+        take_all(&mut candidates, again + HEAD_START),
+        [of(TUNNEL_TCP)]
+    );
+    assert_eq!(
+        candidates.opened(of(TUNNEL), again),
+        (true, vec![of(TUNNEL_TCP)])
+    );
 }
 
 #[test]
@@ -331,16 +361,16 @@ enum Happens {
 fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
         3 => (0..2000_u16).prop_map(Happens::Time),
-        3 => (0..5_usize).prop_map(Happens::Opens),
-        3 => (0..5_usize).prop_map(Happens::Fails),
-        2 => (0..5_usize).prop_map(Happens::Introduced),
+        3 => (0..6_usize).prop_map(Happens::Opens),
+        3 => (0..6_usize).prop_map(Happens::Fails),
+        2 => (0..6_usize).prop_map(Happens::Introduced),
         1 => Just(Happens::Ends),
     ]
 }
 
 proptest! {
-    /// Whatever happens, in whatever order: the peer is spoken to on one way at a time, or on two of which one is a
-    /// tunnel; nothing begins while it is connected; and after all has failed there is always a next time.
+    /// Whatever happens, in whatever order: the peer is spoken to on one way at a time, or on several of which one is better
+    /// than the other; nothing begins while it is connected; and after all has failed there is always a next time.
     #[test]
     fn one_way_is_kept_and_none_is_lost(happenings in prop::collection::vec(happens(), 1..80)) {
         let mut now = Instant::now();
@@ -382,8 +412,10 @@ proptest! {
                 prop_assert!(opening.insert(route), "{route} twice");
             }
             let spoken: Vec<_> = introducing.iter().chain(&connected).collect();
-            let tunnels = spoken.iter().filter(|r| r.transport == Transport::Teredo).count();
-            prop_assert!(spoken.len() <= 1 || spoken.len() == 2 && tunnels == 1, "{spoken:?}");
+            let needless = spoken.iter().any(|a| {
+                spoken.iter().any(|b| a != b && !a.is_better_than(b) && !b.is_better_than(a))
+            });
+            prop_assert!(!needless, "{spoken:?}");
             let idle = opening.is_empty() && introducing.is_empty() && connected.is_none();
             prop_assert!(!idle || candidates.next_due().is_some(), "nobody is tried any more");
         }

@@ -195,6 +195,38 @@ fn a_flood_of_beginnings_holds_little_and_passes() {
     rig.connect();
 }
 
+/// Several listen at once, in places that were free: whose beginning comes first takes the first of them, whomever it was
+/// made for. Whose beginning is broken leaves his to somebody else.
+#[test]
+fn whoever_is_accepted_is_who_dialled() {
+    let mut rig = Rig::new(|_| false);
+    let mut broken = segment((stranger(1), 50_000), PORT, 0x02);
+    broken[40 + 16] ^= 1;
+    rig.server.handle_packet(rig.now, &broken);
+    let dialled = rig.client.dial(to_server()).unwrap();
+    rig.client.poll(rig.now);
+    while let Some(packet) = rig.client.poll_transmit() {
+        rig.server.handle_packet(rig.now, &packet);
+    }
+    rig.settle();
+    let (accepted, peer) = rig.server.accept(Waker::noop()).expect("it comes about");
+    assert_eq!(*peer.ip(), CLIENT);
+    assert!(rig.server.accept(Waker::noop()).is_none());
+    // What it costs is counted with it, the same at both ends.
+    let part = [7; 10_000];
+    let sent = rig.client.socket(dialled).unwrap().send_slice(&part);
+    assert_eq!(sent, Ok(part.len()));
+    rig.settle();
+    let (went, came) = (
+        rig.client.counted(dialled).went,
+        rig.server.counted(accepted).came,
+    );
+    let headers = went - part.len() as u64;
+    assert!((9 * 102..20 * 102).contains(&headers), "{headers}");
+    // The first packet came before the connection was known to be his.
+    assert!(went - came <= 102 + 20, "{went} {came}");
+}
+
 #[test]
 fn one_peer_does_not_take_all_places() {
     let mut rig = Rig::new(|_| false);

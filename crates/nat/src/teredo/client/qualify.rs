@@ -197,6 +197,7 @@ impl Client {
     }
 
     fn answered(&mut self, now: Instant, seen: Seen) {
+        self.answered_at = Some(now);
         let secondary = self.server().and_then(|server| server.secondary);
         match &mut self.phase {
             Phase::Offline { .. } => {}
