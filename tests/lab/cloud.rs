@@ -11,7 +11,7 @@ use crate::{
 };
 use dosvc_cloud_protocol::JoinEvent;
 use dosvc_engine::api::SourceBytes;
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 const GROUP: &str = "group_id = \"11111111-2222-3333-4444-555555555555\"";
 const OTHER_GROUP: &str = "group_id = \"99999999-2222-3333-4444-555555555555\"";
@@ -151,6 +151,64 @@ fn the_control_plane_brings_two_networks_together_and_forgets_who_goes() {
         wait_for("the other to be forgotten", 2 * PATIENCE, || {
             (plane.peers() == 0).then_some(())
         });
+    }
+}
+
+/// A slow peer is enough where the content policy asks little, and HTTP helps where it asks more.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_contents_own_qos_decides_whether_http_helps() {
+    const MIB: u64 = 1 << 20;
+    const SOME: Duration = Duration::from_secs(3);
+    // HTTP is bounded, so that neither download ends before it was looked at.
+    const SLOW: &str =
+        "max_background_download_bandwidth = 4000\ndelay_background_download_from_http = 1";
+    let lab = Lab::new(4, None);
+    let contents = [1, 2].map(|number| Content::sparse(number, 256 * MIB, MIB));
+    let nginx = Nginx::start(lab.at(0), &content::folder());
+    let urls = [0, 1].map(|n: usize| nginx.url(&contents[n].name).replacen(":80/", "/", 1));
+    let plane = Plane::start(lab.at(0));
+    // In bytes a second; the peer gives 1.25 MB.
+    for (n, qos) in ["200000", "50000000"].into_iter().enumerate() {
+        plane.publish_as(&contents[n], &urls[n], &["--background-qos", qos]);
+    }
+    let start = |node: &Node, more: &str| {
+        let policies = format!("download_mode = 2\n{GROUP}\n{more}");
+        let tables = format!("{}[delivery_optimization]\n{policies}", plane.table());
+        Daemon::start_with(node, "", &tables)
+    };
+    let seed = start(lab.at(1), "");
+    for (content, url) in contents.iter().zip(&urls) {
+        let status = seed.get(url, content, &[]).status;
+        assert!(status.verified_by_hash_file, "{status:?}");
+        seed.wait_until_shared(content);
+    }
+    lab.segment();
+    lab.shape_sending(1, "10mbit");
+    let by_http = || lab.at(0).traffic().sent;
+    let by_peer = || lab.at(1).traffic().sent;
+    let in_some_time = || {
+        let before = (by_http(), by_peer());
+        thread::sleep(SOME);
+        (by_http() - before.0, by_peer() - before.1)
+    };
+    for (n, helps) in [(0, false), (1, true)] {
+        let daemon = start(lab.at(2 + n), SLOW);
+        let mut get = daemon.start_get(&urls[n], &[]);
+        daemon.wait_for_bytes(&mut get, 2 * MIB);
+        let as_it_should = |(http, peer): (u64, u64)| {
+            println!("{http} bytes by HTTP, {peer} by the peer");
+            let helped = if helps {
+                http > 4 * MIB
+            } else {
+                http < MIB / 2
+            };
+            helped && peer > 2 * MIB
+        };
+        wait_for("sources as the content's QoS asks for", PATIENCE, || {
+            as_it_should(in_some_time()).then_some(())
+        });
+        assert!(as_it_should(in_some_time()), "it stays so");
     }
 }
 

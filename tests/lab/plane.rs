@@ -82,7 +82,7 @@ impl Plane {
 
     /// Registers a content, with its hash file.
     pub(crate) fn publish(&self, content: &Content, url: &str) {
-        self.publish_all([(content, url)]);
+        self.publish_as(content, url, &[]);
     }
 
     /// Registers contents, with their hash files.
@@ -90,20 +90,27 @@ impl Plane {
         &self,
         contents: impl IntoIterator<Item = (&'a Content, &'a str)>,
     ) {
-        let token =
-            run(dosvc(&self.node, &self.config).args(["control-plane", "token", "add", "lab"]));
-        let file = self.node.dir().join("token");
-        fs::write(&file, token.stdout).expect("the node's folder can be written");
-        let hash_file = self.node.dir().join("published.phf");
         for (content, url) in contents {
-            run(dosvc(&self.node, &self.config)
-                .arg("publish")
-                .arg(folder().join(&content.name))
-                .args(["--url", url, "--to", &self.base(), "--token-file"])
-                .arg(&file)
-                .arg("--out")
-                .arg(&hash_file));
+            self.publish(content, url);
         }
+    }
+
+    /// Registers a content with more arguments of `dosvc publish`.
+    pub(crate) fn publish_as(&self, content: &Content, url: &str, more: &[&str]) {
+        let token = self.node.dir().join("token");
+        if !token.exists() {
+            let made = self.command(&["token", "add", "lab"]);
+            fs::write(&token, made).expect("the node's folder can be written");
+        }
+        let hash_file = self.node.dir().join("published.phf");
+        run(dosvc(&self.node, &self.config)
+            .arg("publish")
+            .arg(folder().join(&content.name))
+            .args(["--url", url, "--to", &self.base(), "--token-file"])
+            .arg(&token)
+            .arg("--out")
+            .arg(&hash_file)
+            .args(more));
     }
 
     /// How many peers there are in all swarms.

@@ -10,7 +10,7 @@ use crate::{
 };
 use axum::{
     Extension, Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -23,7 +23,7 @@ use dosvc_cloud_protocol::{
     JoinRequest, KeyValueAnswer, KeyValueRequest, PUBLISH_PATH, ProtocolError, Text, limits,
 };
 use dosvc_content::ContentId;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
@@ -400,13 +400,16 @@ fn ranked(arrays: &[HttpUrl], id: &ContentId) -> Vec<HttpUrl> {
 
 /// A body of at most so many bytes.
 pub(crate) async fn body(body: Body, max: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(body, max).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(_) => Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body has more than {max} bytes, or broke off"),
-        )),
+    let refused = || {
+        let why = format!("the body has more than {max} bytes, or broke off");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+    };
+    // Who says so itself is not waited for.
+    if body.size_hint().lower() > max as u64 {
+        return Err(refused());
     }
+    let body = Limited::new(body, max).collect().await;
+    body.map(Collected::to_bytes).map_err(|_| refused())
 }
 
 async fn join(

@@ -144,6 +144,11 @@ async fn whatever_is_too_large_is_refused() {
             .chain(std::iter::repeat_n(chunk.as_bytes(), 100))
             .collect();
         assert_eq!(status(address, &chunks), 413);
+        // One that is said is not waited for.
+        let head = b"POST /array/join/ HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000000\r\n\r\n";
+        let began = Instant::now();
+        assert_eq!(status(address, &[head]), 413);
+        assert!(began.elapsed() < Duration::from_secs(5));
         // Who may not publish is refused before anything is read.
         let publish = |token: &str| {
             format!(
