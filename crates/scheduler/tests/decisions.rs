@@ -423,12 +423,15 @@ fn pieces_offered_to_a_peer_that_does_not_answer_are_offered_to_others() {
 #[test]
 fn an_offer_is_taken_once_and_declined_while_less_is_coming_to_others() {
     let mut small = Small::new(false, |_| {});
-    let [a, b, other] = [1, 2, 3].map(|id| small.add_holder_of(id, 6));
+    let [a, b, other] = [1, 2, 3].map(|id| small.add_holder_of(id, 0));
+    let [first, second] = [0, 1].map(|i| small.block(i));
+    for (id, block) in [(a, first), (b, first), (b, second)] {
+        small.swarm.handle_have(id, block.piece(), small.now);
+    }
     for id in [a, b, other] {
         small.swarm.handle_offer(id, &[], false, small.now);
     }
     small.commands();
-    let [first, second] = [0, 1].map(|i| small.block(i));
     let offer = |small: &mut Small, from, block: Block| {
         small
             .swarm
@@ -461,6 +464,23 @@ fn an_offer_is_taken_once_and_declined_while_less_is_coming_to_others() {
     // More is.
     comes_to_others(&mut small, 6);
     assert!(offer(&mut small, b, second).contains(&asked(b, second)));
+}
+
+/// Chance let some of sixteen machines fall five pieces behind the others, which then waited for them in the end.
+#[test]
+fn who_has_less_than_its_neighbours_takes_a_second_piece() {
+    let mut small = Small::new(false, |_| {});
+    let [a, b] = [1, 2].map(|id| small.add_holder_of(id, 6));
+    for id in [a, b] {
+        small.swarm.handle_offer(id, &[], false, small.now);
+    }
+    for (id, piece) in [(a, 0), (b, 1)] {
+        let block = small.block(piece);
+        let offered = [block.piece()];
+        small.swarm.handle_offer(id, &offered, false, small.now);
+        let asked = Command::Request { source: id, block };
+        assert!(small.commands().contains(&asked), "{piece}");
+    }
 }
 
 /// A giver may promise and not deliver: nobody waits for it for ever.

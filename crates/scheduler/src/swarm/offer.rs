@@ -38,10 +38,18 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 const LATE_MARGIN: Duration = Duration::from_millis(100);
 /// Offers without an answer while nothing goes out.
 const IDLE_OFFERS: usize = 2;
-/// With so many pieces on their way to us we take no offer, …
+/// With so many pieces on their way to us we take no offer …
 const COMING_MAX: usize = 2;
 /// … but for those that come in this time: the way of an answer, and the check of a piece.
 const COMING_TIME: Duration = Duration::from_millis(20);
+/// Who knows no more peers than this takes one piece more: the fewer a giver knows, the seldomer one of them idles, …
+const FEW_PEERS: usize = 16;
+/// … from the moment that it has so many. Before that a piece must be passed on soon.
+const SETTLED: usize = 16;
+/// Who lacks so many pieces that its neighbours have, on average, takes a second one whatever they get, …
+const BEHIND: usize = 1;
+/// … and who lacks so many takes one more than others.
+const FAR_BEHIND: usize = 4;
 /// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
 
@@ -357,8 +365,9 @@ impl Swarm {
     }
 
     /// Whether as much is on its way to us from peers as to our neighbours: they come first then. One piece is on its
-    /// way to everybody before anybody gets two, and a third would only make the others take longer. What comes while an
-    /// answer is under way and a piece is checked is on top of that: much, on a fast link.
+    /// way to everybody before anybody gets two, and more than a few would only make each of them take longer. Who has
+    /// less than its neighbours takes a second one all the same, or chance would let some fall behind further and
+    /// further. What comes while an answer is under way and a piece is checked is on top of that: much, on a fast link.
     fn is_crowded(&self, now: Instant) -> bool {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
         let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
@@ -371,12 +380,25 @@ impl Swarm {
             reason = "not negative, and less than pieces there are"
         )]
         let meanwhile = ahead as usize;
-        if ours <= meanwhile || ours >= meanwhile + COMING_MAX {
-            return ours > meanwhile;
+        if ours <= meanwhile {
+            return false;
         }
-        let partners = || self.sources.values().filter(|s| s.is_partner());
-        let coming: usize = partners().map(|s| s.fetching.len()).sum();
-        ours * partners().count() >= coming
+        let (mut peers, mut partners, mut coming, mut had) = (0, 0, 0, 0);
+        for s in self.sources.values().filter(|s| s.is_peer()) {
+            peers += 1;
+            if s.is_partner() {
+                partners += 1;
+                coming += s.fetching.len();
+                had += s.has.count() as usize;
+            }
+        }
+        let have = self.pieces.have().count() as usize;
+        let is_behind = |by: usize| (have + by) * partners < had;
+        let knows_few = peers <= FEW_PEERS && have >= SETTLED;
+        // Among those who take more, whoever did not would get the least.
+        let others_do = coming > COMING_MAX * partners;
+        let more = usize::from(knows_few || others_do) + usize::from(is_behind(FAR_BEHIND));
+        ours >= meanwhile + COMING_MAX + more || ours * partners >= coming && !is_behind(BEHIND)
     }
 
     /// Whether the piece would be here, from this peer, only after everything else, and another holder is much faster.

@@ -16,6 +16,9 @@ const DOUBLE_MARGIN: Duration = Duration::from_millis(100);
 /// A block of which nothing came for this long stands still: it takes no part of our downlink.
 const STANDS_STILL: Duration = Duration::from_millis(150);
 
+/// Before a block has come for this long, or an eighth of it is here, its rate is not known.
+const RATE_AFTER: Duration = Duration::from_millis(100);
+
 /// While nothing arrives, a block that waited this long elsewhere is tried with anybody who is idle.
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -214,19 +217,20 @@ impl Swarm {
         })
     }
 
-    /// How long the rest of the blocks that are arriving will take, but for this one, by our rate.
+    /// How long the rest of the blocks that are arriving or about to will take, but for this one, by our rate.
     fn others_take(&self, but: Block, now: Instant) -> Duration {
-        let moves = |s: &&Source| {
-            let last = s.last_progress;
-            last.is_some_and(|at| now.saturating_duration_since(at) < STANDS_STILL)
-        };
+        let lately = |at: Instant| now.saturating_duration_since(at) < STANDS_STILL;
         let rest = |s: &Source| {
-            let others = s.asked.iter().filter(|a| a.begun.is_some());
-            let others = others.filter(|a| a.block != but);
+            let moves = s.last_progress.is_some_and(lately);
+            let comes = |a: &&Asked| match a.begun {
+                Some(_) => moves,
+                None => lately(a.at),
+            };
+            let others = s.asked.iter().filter(comes).filter(|a| a.block != but);
             let bytes: u64 = others.map(|a| u64::from(a.block.len())).sum();
             bytes.saturating_sub(s.partial)
         };
-        let bytes: u64 = self.sources.values().filter(moves).map(rest).sum();
+        let bytes: u64 = self.sources.values().map(rest).sum();
         let seconds = bytes as f64 / self.peer_meter.rate_at(now).max(1.0);
         Duration::from_secs_f64(seconds.min(1e6))
     }
@@ -273,7 +277,11 @@ pub(super) fn time_left(s: &Source, asked: &Asked, now: Instant) -> Duration {
     let passed = now.saturating_duration_since(since);
     let length = u64::from(asked.block.len());
     let here = s.partial.clamp(1, length);
-    let by_rate = passed.mul_f64((length - here) as f64 / here as f64);
+    let by_rate = if passed < RATE_AFTER && here * 8 < length {
+        Duration::ZERO
+    } else {
+        passed.mul_f64((length - here) as f64 / here as f64)
+    };
     let moved = s.last_progress.map_or(since, |at| at.max(since));
     by_rate.max(now.saturating_duration_since(moved))
 }

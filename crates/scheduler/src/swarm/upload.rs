@@ -21,7 +21,7 @@ const SLOTS_SHORT: u32 = 3;
 const LONG_BLOCK: Duration = Duration::from_millis(10);
 /// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
-const SHARED_MAX: usize = 2;
+const SHARED_MAX: usize = 3;
 /// A block that takes longer than this goes out alone: shared it would be what its receiver waits for in the end.
 const SLOW_BLOCK: Duration = Duration::from_millis(100);
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
