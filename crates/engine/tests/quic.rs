@@ -5,7 +5,7 @@ mod support;
 
 use dosvc_content::{HashOfHashes, PeerId};
 use dosvc_engine::{
-    Engine, EngineConfig, QuicUse,
+    Demand, Engine, EngineConfig, GroupSecret, QuicUse,
     api::{SourceExplanation, Transport},
 };
 use dosvc_nat::quic::{Identity, Link, Manner, PeerStream, QuicEndpoint};
@@ -99,6 +99,51 @@ async fn content_comes_from_a_peer_by_quic_and_each_knows_the_other() {
     let peer = explanation.sources.iter().find(by_quic);
     let peer = peer.unwrap_or_else(|| panic!("{:#?}", explanation.sources));
     assert_eq!(peer.delivered_bytes, status.downloaded.lan);
+}
+
+/// Who knows the content and the group's id, and not its secret, gets nothing by QUIC either.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_alone_are_given_anything_by_quic() {
+    let origin = Origin::start().await;
+    let bytes = content(78, 5 * MIB);
+    let url = origin.publish("a", &bytes);
+    let member = async |secret: &str, peers: &[SocketAddr]| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let group = ("group_id", "b3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5d");
+        let delay = ("delay_background_download_from_http", "600");
+        let settings = [("download_mode", "2"), group, delay];
+        let known = if peers.is_empty() { 2 } else { 3 };
+        let mut config = config(&dir, &settings[..known], peers);
+        config.nat.quic = QuicUse::Everywhere;
+        config.membership.demand = Demand::Secret;
+        config.membership.secret = GroupSecret::new(secret.as_bytes());
+        assert!(config.membership.secret.is_some(), "long enough");
+        let engine = Engine::start(config).await.expect("starts");
+        Node { engine, dir }
+    };
+    let seed = member("what only members know", &[]).await;
+    seed.finish(seed.get(&url).await).await;
+
+    let friend = member("what only members know", &[seed.address()]).await;
+    let status = friend.finish(friend.get(&url).await).await;
+    assert_eq!(status.downloaded.peers(), bytes.len() as u64, "{status:?}");
+    let explanation = friend.engine.explain(&status.file_id).await.expect("known");
+    let by_quic = |s: &SourceExplanation| s.transport == Some(Transport::Quic);
+    assert!(explanation.sources.iter().any(by_quic));
+
+    let stranger = member("what somebody has made up", &[seed.address()]).await;
+    let job = stranger.get(&url).await;
+    eventually("the stranger is turned away by QUIC", async || {
+        let id = stranger.engine.job(job).expect("runs").file_id;
+        let known = stranger.engine.explain(&id).await;
+        known.is_ok_and(|known| {
+            let refused = |s: &SourceExplanation| by_quic(s) && s.why.contains("group membership");
+            known.sources.iter().any(refused)
+        })
+    })
+    .await;
+    assert_eq!(stranger.engine.job(job).expect("runs").bytes_done, 0);
+    assert_eq!(seed.engine.status().uploaded.total(), bytes.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
