@@ -23,6 +23,16 @@ enum Fact {
         tcp: Vec<u8>,
     },
     Packet(Vec<u8>),
+    /// What would follow the last segment that was sent, more or less: so connections come about, and end.
+    Reply {
+        flags: u8,
+        ahead: i8,
+        beyond: i8,
+        window: u16,
+        bytes: Vec<u8>,
+    },
+    /// What came is read, and this is written, on the connection that was accepted or dialled last.
+    Use(Vec<u8>),
     Dial {
         peer: u8,
         port: u16,
@@ -59,10 +69,38 @@ fn segment(from: Ipv6Addr, mut tcp: Vec<u8>) -> Option<Vec<u8>> {
     Some(packet)
 }
 
+/// An answer to a segment of ours.
+fn reply(
+    sent: &[u8],
+    flags: u8,
+    (ahead, beyond): (i8, i8),
+    window: u16,
+    bytes: &[u8],
+) -> Option<Vec<u8>> {
+    let packet = Ipv6Packet::new(sent).ok()?;
+    let tcp = packet.payload();
+    let number = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
+    let header = 4 * usize::from(tcp.get(12)? >> 4);
+    let flag = |bit: u8| u32::from(tcp[13] & bit != 0);
+    let length = u32::try_from(tcp.len().checked_sub(header)?).ok()? + flag(2) + flag(1);
+    let (seq, ack) = (number(8)?, number(4)?.wrapping_add(length));
+    let mut answer = tcp[2..4].to_vec();
+    answer.extend(&tcp[..2]);
+    answer.extend(seq.wrapping_add_signed(ahead.into()).to_be_bytes());
+    answer.extend(ack.wrapping_add_signed(beyond.into()).to_be_bytes());
+    answer.extend([0x50, flags]);
+    answer.extend(window.to_be_bytes());
+    answer.extend([0; 4]);
+    answer.extend(bytes);
+    segment(packet.destination(), answer)
+}
+
 fuzz_target!(|facts: Vec<Fact>| {
     let mut now = Instant::now();
     let mut stack = Stack::new(Some(7680), 1, now);
     stack.set_address(Some(OWN));
+    let mut last = Vec::new();
+    let mut held = None;
     for fact in facts {
         match fact {
             Fact::Segment { peer: n, tcp } => {
@@ -71,12 +109,33 @@ fuzz_target!(|facts: Vec<Fact>| {
                 }
             }
             Fact::Packet(packet) => stack.handle_packet(now, &packet),
+            Fact::Reply {
+                flags,
+                ahead,
+                beyond,
+                window,
+                bytes,
+            } => {
+                if let Some(packet) = reply(&last, flags, (ahead, beyond), window, &bytes) {
+                    stack.handle_packet(now, &packet);
+                }
+            }
+            Fact::Use(bytes) => {
+                if let Some(socket) = held.and_then(|id| stack.socket(id)) {
+                    let _none = socket.recv_slice(&mut [0; 4096]);
+                    let _none = socket.send_slice(&bytes);
+                }
+            }
             Fact::Dial { peer: n, port } => {
-                let _full = stack.dial(SocketAddrV6::new(peer(n), port, 0, 0));
+                let dialled = stack.dial(SocketAddrV6::new(peer(n), port, 0, 0));
+                if let Some(before) = dialled.and_then(|id| held.replace(id)) {
+                    stack.release(now, before);
+                }
             }
             Fact::Accept => {
-                if let Some((id, _)) = stack.accept(Waker::noop()) {
-                    stack.release(now, id);
+                let accepted = stack.accept(Waker::noop());
+                if let Some(before) = accepted.and_then(|(id, _)| held.replace(id)) {
+                    stack.release(now, before);
                 }
             }
             Fact::Later(ms) => now += Duration::from_millis(ms.into()),
@@ -88,6 +147,7 @@ fuzz_target!(|facts: Vec<Fact>| {
             assert!(packet.len() <= MTU.into());
             let parsed = Ipv6Packet::new(&packet).expect("it is a packet");
             assert_eq!(parsed.source(), OWN);
+            last = packet;
         }
     }
 });

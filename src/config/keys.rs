@@ -361,7 +361,7 @@ const DAEMON_KEYS: &[KeySpec] = &[
         default: Some("\"distant\""),
         example: "",
         allowed: "off, distant, everywhere",
-        doc: "Speak QUIC, with TCP where that fails: not at all, with peers beyond the LAN, or with all. Every connection is encrypted then, and peers prove their ids.",
+        doc: "Speak QUIC, with TCP where that fails: not at all (nor in a tunnel), with peers beyond the LAN, or with all. Every connection is encrypted then, and peers prove their ids.",
         restart: false,
         set: |config, raw| {
             config.nat.quic = match raw.text()?.trim() {

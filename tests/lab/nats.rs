@@ -29,10 +29,10 @@ monthly_upload_data_cap = 0
 
 /// A daemon that has a tunnel.
 fn start(node: &Node, discovery: &str, policies: &str) -> Daemon {
-    start_with(node, "", discovery, "", policies)
+    start_with(node, "", discovery, "", &format!("{POLICIES}{policies}"))
 }
 
-/// The same; `daemon` and `nat`: more settings of these tables.
+/// The same with all policies; `daemon` and `nat`: more settings of these tables.
 fn start_with(node: &Node, daemon: &str, discovery: &str, nat: &str, policies: &str) -> Daemon {
     let tables = format!(
         "{discovery}
@@ -43,7 +43,7 @@ teredo_port = {TUNNEL_PORT}
 [transfers]
 max_active_uploads = 64
 [delivery_optimization]
-{POLICIES}{policies}"
+{policies}"
     );
     let daemon = Daemon::start_with(node, daemon, &tables);
     wait_for("an address in the tunnel", PATIENCE, || tunnel(&daemon));
@@ -190,41 +190,54 @@ delay_foreground_download_from_http = 3600";
     );
 }
 
-/// As a Windows machine is: it has a Teredo address, and TCP port 7680 there.
+/// As a Windows machine is: it has a Teredo address, and TCP port 7680 there. Members of a group prove it there, too.
 #[test]
 #[ignore = "needs root, network namespaces and nftables"]
 fn a_peer_that_knows_no_quic_gives_and_takes_by_tcp_through_the_tunnel() {
     let mut internet = Internet::new();
     let nginx = Nginx::start(&internet.services, &content::folder());
     let plane = Plane::start(&internet.services);
-    let contents = [4, 5].map(|seed| Content::random(seed, 24 * MIB));
+    let contents = [4, 5, 6, 7].map(|seed| Content::random(seed, 24 * MIB));
     let url = |content: &Content| nginx.url(&content.name).replacen(":80/", "/", 1);
     let urls = contents.each_ref().map(url);
     plane.publish_all(contents.iter().zip(urls.iter().map(String::as_str)));
-    let wait = "delay_background_download_from_http = 3600";
-    let mut daemon = |wan: [u8; 4], kind, nat| {
-        let home = internet.home(wan.into(), kind);
-        let daemon = start_with(&home.node, "", &plane.table(), nat, wait);
-        (home, daemon)
-    };
-    let (_knowing_home, knowing) = daemon([203, 0, 113, 10], Kind::Port, "");
-    let (_plain_home, plain) = daemon([192, 0, 2, 11], Kind::PortShift, "quic = \"off\"");
-    for ((giver, taker), (content, url)) in [(&plain, &knowing), (&knowing, &plain)]
-        .into_iter()
-        .zip(contents.iter().zip(&urls))
-    {
-        let listed = plane.peers();
-        let _here = giver.get(url, content, &["--foreground"]);
-        wait_for("the giver to be listed", PATIENCE, || {
-            (plane.peers() > listed).then_some(())
-        });
-        let result = taker.get(url, content, &[]);
-        content.assert_same(&result.output);
-        assert_eq!(result.status.downloaded.internet, content.bytes);
-        let explanation = taker.explain(&content.swarm_hash().to_hex());
-        let by_tcp = by(&explanation, Transport::TeredoTcp);
-        let delivered: u64 = by_tcp.iter().map(|s| s.delivered_bytes).sum();
-        assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
+    let in_group = POLICIES.replace(
+        "download_mode = 3",
+        "download_mode = 2\ngroup_id = \"6f1e0a52-0c5e-4d0c-9d0c-6f6a5f0f7a11\"",
+    );
+    let mut contents = contents.iter().zip(&urls);
+    for (n, policies) in [(10, POLICIES), (20, &in_group)] {
+        let mut daemon = |wan, kind, quic: &str| {
+            let home = internet.home(wan, kind);
+            let wait = "delay_background_download_from_http = 3600";
+            let nat = format!("quic = \"{quic}\"");
+            let daemon = start_with(
+                &home.node,
+                "",
+                &plane.table(),
+                &nat,
+                &format!("{policies}{wait}"),
+            );
+            (home, daemon)
+        };
+        let (_home, knowing) = daemon([203, 0, 113, n].into(), Kind::Port, "distant");
+        let (_other_home, plain) = daemon([192, 0, 2, n + 1].into(), Kind::PortShift, "off");
+        for (giver, taker) in [(&plain, &knowing), (&knowing, &plain)] {
+            let (content, url) = contents.next().expect("there are four");
+            let listed = plane.peers();
+            let _here = giver.get(url, content, &["--foreground"]);
+            wait_for("the giver to be listed", PATIENCE, || {
+                (plane.peers() > listed).then_some(())
+            });
+            let result = taker.get(url, content, &[]);
+            content.assert_same(&result.output);
+            let downloaded = result.status.downloaded;
+            assert_eq!(downloaded.internet + downloaded.group, content.bytes);
+            let explanation = taker.explain(&content.swarm_hash().to_hex());
+            let by_tcp = by(&explanation, Transport::TeredoTcp);
+            let delivered: u64 = by_tcp.iter().map(|s| s.delivered_bytes).sum();
+            assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
+        }
     }
 }
 
@@ -258,6 +271,40 @@ fn two_that_download_the_same_open_their_routers_for_each_other() {
     };
     let by_quic: u64 = leeches.iter().map(delivered).sum();
     assert!(by_quic > 0, "{results:?}");
+}
+
+/// The one that has everything asks nobody, so its router lets nobody in: it hears of the other from the array, and calls it.
+#[test]
+#[ignore = "needs root, network namespaces and nftables"]
+fn who_has_everything_calls_those_that_look_for_it_through_its_router() {
+    let mut internet = Internet::new();
+    let nginx = Nginx::start(&internet.services, &content::folder());
+    let plane = Plane::start(&internet.services);
+    let content = Content::random(8, 8 * MIB);
+    let url = nginx.url(&content.name).replacen(":80/", "/", 1);
+    plane.publish(&content, &url);
+    let mut daemon = |wan: [u8; 4], policies: &str| {
+        let home = internet.home(wan.into(), Kind::Port);
+        let table = plane.table();
+        let tables = format!("{table}[delivery_optimization]\n{POLICIES}{policies}");
+        Daemon::start_with(&home.node, "", &tables)
+    };
+    let seed = daemon([192, 0, 2, 11], "");
+    let leech = daemon(
+        [203, 0, 113, 10],
+        "delay_background_download_from_http = 3600",
+    );
+    let _here = seed.get(&url, &content, &[]);
+    wait_for("the seed to be listed", PATIENCE, || {
+        (plane.peers() > 0).then_some(())
+    });
+    let result = leech.get(&url, &content, &[]);
+    content.assert_same(&result.output);
+    assert_eq!(result.status.downloaded.internet, content.bytes);
+    let explanation = leech.explain(&content.swarm_hash().to_hex());
+    let sources = by(&explanation, Transport::Quic);
+    let delivered: u64 = sources.iter().map(|s| s.delivered_bytes).sum();
+    assert_eq!(delivered, content.bytes, "{:#?}", explanation.sources);
 }
 
 /// The least that the tunnel must give of what plain QUIC gives on the same path.
@@ -322,7 +369,13 @@ fn with_a_mapped_port_a_symmetric_nat_and_a_port_restricted_one_reach_each_other
     assert!(!Kind::Port.reaches(Kind::Symmetric));
     let _miniupnpd = port.map_ports(&internet);
     symmetric.forward_port(SWARM_PORT);
-    let mapping = start_with(&port.node, "host_root = \"/\"", "", "", PEER_ONLY);
+    let mapping = start_with(
+        &port.node,
+        "host_root = \"/\"",
+        "",
+        "",
+        &format!("{POLICIES}{PEER_ONLY}"),
+    );
     wait_for("the mapped ports", PATIENCE, || {
         let mapped = mapping.status().port_mapping?.mappings;
         let tunnel = |port: &MappedPort| port.protocol == "UDP" && port.port == TUNNEL_PORT;

@@ -36,6 +36,6 @@ pub use dosvc_cloud_protocol::{
 };
 pub use enrol::{EnrolError, Enrolment};
 pub use failure::Failure;
-pub use handle::{ArraySearch, Cloud, CloudConfig, CloudError};
+pub use handle::{ArraySearch, Cloud, CloudConfig, CloudError, Seekers};
 pub use member::{Announcement, Device, Part};
 pub use status::{CloudStatus, MemberStatus, ServiceState, ServiceStatus};

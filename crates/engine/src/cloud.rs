@@ -2,6 +2,7 @@
 
 use crate::{
     api::{CloudFailure, CloudService, CloudStatus},
+    calls,
     config::CloudSettings,
     mapped, quic,
     route::Route,
@@ -55,6 +56,9 @@ pub(crate) async fn review(shared: &Arc<Shared>) -> Result<(), CloudError> {
             let started = tokio::task::spawn_blocking(move || Cloud::start(&config)).await;
             if let Ok(started) = started {
                 let cloud = Arc::new(started?);
+                if let Some(seekers) = cloud.seekers() {
+                    shared.tasks.spawn(calls::run(Arc::clone(shared), seekers));
+                }
                 shared.cloud.store(Some(Arc::new(OpenCloud {
                     settings: wanted,
                     cloud,

@@ -14,6 +14,7 @@ mod bandwidth;
 mod bans;
 mod cache;
 mod cache_hosts;
+mod calls;
 mod cloud;
 mod config;
 mod counters;

@@ -34,6 +34,11 @@ impl Transport {
         }
     }
 
+    /// Whether it goes through a tunnel.
+    pub(crate) fn is_tunnel(self) -> bool {
+        matches!(self, Self::Teredo | Self::TeredoTcp)
+    }
+
     /// Whether the other end has proven that its peer id is its own.
     pub(crate) fn proves_identity(self) -> bool {
         matches!(self, Self::Quic | Self::Teredo)

@@ -652,6 +652,10 @@ impl Shared {
         lock(&self.swarms).get(&key).map(|s| s.progress.clone())
     }
 
+    pub(crate) fn swarm(&self, key: ContentKey) -> Option<SwarmHandle> {
+        lock(&self.swarms).get(&key).cloned()
+    }
+
     pub(crate) fn has_swarms(&self) -> bool {
         !lock(&self.swarms).is_empty()
     }

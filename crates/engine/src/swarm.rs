@@ -45,7 +45,7 @@ use http::{FetchKey, HttpEvent};
 use peers::Peer;
 use sources::HttpSource;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -116,6 +116,8 @@ pub(crate) enum Message {
     Attach(Box<Attachment>, oneshot::Sender<Counted>),
     /// A job doesn't want it any more.
     Detach(JobId),
+    /// Who is connected?
+    Connected(oneshot::Sender<HashSet<PeerId>>),
     /// Who are the peers?
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     /// Why is what used, and what not?
@@ -387,6 +389,9 @@ impl Swarm {
                 let _ = reply.send(before);
             }
             Message::Detach(job) => self.detach(job),
+            Message::Connected(reply) => {
+                let _ = reply.send(self.peers.values().map(|p| p.peer_id).collect());
+            }
             Message::Peers(reply) => {
                 let _ = reply.send(self.peer_infos(Instant::now()));
             }

@@ -171,8 +171,8 @@ async fn a_later_connection_of_a_proven_peer_takes_the_place_of_the_first() {
     eventually("the first is closed", async || {
         let mut second = stranger.stream(&seed).await;
         let _answered = is_answered(&mut second, swarm, stranger.id()).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        ended.close_reason().is_some()
+        let patience = Duration::from_millis(200);
+        tokio::time::timeout(patience, ended.closed()).await.is_ok()
     })
     .await;
 }

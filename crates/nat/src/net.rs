@@ -13,6 +13,8 @@ mod tunnel;
 #[cfg(feature = "tun")]
 pub use relay::{RelayHandle, relay};
 pub use server::{ServerHandle, serve};
+#[cfg(feature = "quic")]
+pub(crate) use sockets::SOCKET_BUFFER;
 pub use tunnel::{ConnectError, Incoming, State, Tunnel, TunnelConfig, TunnelStatus};
 
 /// Bytes of a buffer for one datagram: more than any that the protocol allows.

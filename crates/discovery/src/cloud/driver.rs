@@ -97,10 +97,13 @@ impl Driver {
             let found = core.handle(now, question, outcome);
             (found, core.broken(now), core.unsaved)
         };
-        if let Some((content, peers)) = found
-            && let Some(sender) = lock(&self.shared.found).get(&content)
-        {
-            sender.send_replace(peers);
+        if let Some((content, peers)) = found {
+            match lock(&self.shared.found).get(&content) {
+                Some(sender) => _ = sender.send_replace(peers),
+                None if peers.is_empty() => {}
+                // Nobody waits for it: they are named again with the next answer.
+                None => _ = self.shared.named.try_send((content, peers)),
+            }
         }
         self.tell(broken);
         if unsaved && self.save_due.is_none() {

@@ -5,7 +5,7 @@ use super::{
     driver,
     failure::Failure,
     file,
-    limits::{LEAVE_TIME, MEMBERS_MAX, QUESTION_TIME},
+    limits::{LEAVE_TIME, MEMBERS_MAX, QUESTION_TIME, SEEKERS_WAITING_MAX},
     member::{Announcement, Device},
     policies::PolicyState,
     question::PolicyKey,
@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -96,8 +96,12 @@ pub enum CloudError {
 pub struct Cloud {
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<Option<()>>>>,
+    seekers: Mutex<Option<mpsc::Receiver<Seekers>>>,
     _end_task: DropGuard,
 }
+
+/// Peers that an array has named for a content that nobody here looks for.
+pub type Seekers = (HashOfHashes, Vec<ArrayPeer>);
 
 impl Cloud {
     /// Starts, silently: nothing is asked before something is announced, searched or waited for. Reads two small files.
@@ -124,7 +128,9 @@ impl Cloud {
         if let Some(saved) = file::read(&config.state_file) {
             core.restore(now, SystemTime::now(), config.peer_id, saved);
         }
+        let (named, seekers) = mpsc::channel(SEEKERS_WAITING_MAX);
         let shared = Arc::new(Shared {
+            named,
             core: Mutex::new(core),
             wake: Notify::new(),
             answered: Notify::new(),
@@ -140,6 +146,7 @@ impl Cloud {
         Ok(Self {
             shared,
             task: Mutex::new(Some(task)),
+            seekers: Mutex::new(Some(seekers)),
             _end_task: token.drop_guard(),
         })
     }
@@ -187,6 +194,12 @@ impl Cloud {
             content,
             peers,
         }
+    }
+
+    /// Whom arrays name for contents that are announced and not searched: who looks for them, where all is here. What
+    /// nobody takes in time is dropped. The first to ask gets it.
+    pub fn seekers(&self) -> Option<mpsc::Receiver<Seekers>> {
+        lock(&self.seekers).take()
     }
 
     /// Somebody dialled us for this content whom nobody has named: it is joined again soon, for the array may know.
@@ -349,6 +362,8 @@ impl Drop for ArraySearch {
 /// What handles and task share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// What arrays name for contents that are not searched.
+    pub(crate) named: mpsc::Sender<Seekers>,
     core: Mutex<Core>,
     /// The task has something to do earlier than it thinks.
     pub(crate) wake: Notify,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// Answers with peers that wait for whoever calls those who look for what is here; more are dropped.
+pub(crate) const SEEKERS_WAITING_MAX: usize = 16;
 /// Questions under way at once.
 pub const QUESTIONS_MAX: usize = 4;
 /// How long one question may take, connection included.

@@ -18,8 +18,9 @@ use tokio::{net::UdpSocket, sync::mpsc, task::AbortHandle};
 /// Datagrams of additional ports that wait to be read; more are dropped.
 const WAITING_MAX: usize = 256;
 
-/// Bytes of the kernel's buffer for what comes: a burst of a large window. Linux gives half of it by default.
-const RECEIVE_BUFFER: usize = 1 << 20;
+/// What the system is asked to hold for us when we are slow to read or others slow to take, in bytes: a burst of a large
+/// window. It may give less.
+pub(crate) const SOCKET_BUFFER: usize = 4 << 20;
 
 /// IPv4 TTL of everything but bubbles that are not to arrive.
 const USUAL_TTL: u32 = 64;
@@ -171,8 +172,9 @@ pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, So
 fn bind(address: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
-    // As far as the system lets us.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    // As far as the system lets us; it is only slower with less.
+    let _less = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _less = socket.set_send_buffer_size(SOCKET_BUFFER);
     socket.bind(&SockAddr::from(address))?;
     UdpSocket::from_std(socket.into())
 }

@@ -8,7 +8,7 @@ use super::{
     socket::TunnelSocket,
     stream::{FIRST_WINDOW, WINDOW},
 };
-use crate::net::{ConnectError, Incoming, Tunnel};
+use crate::net::{ConnectError, Incoming, SOCKET_BUFFER, Tunnel};
 use dosvc_content::PeerId;
 use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig,
@@ -39,8 +39,6 @@ const INCOMING_MAX: usize = 256;
 /// … and bytes that come for one of them meanwhile, and for all.
 const INCOMING_BYTES_MAX: u64 = 8 << 10;
 const INCOMING_BYTES_TOTAL: u64 = 1 << 20;
-/// What the system is asked to hold for us when we are slow to read or others slow to take, in bytes.
-const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Why a peer could not be dialled.
 #[derive(Debug, thiserror::Error)]

@@ -167,7 +167,12 @@ async fn a_limited_reader_bounds_what_is_under_way() {
         reader.set_rate(Some(1_000_000));
         first += reader.read(&mut buffer).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Until nothing more comes, for nothing more may.
+    let mut came = 0;
+    while came != reader.counted() {
+        came = reader.counted();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let waits = reader.read(&mut buffer).await.unwrap();
     assert!(
         waits <= 32 << 10,
