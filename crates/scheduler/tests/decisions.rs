@@ -722,8 +722,8 @@ fn fetching_after(time: Duration) -> usize {
 }
 
 #[test]
-fn two_of_several_downloaders_ask_the_origin_and_more_when_nothing_comes() {
-    assert_eq!(fetching_after(Duration::from_millis(500)), 2);
+fn one_of_several_downloaders_asks_the_origin_and_more_do_when_nothing_comes() {
+    assert_eq!(fetching_after(Duration::from_millis(400)), 1);
     assert_eq!(fetching_after(Duration::from_secs(6)), 6);
 }
 

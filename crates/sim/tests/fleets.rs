@@ -273,6 +273,23 @@ fn a_slow_tenth_costs_the_others_little() {
     }
 }
 
+/// Chance may make the slowest machine the one that asks the origin for all.
+#[test]
+fn a_slow_machine_does_not_keep_the_origin_from_the_others() {
+    for seed in 1..=8 {
+        let mut scenario = Scenario::origin_and_leeches(64, 8, 200, Duration::ZERO);
+        scenario.seed = seed;
+        scenario.machines[1].link = Link::mbit(10);
+        let o = show(&scenario);
+        let quick = o.leeches[1..].iter().filter_map(|m| m.took).max();
+        let bound = Duration::from_secs_f64(scenario.length() as f64 / 25e6);
+        assert!(
+            quick.is_some_and(|q| q <= bound.mul_f64(1.6)),
+            "{quick:?} {o}"
+        );
+    }
+}
+
 #[test]
 fn those_who_arrive_later_finish_soon_after() {
     for seed in 11..=13 {

@@ -2,8 +2,8 @@
 //!
 //! Nobody steers what downloaders ask of an HTTP server, so they agree. All of them at once would share its link: each
 //! piece would take as long as all pieces, and nobody could pass on anything. So of a machine and the downloaders that it
-//! knows the two whose ids rank first fetch, the others get it from them; when nothing comes, the next one tries after a
-//! moment. Nobody knows everybody in a large swarm: there, those fetch who rank first among their own neighbours, a few
+//! knows the one whose id ranks first fetches, the others get it from there; when nothing comes, the next one tries after
+//! a moment. Nobody knows everybody in a large swarm: there, those fetch who rank first among their own neighbours, a few
 //! in all, and what they begin is known to the others' neighbours a moment later. Which piece: for each one those who may
 //! fetch are ranked by rendezvous hashing, so that they begin with different ones; what a neighbour has or is fetching
 //! is left alone. N machines that start at once so take about one copy in all.
@@ -32,8 +32,6 @@ const LONG_PIECE: Duration = Duration::from_millis(250);
 const GRACE_PIECES: u32 = 1;
 /// How long after the first peer connected its and others' bitfields are awaited.
 const COMPANY_SETTLE: Duration = Duration::from_millis(150);
-/// Of a machine and the downloaders around it, so many ask the HTTP server for what nobody has.
-const LEADERS: u32 = 2;
 /// How long each of several downloaders leaves the HTTP server to those before it while nothing comes.
 const TURN: Duration = Duration::from_millis(500);
 /// Who is that far behind the best of its neighbours looks whether HTTP is faster than they are.
@@ -228,7 +226,7 @@ impl Swarm {
     /// from there. When nothing comes to us, the next in turn tries.
     fn is_our_turn(&self, before: u32, now: Instant) -> bool {
         let idle_since = self.offers.moved_at().max(self.grace_end());
-        before < LEADERS || now >= idle_since + TURN * before.min(TURNS_MAX)
+        before == 0 || now >= idle_since + TURN * before.min(TURNS_MAX)
     }
 
     /// Gives up what was hardly begun over HTTP while nobody else was known.
@@ -378,7 +376,7 @@ impl Swarm {
         match shown {
             Some(rate) => peers + ours < rate * GOOD_ENOUGH,
             // What came over HTTP went through others before: who keeps up with them misses nothing.
-            None => before < LEADERS || self.lags_behind(peers),
+            None => before == 0 || self.lags_behind(peers),
         }
     }
 
