@@ -151,8 +151,7 @@ fn battery_closes_uploads_alone_and_opens_again_by_itself() {
         Content::random(30, CONTENT_BYTES),
         Content::random(31, CONTENT_BYTES),
     );
-    // Enough for the two that have to have it from here, and for one copy of the other content.
-    let origin = Origin::with_gate(2 * content.bytes + other.bytes);
+    let origin = Origin::start();
     laptop.power(true, 30);
     let laptop_daemon = laptop.daemon("min_battery_percentage_allowed_to_upload = 40");
     laptop_daemon.get(&origin.url(&content.name), &content, &[]);
@@ -171,9 +170,10 @@ fn battery_closes_uploads_alone_and_opens_again_by_itself() {
     assert_eq!(from_peers(&result), 0, "{:?}", result.status);
     assert_eq!(laptop_daemon.status().uploaded.total(), 0);
 
-    // Downloading from peers goes on: the origin stands still by now.
+    // Downloading from peers goes on when the origin stands still.
     second_daemon.get(&origin.url(&other.name), &other, &[]);
     second_daemon.wait_until_shared(&other);
+    origin.shut_gate();
     let peer = peer_address(&second_daemon);
     let result = laptop_daemon.get(&origin.url(&other.name), &other, &["--peer", &peer]);
     assert_eq!(from_peers(&result), other.bytes, "{:?}", result.status);
@@ -580,7 +580,7 @@ fn cache_host_comes_from_dhcp() {
 fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
     let (first, second, stranger) = (Machine::new(), Machine::new(), Machine::new());
     let content = Content::random(30, CONTENT_BYTES);
-    let origin = Origin::with_gate(content.bytes);
+    let origin = Origin::start();
     let policies = "download_mode = 2\ngroup_id_source = 3";
     first.lease(234, GUID);
     second.lease(234, GUID);
@@ -595,6 +595,7 @@ fn group_id_comes_from_dhcp_and_is_logged_as_in_the_original() {
     let url = origin.url(&content.name);
     seed.get(&url, &content, &[]);
     seed.wait_until_shared(&content);
+    origin.shut_gate();
     let peer = peer_address(&seed);
     let result = member.get(&url, &content, &["--peer", &peer]);
     assert_eq!(from_peers(&result), content.bytes, "{:?}", result.status);

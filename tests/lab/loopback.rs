@@ -98,11 +98,12 @@ fn get_without_a_daemon_writes_the_whole_file_and_says_where_it_came_from() {
 #[test]
 fn daemon_takes_the_content_from_a_peer_when_the_origin_stands_still() {
     let (first, second, content) = (Machine::new(), Machine::new(), content(20));
-    let origin = Origin::with_gate(content.bytes);
+    let origin = Origin::start();
     let url = origin.url(&content.name);
     let seed = first.daemon();
     seed.get(&url, &content, &[]);
     seed.wait_until_shared(&content);
+    origin.shut_gate();
     let peer = seed.status().listening[0].to_string();
 
     let leech = second.daemon();

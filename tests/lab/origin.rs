@@ -72,6 +72,12 @@ impl Origin {
         self.gate.open(u64::MAX);
     }
 
+    /// Lets nothing more through: whoever asks from now on waits.
+    pub(crate) fn shut_gate(&self) {
+        let mut state = self.gate.state.lock().expect("no handler panics");
+        state.open_until = state.contents_sent();
+    }
+
     /// Bytes of a file that were sent.
     pub(crate) fn bytes_sent(&self, name: &str) -> u64 {
         self.gate
