@@ -280,9 +280,13 @@ fn limit_holds_from_the_first_byte_and_a_new_one_at_once() {
     daemon.configure(&limit(after));
     thread::sleep(IN_FORCE);
     let flow = watch(after * KBPS, || Flow::received(distant.node()));
-    // What the daemon says of itself is content, without headers.
+    // What the daemon says of itself is content, without headers, of the last moments: they vary with other loads.
+    let said = (0..10).map(|_| {
+        thread::sleep(Duration::from_millis(300));
+        daemon.jobs()[0].rate_bps
+    });
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
-    let said = daemon.jobs()[0].rate_bps as f64 / (after * KBPS);
+    let said = said.sum::<u64>() as f64 / 10.0 / (after * KBPS);
     assert!((0.8..1.05).contains(&said), "{said} of the limit, it says");
     assert_limited("the new limit", &flow, after * KBPS, CONNECTIONS);
 }
