@@ -1,6 +1,11 @@
 //! Joins of the array whose swarms are in Redis, without HTTP: against a redis-server of its own at a Unix socket. Many
 //! joins are under way at once, as they are in a service, so that it is the server that is measured and not the way to it.
 
+#[path = "support/peer_id.rs"]
+mod peer_id;
+
+use peer_id::peer_id;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dosvc_cloud_protocol::{CountryCode, JoinRequest, Scope};
 use dosvc_control_plane::{
@@ -50,18 +55,6 @@ fn has_redis() -> bool {
     let mut version = Command::new("redis-server");
     version.arg("--version").stdout(Stdio::null());
     version.status().is_ok_and(|status| status.success())
-}
-
-/// A peer's id: as even as a hash, and another one for every number.
-fn peer_id(number: u32) -> [u8; 20] {
-    let mut id = [0; 20];
-    let mut state = number;
-    for part in id.chunks_exact_mut(4) {
-        state = state.wrapping_mul(0x9e37_79b9);
-        state ^= state >> 15;
-        part.copy_from_slice(&state.to_be_bytes());
-    }
-    id
 }
 
 fn request(number: u32, scope: Scope) -> (Seen, JoinRequest) {

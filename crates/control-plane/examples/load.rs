@@ -9,6 +9,11 @@
 //! so many peers. `--tracker PATH` asks a BitTorrent tracker's `announce` instead, with the same swarms and counts, for a
 //! look at both side by side; `--close yes` opens a connection for each request, for servers that don't keep them open.
 
+#[path = "../benches/support/peer_id.rs"]
+mod peer_id;
+
+use peer_id::peer_id;
+
 use dosvc_cloud_protocol::{JoinEvent, JoinRequest, JoinToken, Scope};
 use std::{
     io,
@@ -118,18 +123,6 @@ impl Load {
         )
         .into_bytes()
     }
-}
-
-/// A peer's id: as even as a hash, and another one for every number.
-fn peer_id(number: u32) -> [u8; 20] {
-    let mut id = [0; 20];
-    let mut state = number;
-    for part in id.chunks_exact_mut(4) {
-        state = state.wrapping_mul(0x9e37_79b9);
-        state ^= state >> 15;
-        part.copy_from_slice(&state.to_be_bytes());
-    }
-    id
 }
 
 /// What all connections count together.
