@@ -236,6 +236,9 @@ impl Swarm {
         let mut found = 0;
         while let Some(Reverse((load, count, tie, id))) = order.pop() {
             let s = &self.sources[&id];
+            if !s.lacks_any_of(&self.pieces) {
+                continue;
+            }
             let lacks = |p: PieceIndex| !s.has.has(p) && !s.fetching.contains_key(&p.get());
             let Some(piece) = self.picker.rarest_held(lacks) else {
                 continue;

@@ -473,7 +473,7 @@ impl Swarm {
     /// Checks that each peer's slot is what the peer's state says; for tests and the rig.
     pub(super) fn check_slots(&self) {
         let mut slots = Slots::default();
-        for (&id, s) in &self.sources {
+        for (&id, s) in self.sources.iter() {
             let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
             assert_eq!(s.up.slot, slot, "{id}: slot");
             slots.change(id, Slot::Apart, slot);
