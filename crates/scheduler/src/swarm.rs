@@ -66,7 +66,7 @@ impl Swarm {
             picker,
             self_key,
             http: http::HttpPlan::new(now),
-            uploads: upload::Uploads::new(now),
+            uploads: upload::Uploads::new(lengths.blocks_per_piece(), now),
             offers: offer::Offers::new(now),
             pieces,
             rng,
