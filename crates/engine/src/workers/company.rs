@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Pieces wait no longer than this, and only where a batch is expected to gather meanwhile.
 pub(super) const COMPANY_WAIT: Duration = Duration::from_millis(60);
+/// Pieces that come faster gather by themselves while others are hashed, and who receives them may lack the buffers.
+const INTERVAL_MIN: Duration = Duration::from_millis(2);
 /// A longer pause between two pieces counts as no more.
 const INTERVAL_MAX: Duration = Duration::from_millis(100);
 
@@ -52,7 +54,9 @@ impl Company {
     /// Whether to wait until as many are there as are worth hashing together.
     pub(super) fn is_worth_waiting_for(&self, pieces: usize) -> bool {
         let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
-        self.is_machine_busy() && self.interval.saturating_mul(pieces) <= COMPANY_WAIT
+        self.is_machine_busy()
+            && self.interval >= INTERVAL_MIN
+            && self.interval.saturating_mul(pieces) <= COMPANY_WAIT
     }
 
     /// Whether a quarter of the time of the last batches went by in waiting for a processor, or for a disk.
@@ -84,9 +88,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_while_a_processor_is_free_or_pieces_come_slowly() {
+    fn nothing_waits_while_a_processor_is_free_or_where_pieces_come_slowly_or_gather_by_themselves()
+    {
         assert!(!company(7 * MILLI, 4 * MILLI).is_worth_waiting_for(5));
         assert!(!company(40 * MILLI, MILLI).is_worth_waiting_for(5));
+        assert!(!company(MILLI, MILLI / 4).is_worth_waiting_for(5));
         assert!(!Company::default().is_worth_waiting_for(5));
     }
 

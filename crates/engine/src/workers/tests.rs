@@ -134,8 +134,11 @@ async fn few_pieces_are_left_to_who_is_done_next() {
 /// A machine that has no processor to spare and on which pieces come fast.
 fn make_busy(workers: &Workers) {
     let mut state = lock(&workers.state);
-    for _ in 0..100 {
-        state.company.came(Instant::now());
+    let begin = Instant::now();
+    for number in 0..100 {
+        state
+            .company
+            .came(begin + Duration::from_millis(6) * number);
         state.company.worked(Duration::from_secs(1), Duration::ZERO);
     }
 }
