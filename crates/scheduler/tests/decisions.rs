@@ -761,3 +761,48 @@ fn what_a_lone_downloader_asked_for_goes_out_in_series() {
         small.swarm.handle_have(peer, now[0].piece(), small.now);
     }
 }
+
+/// Only as a whole can a piece be passed on.
+#[test]
+fn a_piece_of_several_blocks_goes_out_as_a_whole() {
+    let now = Instant::now();
+    let lengths = PieceLengths::new(8 << 20, 4 << 20).expect("as set up");
+    let config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+    let mut swarm = Swarm::new(lengths, Bitfield::full(2), config, now);
+    for id in [1, 2] {
+        let info = SourceInfo {
+            kind: SourceKind::LanPeer,
+            peer_id: Some(PeerId::from_random([id; 16])),
+            extended: true,
+        };
+        let id = SourceId(id.into());
+        swarm.handle_source_added(id, info, now);
+        swarm.handle_bitfield(id, Bitfield::new(2), now);
+        swarm.handle_interested(id, true, now);
+    }
+    let pieces: Vec<_> = lengths.pieces().collect();
+    for (id, piece) in [(1, pieces[0]), (2, pieces[1])] {
+        for block in lengths.blocks(piece) {
+            let asked = swarm.handle_request(SourceId(id), block, now);
+            assert_eq!(asked, Ok(()), "{block:?}");
+        }
+        swarm.handle_fetching(SourceId(id), &[piece], &[], now);
+    }
+    let mut now = now;
+    let mut served = Vec::new();
+    for _ in 0..8 {
+        while let Some(command) = swarm.poll_command() {
+            if let Command::Serve { source, block } = command {
+                served.push((source, block));
+            }
+        }
+        swarm.check_invariants();
+        now += Duration::from_millis(10);
+        let Some(&(source, block)) = served.last() else {
+            break;
+        };
+        swarm.handle_served(source, block, now);
+    }
+    let order: Vec<_> = served.iter().map(|(source, _)| source.0).collect();
+    assert_eq!(order, [1, 1, 1, 1, 2, 2, 2, 2]);
+}
