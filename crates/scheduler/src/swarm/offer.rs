@@ -422,6 +422,6 @@ impl Swarm {
 
     /// Whether this peer wants us to wait for its offers, and we have reason to.
     pub(super) fn waits_for_offers(&self, s: &Source, now: Instant) -> bool {
-        s.steers && now < self.offers.moved_at + QUIET_MAX
+        s.steers && now < self.offers.moved_at.max(s.gives_since) + QUIET_MAX
     }
 }
