@@ -3,8 +3,8 @@
 //! Nobody steers what downloaders ask of an HTTP server, so they agree. All of them at once would share its link: each
 //! piece would take as long as all pieces, and nobody could pass on anything. So of a machine and the downloaders that it
 //! knows the one whose id ranks first fetches, the others get it from there; when nothing comes, the next one tries after
-//! a moment. Nobody knows everybody in a large swarm: there, those fetch who rank first among their own neighbours, a few
-//! in all, and what they begin is known to the others' neighbours a moment later. Which piece: for each one those who may
+//! a moment. Nobody knows everybody in a large swarm: there, those who rank first among their own neighbours hear of each
+//! other (`lead.rs`), and when they don't, a few fetch. Which piece: for each one those who may
 //! fetch are ranked by rendezvous hashing, so that they begin with different ones; what a neighbour has or is fetching
 //! is left alone. N machines that start at once so take about one copy in all.
 //!

@@ -22,7 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A downloader to which nothing comes for this long asks by itself.
+/// A downloader to which nothing comes for this long asks by itself; but not one who has had something for it for a shorter
+/// time.
 const QUIET_MAX: Duration = Duration::from_millis(400);
 /// Receivers compared for one offer.
 const LOOK_MAX: usize = 4;
