@@ -45,6 +45,7 @@ impl Swarm {
                 Command::TellFetching { source, add, drop } => {
                     self.tell_fetching(source, &add, &drop)
                 }
+                Command::TellLead { source, lead } => self.tell_lead(source, lead),
                 Command::Offer {
                     source,
                     pieces,
