@@ -365,19 +365,14 @@ async fn make_content(path: &Path, size: u64) -> anyhow::Result<PiecesHashFile> 
     .context("make the demo's content")?
 }
 
-/// Bytes that nothing can compress: splitmix64 from a fixed seed.
+/// Bytes that nothing can compress, from a fixed seed.
 fn write_noise(path: &Path, size: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
-    let mut state = CONTENT_SEED;
+    let mut random = fastrand::Rng::with_seed(CONTENT_SEED);
     let mut buffer = vec![0; 1 << 20];
     let mut left = size;
     while left > 0 {
-        for word in buffer.chunks_exact_mut(8) {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes());
-        }
+        random.fill(&mut buffer);
         let bytes = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         file.write_all(&buffer[..bytes])?;
         left -= bytes as u64;

@@ -179,6 +179,11 @@ impl PieceLengths {
         self.len(piece).div_ceil(BLOCK_LENGTH_MAX)
     }
 
+    /// How many blocks every piece but the last is asked for in.
+    pub fn blocks_per_piece(&self) -> u32 {
+        self.piece_size.div_ceil(BLOCK_LENGTH_MAX)
+    }
+
     /// The blocks of a piece, in order, of [`BLOCK_LENGTH_MAX`] bytes each but the last.
     pub fn blocks(&self, piece: PieceIndex) -> impl ExactSizeIterator<Item = Block> + use<> {
         let len = self.len(piece);

@@ -37,10 +37,10 @@ use dosvc_cloud_protocol::{
 };
 use dosvc_content::ContentId;
 pub use export::RestoreError;
+use fastrand::Rng;
 use gate::Gate;
 use hashbrown::HashTable;
 use record::Record;
-use sample::Random;
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
@@ -111,9 +111,9 @@ impl ArrayLimits {
     }
 
     /// When a peer is to come back, in seconds.
-    pub(crate) fn next_join(&self, random: &mut Random) -> u32 {
+    pub(crate) fn next_join(&self, random: &mut Rng) -> u32 {
         let width = self.join_interval / 10;
-        self.join_interval - width + random.below(2 * width + 1)
+        self.join_interval - width + random.u32(..2 * width + 1)
     }
 }
 
@@ -246,7 +246,7 @@ impl Array {
 
     /// Carries out a join, an update or a leave.
     pub fn join(&self, now: Seconds, draw: Draw, seen: Seen, request: &JoinRequest) -> JoinAnswer {
-        let mut random = Random::new(draw.seed);
+        let mut random = Rng::with_seed(draw.seed);
         let record = Record::of(request, seen, draw.token, now + self.limits.lifetime());
         let wanted = self.limits.wanted(request);
         let (token, peers) = self.visit(now, &record, request, wanted, &mut random);
@@ -272,7 +272,7 @@ impl Array {
         record: &Record,
         request: &JoinRequest,
         wanted: usize,
-        random: &mut Random,
+        random: &mut Rng,
     ) -> (Option<u64>, Vec<sample::Drawn>) {
         let id = &request.content_id;
         let hash = self.hasher.hash_one(id);

@@ -24,10 +24,10 @@ use crate::array::{
     ArrayLimits, ArrayStats, Counts, Draw, GroupView, Seconds, Seen, SwarmView,
     plan::{self, Class, IN_VAIN_MAX, OPEN_PER_SITE_MAX, Place, Stretch},
     record::{RECORD_BYTES, Record},
-    sample::Random,
 };
 use dosvc_cloud_protocol::{JoinAnswer, JoinEvent, JoinRequest, JoinToken, Scope};
 use dosvc_content::ContentId;
+use fastrand::Rng;
 use link::Link;
 pub use link::{RedisError, Unavailable};
 use redis::{Script, ScriptInvocation, cmd, pipe};
@@ -126,7 +126,7 @@ impl RedisArray {
         seen: Seen,
         request: &JoinRequest,
     ) -> Result<JoinAnswer, Unavailable> {
-        let mut random = Random::new(draw.seed);
+        let mut random = Rng::with_seed(draw.seed);
         let record = Record::of(request, seen, draw.token, now + self.limits.lifetime());
         let mut answer = JoinAnswer {
             peers: Vec::new(),
@@ -162,7 +162,7 @@ impl RedisArray {
         now: Seconds,
         record: &Record,
         request: &JoinRequest,
-        random: &mut Random,
+        random: &mut Rng,
     ) -> ScriptInvocation<'a> {
         let limits = &self.limits;
         let leaves = request.event == JoinEvent::Leave;
@@ -181,7 +181,7 @@ impl RedisArray {
             .arg(token.as_ref().map_or(&[][..], |token| &token[..]))
             .arg(if leaves { "leave" } else { "join" })
             .arg(limits.wanted(request))
-            .arg(random.below(1 << 31))
+            .arg(random.u32(..1 << 31))
             .arg(plan)
             .arg(limits.entries_max)
             .arg(limits.entries_per_address_max)

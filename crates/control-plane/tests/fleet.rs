@@ -9,29 +9,13 @@
 
 use dosvc_cloud_protocol::{CountryCode, JoinAnswer, JoinEvent, JoinRequest, JoinToken, Scope};
 use dosvc_control_plane::array::{Array, ArrayLimits, Draw, Seen};
+use fastrand::Rng;
 use std::{collections::HashMap, net::Ipv4Addr};
 
 const PEERS: usize = 100_000;
 const SWARMS: usize = 1000;
 /// Peers of a site.
 const SITE_OF: usize = 25;
-
-/// SplitMix64: the same fleet in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
 
 struct Peer {
     swarm: usize,
@@ -47,18 +31,18 @@ fn scope(swarm: usize) -> Scope {
 }
 
 /// Swarm 0 gets a tenth of all, the last ones about thirty each. Every site has 25 peers; every swarm at least one seed.
-fn fleet(random: &mut Random) -> Vec<Peer> {
+fn fleet(random: &mut Rng) -> Vec<Peer> {
     let mut sizes = vec![0; SWARMS];
     let mut peers = Vec::with_capacity(PEERS);
     for number in 0..PEERS {
-        let drawn = random.below(10_000) as f64 / 10_000.0;
+        let drawn = f64::from(random.u32(..10_000)) / 10_000.0;
         let swarm = if number < SWARMS {
             number
         } else {
             (SWARMS as f64 * drawn.powi(3)) as usize
         };
         let size: &mut usize = &mut sizes[swarm];
-        let seed = *size == 0 || random.below(20) == 0;
+        let seed = *size == 0 || random.u8(..20) == 0;
         peers.push(Peer {
             swarm,
             site: *size / SITE_OF,
@@ -93,11 +77,11 @@ fn asks(number: usize, peer: &Peer) -> (Seen, JoinRequest) {
     (seen, request)
 }
 
-fn join(array: &Array, now: u32, number: usize, peer: &Peer, random: &mut Random) -> JoinAnswer {
+fn join(array: &Array, now: u32, number: usize, peer: &Peer, random: &mut Rng) -> JoinAnswer {
     let (seen, request) = asks(number, peer);
     let draw = Draw {
-        token: random.next(),
-        seed: random.next(),
+        token: random.u64(..),
+        seed: random.u64(..),
     };
     array.join(now, draw, seen, &request)
 }
@@ -114,10 +98,10 @@ fn find(parents: &mut [usize], mut at: usize) -> usize {
 fn everybody_hears_of_useful_peers_and_nobody_is_a_hot_spot() {
     let array = Array::new(ArrayLimits::default());
     let wanted = array.limits().peers_per_answer;
-    let mut random = Random(2026);
+    let mut random = Rng::with_seed(2026);
     let mut peers = fleet(&mut random);
     // All come within ten minutes, in any order, and come back as they are told.
-    let mut due: Vec<(u32, usize)> = (0..PEERS).map(|n| (random.below(600) as u32, n)).collect();
+    let mut due: Vec<(u32, usize)> = (0..PEERS).map(|n| (random.u32(..600), n)).collect();
     let mut last: Vec<Vec<usize>> = vec![Vec::new(); PEERS];
     for round in 0..3 {
         due.sort_unstable();
@@ -243,17 +227,13 @@ struct Wave {
 #[test]
 fn a_wave_of_downloads_is_carried_by_the_peers_themselves() {
     let array = Array::new(ArrayLimits::default());
-    let mut random = Random(7);
+    let mut random = Rng::with_seed(7);
     let mut seeded = [false; SWARMS];
     let mut all: Vec<Downloader> = fleet(&mut random)
         .into_iter()
         .map(|mut peer| {
             peer.seed = !std::mem::replace(&mut seeded[peer.swarm], true);
-            let comes = if peer.seed {
-                0
-            } else {
-                random.below(600) as u32
-            };
+            let comes = if peer.seed { 0 } else { random.u32(..600) };
             Downloader {
                 comes,
                 due: Some(comes),
@@ -311,13 +291,13 @@ fn a_wave_of_downloads_is_carried_by_the_peers_themselves() {
 }
 
 /// A join, an update or a leave, and what is heard.
-fn call(array: &Array, now: u32, number: usize, all: &mut [Downloader], random: &mut Random) {
+fn call(array: &Array, now: u32, number: usize, all: &mut [Downloader], random: &mut Rng) {
     let me = &mut all[number];
     let done = me.parts == EVERYTHING;
     let was_seed = std::mem::replace(&mut me.peer.seed, done);
-    if done && !was_seed && random.below(10) < 3 {
+    if done && !was_seed && random.u8(..10) < 3 {
         // Two of three say so.
-        let says = random.below(3) > 0;
+        let says = random.u8(..3) > 0;
         me.gone = Some((now, says));
         me.due = None;
         if says {
@@ -354,7 +334,7 @@ fn leave(array: &Array, now: u32, number: usize, peer: &Peer) {
 }
 
 /// Everybody who lacks something asks somebody who has it.
-fn step(now: u32, places: &[usize], all: &mut [Downloader], random: &mut Random, wave: &mut Wave) {
+fn step(now: u32, places: &[usize], all: &mut [Downloader], random: &mut Rng, wave: &mut Wave) {
     let mut there = vec![0_u64; places.len()];
     for (place, downloader) in places.iter().zip(&*all) {
         if downloader.gone.is_none() && downloader.joined > 0 {
@@ -363,7 +343,7 @@ fn step(now: u32, places: &[usize], all: &mut [Downloader], random: &mut Random,
     }
     let mut asked = vec![0_u32; all.len()];
     let mut given = vec![0_u8; all.len()];
-    let begin = random.below(all.len());
+    let begin = random.usize(..all.len());
     for at in 0..all.len() {
         let number = (begin + at) % all.len();
         let me = &all[number];
@@ -383,7 +363,7 @@ fn step(now: u32, places: &[usize], all: &mut [Downloader], random: &mut Random,
         let mut missing = !me.parts & EVERYTHING;
         let mut from_peer = false;
         if !useful.is_empty() {
-            let other = useful[random.below(useful.len())] as usize;
+            let other = useful[random.usize(..useful.len())] as usize;
             asked[other] += 1;
             wave.crowd = wave.crowd.max(asked[other]);
             if given[other] < GIVES {
@@ -394,7 +374,7 @@ fn step(now: u32, places: &[usize], all: &mut [Downloader], random: &mut Random,
         }
         // Busy peers are asked again; the origin helps where nobody can.
         if from_peer || useful.is_empty() {
-            let mut nth = random.below(missing.count_ones() as usize);
+            let mut nth = random.usize(..missing.count_ones() as usize);
             while nth > 0 {
                 missing &= missing - 1;
                 nth -= 1;

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{CacheEntry, JobError, SourceBytes},
-    errors::{internal_error, storage_error},
+    errors::{blocking, internal_error, storage_error},
     jobs::Job,
     request::without_password,
     shared::{Settings, Shared},
@@ -264,13 +264,4 @@ async fn find(shared: &Arc<Shared>, file_id: &str) -> Result<ContentKey, JobErro
         (Some(_), Some(_)) => Err(not_found("several contents in the cache begin like that")),
         (None, _) => Err(not_found("not in the cache (see 'dosvc cache list')")),
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, JobError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| internal_error(&e))?
-        .map_err(|e| storage_error(&e))
 }

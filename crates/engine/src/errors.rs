@@ -67,3 +67,13 @@ pub(crate) fn internal_error(error: &dyn std::fmt::Display) -> JobError {
         format!("a task of the engine ended unexpectedly: {error}"),
     )
 }
+
+/// Work of the store, on a thread that may wait for the disk.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| internal_error(&e))?
+        .map_err(|e| storage_error(&e))
+}

@@ -6,7 +6,7 @@
 
 use crate::{
     api::{JobError, JobId, JobState, JobStatus, SourceBytes},
-    errors::{internal_error, origin_error, storage_error},
+    errors::{blocking, internal_error, origin_error, storage_error},
     explain::Tried,
     metadata::{self, Found, Metadata},
     request::{Request, without_password},
@@ -653,15 +653,6 @@ impl Source {
         })
         .await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, JobError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| internal_error(&e))?
-        .map_err(|e| storage_error(&e))
 }
 
 /// The time that a job has run, pauses left out.

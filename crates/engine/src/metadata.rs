@@ -14,7 +14,7 @@ use crate::{
     request::{Request, parse_hash_file},
     route::Route,
     shared::{Scope, Shared},
-    swarm::{DialError, Established, Finder},
+    swarm::{DialError, Established, Finder, next_found, next_named},
     terms::Terms,
 };
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
@@ -22,7 +22,7 @@ use dosvc_content::{
     HResult, HashOfHashes, HashOfHashesHasher, PeerId, PieceHash, PieceLengths, PiecesHashFile,
     hash_file_urls,
 };
-use dosvc_discovery::cloud::{ArrayPeer, ArraySearch, Cloud, ContentPolicy, HttpUrl};
+use dosvc_discovery::cloud::{Cloud, ContentPolicy, HttpUrl};
 use dosvc_nat::quic::Manner;
 use dosvc_origin::{OriginClient, OriginError, ShownUrl};
 use dosvc_piece_store::ContentKey;
@@ -612,22 +612,6 @@ impl Dialogue {
             && (left == 0 || !hashes.is_empty());
         self.deadline += PEER_TIME_PER_ANSWER;
         fits.then_some((lengths, hashes))
-    }
-}
-
-async fn next_found(
-    search: &mut Option<dosvc_discovery::Search>,
-) -> Option<dosvc_discovery::Found> {
-    match search {
-        Some(search) => search.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn next_named(array: &mut Option<ArraySearch>) -> Option<Vec<ArrayPeer>> {
-    match array {
-        Some(array) => array.next().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -867,14 +867,16 @@ fn held_bytes(content: &Content, have: &Bitfield) -> u64 {
     }
 }
 
-async fn next_found(search: &mut Option<Search>) -> Option<dosvc_discovery::Found> {
+/// The next peer of the link; never, when none are looked for.
+pub(crate) async fn next_found(search: &mut Option<Search>) -> Option<dosvc_discovery::Found> {
     match search {
         Some(search) => search.next().await,
         None => std::future::pending().await,
     }
 }
 
-async fn next_named(array: &mut Option<ArraySearch>) -> Option<Vec<ArrayPeer>> {
+/// The next peers that the array names; never, when it is not asked.
+pub(crate) async fn next_named(array: &mut Option<ArraySearch>) -> Option<Vec<ArrayPeer>> {
     match array {
         Some(array) => array.next().await,
         None => std::future::pending().await,

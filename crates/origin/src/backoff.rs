@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
-    random: u64,
+    random: fastrand::Rng,
 }
 
 impl Backoff {
@@ -17,7 +17,7 @@ impl Backoff {
         Self {
             min,
             max: max.max(min),
-            random: seed,
+            random: fastrand::Rng::with_seed(seed),
         }
     }
 
@@ -26,18 +26,7 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(31);
         let step = self.min.saturating_mul(1 << doublings).min(self.max);
         let half = step / 2;
-        half + half.mul_f64(self.draw())
-    }
-
-    /// A number in 0..1 (splitmix64).
-    fn draw(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        // 53 bits are what an f64 holds exactly.
-        (z >> 11) as f64 / (1u64 << 53) as f64
+        half + half.mul_f64(self.random.f64())
     }
 }
 

@@ -1,14 +1,12 @@
 //! What a file looks like from outside, to notice that somebody changed it.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::MetadataExt as _,
-    time::{Duration, SystemTime},
-};
+use rustix::time::{ClockId, clock_gettime};
+use std::{fs::File, io, os::unix::fs::MetadataExt as _, time::Duration};
 
-/// Longer than the tick of any file system's clock (a jiffy is at most 10 ms).
-const CLOCK_TICK: Duration = Duration::from_millis(20);
+/// How often the clock is looked at that files' times are taken from; it ticks every 1 to 10 ms.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Looks at it before a time that is later still is taken for one that somebody set.
+const LOOKS_MAX: u32 = 20;
 
 /// Identity, size, times and attributes of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,13 +30,12 @@ impl FileStamp {
     /// The file's stamp now.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let stat = file.metadata()?;
-        let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
         Ok(Self {
             device: stat.dev(),
             inode: stat.ino(),
             size: stat.size(),
-            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
-            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
+            mtime_ns: nanoseconds(stat.mtime(), stat.mtime_nsec()),
+            ctime_ns: nanoseconds(stat.ctime(), stat.ctime_nsec()),
             names: stat.nlink(),
             mode: stat.mode(),
             owner: stat.uid(),
@@ -72,14 +69,15 @@ impl FileStamp {
         self.same_file(other) && self.mtime_ns == other.mtime_ns
     }
 
-    /// Waits until a write would give the file another mtime. Needed before its owner gets a name for it.
+    /// Waits until a write would give the file another mtime, a few milliseconds at most. Needed before its owner gets a
+    /// name for it.
     pub(crate) fn wait_until_past(&self) {
-        let written = SystemTime::UNIX_EPOCH
-            + Duration::from_nanos(u64::try_from(self.mtime_ns).unwrap_or_default());
-        if let Ok(age) = SystemTime::now().duration_since(written)
-            && age < CLOCK_TICK
-        {
-            std::thread::sleep(CLOCK_TICK.saturating_sub(age));
+        for _ in 0..LOOKS_MAX {
+            let now = clock_gettime(ClockId::RealtimeCoarse);
+            if nanoseconds(now.tv_sec, now.tv_nsec) > self.mtime_ns {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -89,9 +87,40 @@ impl FileStamp {
     }
 }
 
+/// A time since 1970.
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt as _;
+
+    #[test]
+    fn a_write_after_the_wait_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("file")).unwrap();
+        for round in 0..50u8 {
+            file.write_all_at(&[round], 0).unwrap();
+            let before = FileStamp::of(&file).unwrap();
+            before.wait_until_past();
+            file.write_all_at(&[round], 0).unwrap();
+            let after = FileStamp::of(&file).unwrap();
+            assert!(!after.same_bytes(&before), "round {round}: {before:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_somebody_set_is_not_waited_for() {
+        let far = FileStamp {
+            mtime_ns: i64::MAX,
+            ..stamp()
+        };
+        far.wait_until_past();
+    }
 
     fn stamp() -> FileStamp {
         FileStamp {

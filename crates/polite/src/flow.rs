@@ -39,9 +39,9 @@ const FIRST_ROOM_MAX: u32 = 64 << 10;
 const SHARES_ON_PATH: u32 = 2;
 /// … and for this long beyond it: as short as it can be without that a busy machine reads too late. Whatever is said to
 /// us, and by those who send to us at once, waits as long in the queues of both ends …
-const QUEUE: Duration = Duration::from_millis(5);
-/// … but so many bytes at least, half of the burst that a sender's hardware makes packets of, …
-const QUEUE_MIN: u64 = 32 << 10;
+const QUEUE: Duration = Duration::from_millis(4);
+/// … but so many bytes at least, more than half of the burst that a sender's hardware makes packets of, …
+const QUEUE_MIN: u64 = 40 << 10;
 /// … and so many segments, which on a machine's own loopback are larger than that: a sender that is offered less than one
 /// waits until a timer fires (RFC 1122, section 4.2.3.4).
 const QUEUE_PACKETS_MIN: u64 = 2;

@@ -2,7 +2,10 @@
 //!
 //! Most hold a few entries and become empty all the time, where a tree would allocate and free a node each time. Entries
 //! lie in one vector: a look-up costs O(log n); inserting and removing move what is behind, at most a few thousand short
-//! entries ([`crate::Limits`]).
+//! entries ([`crate::Limits`]). Sources are long ones, but they come and go seldom, mostly behind all others, and are looked
+//! through all the time.
+
+use std::ops::Index;
 
 /// A sorted vector of keys with values.
 #[derive(Clone, Debug)]
@@ -35,6 +38,14 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
         self.find(key).ok().map(|at| self.0.remove(at).1)
     }
 
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.find(key).ok().map(|at| &self.0[at].1)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.find(key).ok().map(|at| &mut self.0[at].1)
+    }
+
     pub(crate) fn contains_key(&self, key: &K) -> bool {
         self.find(key).is_ok()
     }
@@ -55,12 +66,28 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        self.0.iter_mut().map(|(key, value)| (&*key, value))
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.0.iter().map(|(key, _)| key)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
+    }
+}
+
+impl<K: Ord + Copy, V> Index<&K> for SortedMap<K, V> {
+    type Output = V;
+
+    fn index(&self, key: &K) -> &V {
+        self.get(key).expect("a key of this map")
     }
 }
 

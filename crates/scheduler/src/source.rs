@@ -1,7 +1,13 @@
 //! Where content comes from, and what is known about each source.
 
 use crate::{
-    FetchId, meter::Meter, picker::Shortlist, rng::key_of, slots::Slot, sorted::SortedMap,
+    FetchId,
+    meter::Meter,
+    picker::Shortlist,
+    pieces::{PieceState, Pieces},
+    rng::key_of,
+    slots::Slot,
+    sorted::SortedMap,
 };
 use dosvc_content::{Bitfield, Block, PeerId, PieceIndex};
 use std::{
@@ -221,6 +227,15 @@ impl Source {
     /// A peer that speaks our extensions and still lacks pieces.
     pub(crate) fn is_partner(&self) -> bool {
         self.is_peer() && self.info.extended && !self.has.is_full()
+    }
+
+    /// Whether a piece of what we have is neither there nor on its way there.
+    pub(crate) fn lacks_any_of(&self, pieces: &Pieces) -> bool {
+        let both = self.has.count() - self.interesting;
+        let lacking = (pieces.have().count() - both) as usize;
+        let held = |piece: &&u32| pieces.state(pieces.index(**piece)) == PieceState::Have;
+        // What is there is on its way there no longer.
+        self.fetching.keys().filter(held).take(lacking).count() < lacking
     }
 
     pub(crate) fn is_busy(&self) -> bool {

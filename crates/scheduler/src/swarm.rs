@@ -18,7 +18,7 @@ use crate::{
 };
 use dosvc_content::{Bitfield, Block, PieceIndex, PieceLengths};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Instant,
 };
 
@@ -29,7 +29,7 @@ pub struct Swarm {
     pub(crate) start: Instant,
     pub(crate) paused: bool,
     pub(crate) pieces: Pieces,
-    pub(crate) sources: BTreeMap<SourceId, Source>,
+    pub(crate) sources: SortedMap<SourceId, Source>,
     picker: Picker,
     rng: Rng,
     self_key: u64,
@@ -66,14 +66,14 @@ impl Swarm {
             picker,
             self_key,
             http: http::HttpPlan::new(now),
-            uploads: upload::Uploads::new(now),
+            uploads: upload::Uploads::new(lengths.blocks_per_piece(), now),
             offers: offer::Offers::new(now),
             pieces,
             rng,
             config,
             start: now,
             paused: false,
-            sources: BTreeMap::new(),
+            sources: SortedMap::default(),
             commands: VecDeque::new(),
             ready: SortedSet::default(),
             hungry: SortedSet::default(),
@@ -396,7 +396,7 @@ impl Swarm {
         // The Have says so.
         self.told.remove(&piece.get());
         self.tell.remove(&piece.get());
-        for (&source, s) in &mut self.sources {
+        for (&source, s) in self.sources.iter_mut() {
             if !s.is_peer() {
                 continue;
             }
@@ -520,11 +520,18 @@ impl Swarm {
     pub fn check_invariants(&self) {
         self.pieces.check();
         self.check_slots();
-        for (&id, s) in &self.sources {
+        for (&id, s) in self.sources.iter() {
             assert_eq!(
                 s.interesting,
                 missing_of(&s.has, self.pieces.have()),
                 "{id}: interesting pieces"
+            );
+            let coming = |p: &PieceIndex| s.fetching.contains_key(&p.get());
+            let lacking = |p: &PieceIndex| !s.has.has(*p) && !coming(p);
+            assert_eq!(
+                s.lacks_any_of(&self.pieces),
+                self.pieces.have().ones().any(|p| lacking(&p)),
+                "{id}: lacks what we have"
             );
             for asked in &s.asked {
                 assert!(

@@ -17,7 +17,7 @@ pub(crate) type FlowId = u32;
 /// Cells on their way in the model of ideal links.
 const IDEAL_WINDOW: u32 = 8;
 /// A receiver lets each sender have so many bytes under way at least.
-const RECEIVE_MIN: u64 = 32 << 10;
+const RECEIVE_MIN: u64 = 40 << 10;
 /// Bytes of a packet beside what it carries.
 const PACKET: f64 = 66.0;
 
@@ -64,7 +64,7 @@ impl Network {
             burst: 128_000,
             send_buffer: None,
             notsent_lowat: None,
-            receive_queue: Some(Duration::from_millis(5)),
+            receive_queue: Some(Duration::from_millis(4)),
             overhead: 1514.0 / 1448.0,
             cell: 64 << 10,
             verify_bps: 1_000_000_000,

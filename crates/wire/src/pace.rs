@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Bytes of a block in one message take about this long.
 const PART_TIME: Duration = Duration::from_millis(5);
-/// Bytes that the kernel holds and has not sent yet last about this long.
-const UNSENT_TIME: Duration = Duration::from_millis(5);
+/// Bytes that the kernel holds and has not sent yet last about this long, or up to twice as long, as they are rounded.
+const UNSENT_TIME: Duration = Duration::from_micros(2_500);
 /// The shortest part, in bytes.
 const PART_MIN: u32 = 32 << 10;
 /// The least that the kernel may hold unsent, in bytes.

@@ -2,35 +2,11 @@
 
 use super::record::Record;
 use dosvc_cloud_protocol::Scope;
+use fastrand::Rng;
 use std::ops::Range;
 
 /// A peer that was drawn, and how it was met.
 pub(crate) type Drawn = (Scope, Record);
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): spreads an unpredictable seed over one join's draws.
-#[derive(Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not zero.
-    pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        // The upper half of the product is as even as 2³² allows.
-        let product = (self.next() >> 32) * u64::from(bound);
-        (product >> 32) as u32
-    }
-}
 
 /// So many ranks are shuffled as a whole; among more, one that was drawn before is drawn again so seldom that trying
 /// once more is cheaper.
@@ -61,11 +37,11 @@ impl<'a> Draws<'a> {
         }
     }
 
-    pub(crate) fn next(&mut self, random: &mut Random) -> Option<usize> {
+    pub(crate) fn next(&mut self, random: &mut Rng) -> Option<usize> {
         let nth = if self.total > SHUFFLED_MAX {
             debug_assert!(self.drawn.len() < SHUFFLED_MAX as usize / 2, "few of many");
             loop {
-                let nth = random.below(self.total);
+                let nth = random.u32(..self.total);
                 if !self.drawn.contains(&nth) {
                     self.drawn.push(nth);
                     break nth;
@@ -75,7 +51,7 @@ impl<'a> Draws<'a> {
             let bound = u32::try_from(self.left.len())
                 .ok()
                 .filter(|left| *left > 0)?;
-            self.left.swap_remove(random.below(bound) as usize)
+            self.left.swap_remove(random.u32(..bound) as usize)
         };
         self.rank(nth as usize)
     }
@@ -97,7 +73,7 @@ mod tests {
 
     #[test]
     fn ranks_are_drawn_once_and_evenly() {
-        let mut random = Random::new(7);
+        let mut random = Rng::with_seed(7);
         let ranges = [3..5, 10..18, 30..30];
         let mut hits = [0; 40];
         for _ in 0..10_000 {

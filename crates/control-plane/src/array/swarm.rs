@@ -6,10 +6,11 @@ use super::{
     ordered::Ordered,
     plan::{self, Class, IN_VAIN_MAX, OPEN_PER_SITE_MAX, Part, Place, Stretch},
     record::{Key, List, Record, Site},
-    sample::{Drawn, Draws, Random},
+    sample::{Drawn, Draws},
 };
 use dosvc_cloud_protocol::{JoinToken, Scope};
 use dosvc_content::{ContentId, PeerId};
+use fastrand::Rng;
 use hashbrown::HashTable;
 use std::{
     collections::{HashMap, HashSet},
@@ -258,7 +259,7 @@ impl Swarm {
         now: Seconds,
         asks: &Record,
         wanted: usize,
-        random: &mut Random,
+        random: &mut Rng,
     ) -> Vec<Drawn> {
         let mut hand = Hand {
             swarm: self,
@@ -303,7 +304,7 @@ struct Hand<'a> {
     now: Seconds,
     asks: &'a Record,
     wanted: usize,
-    random: &'a mut Random,
+    random: &'a mut Rng,
     drawn: Vec<Drawn>,
 }
 

@@ -117,19 +117,36 @@ fn miredos_clients_talk_by_our_server_with_each_other_and_with_ours() {
 
 #[test]
 #[ignore = "needs root, nftables and miredo"]
-fn from_a_cone_nat_a_symmetric_one_is_reached_whichever_end_is_miredo() {
+fn a_symmetric_nat_and_one_that_does_not_filter_ports_meet_with_miredo_at_one_end() {
     let dir = folder();
     let mut internet = Internet::new();
     let _server = server(internet.server());
     let ends = [
         (10, End::Left, Kind::Cone),
-        (11, End::Right, Kind::Symmetric),
+        (11, End::Left, Kind::Address),
+        (12, End::Right, Kind::Symmetric),
+        (13, End::Right, Kind::Symmetric),
     ];
     let theirs = ends.map(|(number, end, kind)| home(&mut internet, end, kind, number));
-    let ours = ends.map(|(number, end, kind)| home(&mut internet, end, kind, number + 10));
-    let [(_cone, _), (_symmetric, hidden)] =
-        theirs.each_ref().map(|machine| miredo(machine, dir.path()));
+    let ours = [ends[0], ends[1], ends[2]];
+    let ours = ours.map(|(number, end, kind)| home(&mut internet, end, kind, number + 10));
+    let miredos = theirs.each_ref().map(|machine| miredo(machine, dir.path()));
     let clients = Client::start_all(&ours, CLIENT_PORT);
-    assert!(kernel_pings(&theirs[0], clients[1].address()));
-    assert!(clients[0].ping(hidden).recv_timeout(PATIENCE).unwrap());
+    // What ours can't: reach miredo from behind a symmetric NAT. It takes nothing from there before it has called.
+    for open in 0..2 {
+        let kind = ends[open].2;
+        let calls = clients[open].ping(miredos[2].1);
+        assert!(
+            calls.recv_timeout(PATIENCE).unwrap(),
+            "ours, {kind:?}, to miredo"
+        );
+        let hidden = clients[2].address();
+        assert!(
+            kernel_pings(&theirs[open], hidden),
+            "miredo, {kind:?}, to ours"
+        );
+        let unknown = &theirs[3];
+        let address = clients[open].address();
+        assert!(kernel_pings(unknown, address), "miredo to ours, {kind:?}");
+    }
 }

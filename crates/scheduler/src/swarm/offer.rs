@@ -36,7 +36,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(200);
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 /// An offer is declined for its slowness only when that is expected to save more than this.
 const LATE_MARGIN: Duration = Duration::from_millis(100);
-/// Offers without an answer while nothing goes out.
+/// Pieces offered without an answer while nothing goes out.
 const IDLE_OFFERS: usize = 2;
 /// With so many pieces on their way to us we take no offer …
 const COMING_MAX: usize = 2;
@@ -50,7 +50,7 @@ const SETTLED: usize = 16;
 const BEHIND: usize = 1;
 /// … and who lacks so many takes one more than others.
 const FAR_BEHIND: usize = 4;
-/// Pieces on their way to a peer when its link is long and its pieces are short.
+/// Blocks offered or asked for when the link is long and they are short.
 const AHEAD_MAX: usize = 64;
 
 /// What was offered, and how long answers take.
@@ -168,15 +168,20 @@ impl Swarm {
         let spare = self.has_spare_uplink();
         let queued = self.queued_blocks();
         // Who has enough on its way declines: where nothing goes out, two are asked at once.
+        let blocks = self.pieces.lengths().blocks_per_piece() as usize;
         let least = if self.uploads.serving() + queued == 0 {
-            IDLE_OFFERS
+            IDLE_OFFERS * blocks
         } else {
             0
         };
-        let target = self.uploads.room(lead, spare, now).clamp(least, AHEAD_MAX);
+        let target = self
+            .uploads
+            .room(lead, spare, now)
+            .clamp(least, AHEAD_MAX.max(least));
         let of_seconds = self.offers.answer_least.unwrap_or_default();
         let target_of_seconds = self.uploads.room_of_short(of_seconds, spare, now);
-        let mut ahead = queued + self.offers.pending.len();
+        // All in blocks: each piece that is offered will be so many.
+        let mut ahead = queued + self.offers.pending.len() * blocks;
         while ahead < target {
             let Some((id, piece)) = self.choose_offer(now) else {
                 self.offers.dry = true;
@@ -189,7 +194,7 @@ impl Swarm {
                 return;
             }
             self.offer(id, piece, now);
-            ahead += 1;
+            ahead += blocks;
         }
     }
 
@@ -236,6 +241,9 @@ impl Swarm {
         let mut found = 0;
         while let Some(Reverse((load, count, tie, id))) = order.pop() {
             let s = &self.sources[&id];
+            if !s.lacks_any_of(&self.pieces) {
+                continue;
+            }
             let lacks = |p: PieceIndex| !s.has.has(p) && !s.fetching.contains_key(&p.get());
             let Some(piece) = self.picker.rarest_held(lacks) else {
                 continue;

@@ -16,9 +16,9 @@ use std::{
 
 /// Blocks being sent at once, when receivers keep up and a block is out too soon to wait for it.
 const SLOTS_SHORT: u32 = 3;
-/// A block that takes longer than this has the uplink for itself: its receiver can pass it on the sooner, and the next
+/// A piece that takes longer than this has the uplink for itself: its receiver can pass it on the sooner, and the next
 /// decision can wait until it is out.
-const LONG_BLOCK: Duration = Duration::from_millis(10);
+const LONG_PIECE: Duration = Duration::from_millis(10);
 /// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
 const SHARED_MAX: usize = 3;
@@ -26,8 +26,12 @@ const SHARED_MAX: usize = 3;
 const SLOW_BLOCK: Duration = Duration::from_millis(100);
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
-/// Served blocks over which the pace is measured.
+/// Served blocks over which the pace is measured at least, …
 const PACE_OVER: usize = 8;
+/// … and time: what is served may stand in send buffers, which take several short blocks in no time.
+const PACE_TIME: Duration = Duration::from_millis(50);
+/// Served blocks over which it is measured at most.
+const PACE_OVER_MAX: usize = 512;
 /// How often unchoke slots move when more want them than there are.
 const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
@@ -58,19 +62,26 @@ pub(super) struct Uploads {
     recent: VecDeque<Instant>,
     /// The shortest mean time from one served block to the next: what the uplink can do. Forgets slowly.
     pace: Option<Duration>,
+    /// How long that was measured, up to [`PACE_TIME`]. A mean over less says nothing against it.
+    pace_time: Duration,
+    /// Blocks of a piece.
+    piece_blocks: u32,
     /// The last block begun or served.
     last_event: Instant,
     rotate_at: Instant,
 }
 
 impl Uploads {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Uploads of content whose pieces have so many blocks.
+    pub(super) fn new(piece_blocks: u32, now: Instant) -> Self {
         Self {
             active: Vec::new(),
             queued: SortedSet::default(),
             slots: Slots::default(),
             recent: VecDeque::new(),
             pace: None,
+            pace_time: Duration::ZERO,
+            piece_blocks,
             last_event: now,
             rotate_at: now + ROTATION,
         }
@@ -97,14 +108,29 @@ impl Uploads {
         self.active.swap_remove(at);
         self.recent.push_back(now);
         self.last_event = now;
-        if self.recent.len() > PACE_OVER + 1 {
+        self.measure_pace();
+        true
+    }
+
+    fn measure_pace(&mut self) {
+        let spans =
+            |recent: &VecDeque<Instant>, from: usize| match (recent.get(from), recent.back()) {
+                (Some(from), Some(to)) => to.saturating_duration_since(*from),
+                _ => Duration::ZERO,
+            };
+        while self.recent.len() > PACE_OVER + 1 && spans(&self.recent, 1) >= PACE_TIME
+            || self.recent.len() > PACE_OVER_MAX + 1
+        {
             self.recent.pop_front();
         }
-        if let Some(mean) = self.mean() {
-            let slower = |pace: Duration| pace + pace / 50;
-            self.pace = Some(self.pace.map_or(mean, |pace| mean.min(slower(pace))));
-        }
-        true
+        let time = spans(&self.recent, 0);
+        let Some(mean) = self.mean().filter(|_| time >= self.pace_time) else {
+            return;
+        };
+        let slower = |pace: Duration| pace + pace / 50;
+        let known = self.pace.filter(|_| self.pace_time == PACE_TIME);
+        self.pace = Some(known.map_or(mean, |pace| mean.min(slower(pace))));
+        self.pace_time = time.min(PACE_TIME);
     }
 
     /// Recent mean time from one served block to the next.
@@ -116,7 +142,8 @@ impl Uploads {
 
     /// Blocks being sent at once when receivers keep up.
     fn slots(&self) -> u32 {
-        if self.pace.is_some_and(|pace| pace < LONG_BLOCK) {
+        let piece = self.pace.map(|pace| pace * self.piece_blocks);
+        if piece.is_some_and(|piece| piece < LONG_PIECE) {
             SLOTS_SHORT
         } else {
             1
@@ -473,7 +500,7 @@ impl Swarm {
     /// Checks that each peer's slot is what the peer's state says; for tests and the rig.
     pub(super) fn check_slots(&self) {
         let mut slots = Slots::default();
-        for (&id, s) in &self.sources {
+        for (&id, s) in self.sources.iter() {
             let slot = Slot::of(&s.up, self.config.giving.includes(s.info.kind));
             assert_eq!(s.up.slot, slot, "{id}: slot");
             slots.change(id, Slot::Apart, slot);
@@ -529,5 +556,54 @@ impl Swarm {
             self.choke(id);
         }
         self.unchoke_next();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dosvc_content::PieceLengths;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Serves `count` blocks one after the other, each after `took`.
+    fn serve(uploads: &mut Uploads, mut now: Instant, count: u32, took: Duration) -> Instant {
+        let lengths = PieceLengths::new(64 << 20, 1 << 20).unwrap();
+        for piece in lengths.pieces().take(count as usize) {
+            let block = lengths.blocks(piece).next().unwrap();
+            uploads.begin(SourceId(0), block, now);
+            now += took;
+            assert!(uploads.end(SourceId(0), block, now));
+        }
+        now
+    }
+
+    #[test]
+    fn what_send_buffers_took_at_once_is_no_pace() {
+        let now = Instant::now();
+        let mut uploads = Uploads::new(1, now);
+        let now = serve(&mut uploads, now, 8, Duration::ZERO);
+        assert_eq!(
+            uploads.pace,
+            Some(Duration::ZERO),
+            "nothing better is known"
+        );
+        let now = serve(&mut uploads, now, 20, MS * 4);
+        let pace = uploads.pace.unwrap();
+        assert!(pace > MS * 3 && pace <= MS * 4, "{pace:?}");
+        // The same again, after a pause, says nothing against it.
+        serve(&mut uploads, now + MS * 500, 8, Duration::ZERO);
+        assert_eq!(uploads.pace, Some(pace));
+    }
+
+    #[test]
+    fn pieces_that_take_long_go_out_alone_however_many_blocks_they_have() {
+        let now = Instant::now();
+        for (blocks, slots) in [(1, SLOTS_SHORT), (2, SLOTS_SHORT), (4, 1)] {
+            let mut uploads = Uploads::new(blocks, now);
+            assert_eq!(uploads.slots(), 1, "nothing is known yet");
+            serve(&mut uploads, now, 30, MS * 4);
+            assert_eq!(uploads.slots(), slots, "{blocks} blocks of 4 ms");
+        }
     }
 }

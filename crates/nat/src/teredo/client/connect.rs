@@ -12,7 +12,7 @@ use std::{
 };
 
 /// The hop limit of our bubbles; nobody forwards them as IPv6.
-const HOP_LIMIT: u8 = 255;
+pub(super) const HOP_LIMIT: u8 = 255;
 
 /// Additional ports are chosen from here up.
 const EXTRA_PORT_MIN: u16 = 0xC000;
@@ -22,6 +22,17 @@ const EXTRA_PORT_MIN: u16 = 0xC000;
 pub(super) struct Ends {
     own: TeredoAddress,
     pub(super) peer: TeredoAddress,
+}
+
+/// Why a bubble goes through a peer's server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// We want to reach it.
+    Try,
+    /// It wants to reach us.
+    Answer,
+    /// Something came in its name, from another place than its address names.
+    Question,
 }
 
 impl Client {
@@ -110,7 +121,7 @@ impl Client {
             self.bubble_to(Path::from_service(local), None, ends, None);
             self.discover(now);
         }
-        self.bubble_through_server(now, ends, false);
+        self.bubble_through_server(now, ends, Call::Try);
     }
 
     /// The time for another try has come, or for giving up.
@@ -226,7 +237,7 @@ impl Client {
     /// A peer that knows RFC 6081 answers with the nonce that is in it. One that doesn't would answer from where its NAT
     /// puts it, and we could not tell who that is: every other try comes from an address that we invented for this peer
     /// alone, and the answer goes there (miredo does so always).
-    pub(super) fn bubble_through_server(&mut self, now: Instant, ends: Ends, answering: bool) {
+    pub(super) fn bubble_through_server(&mut self, now: Instant, ends: Ends, call: Call) {
         let random: [u8; 8] = self.random.bytes();
         let Some(peer) = self.peers.get(ends.peer.to_ipv6()) else {
             return;
@@ -235,7 +246,11 @@ impl Client {
             self.stats.withheld += 1;
             return;
         }
-        let invented = !answering && peer.bubbles % 2 == 1;
+        let invented = match call {
+            Call::Try => peer.bubbles % 2 == 1,
+            Call::Answer => false,
+            Call::Question => true,
+        };
         peer.bubbled(now);
         let to = Path::from_service(SocketAddrV4::new(ends.peer.server(), PORT));
         if invented {

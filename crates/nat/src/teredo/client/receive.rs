@@ -2,7 +2,7 @@
 
 use super::{
     ALL_NODES, Client, Datagram, Discovery, Dropped, Ipv6Packet, LocalPort, Path,
-    connect::{Ends, link_local},
+    connect::{Call, Ends, HOP_LIMIT, link_local},
 };
 use crate::teredo::{PORT, TeredoAddress, icmp::SOLICITING};
 use std::{net::SocketAddrV4, time::Instant};
@@ -31,6 +31,10 @@ impl Client {
         if packet.is_bubble() && packet.destination().is_unicast_link_local() {
             return self.accept_cookie(now, path, packet).map(|()| None);
         }
+        if packet.is_bubble() && packet.source().is_unicast_link_local() {
+            // From behind a symmetric NAT this is where its sender is: the server knows another place.
+            return self.answer_cookie(now, path, packet).map(|()| None);
+        }
         if self.came_as_ever(now, path, packet) {
             return Ok(Some(packet));
         }
@@ -38,10 +42,13 @@ impl Client {
             return accepted.map(|()| Some(packet));
         }
         let ends = self.sender(packet)?;
-        self.accept(now, path, ends, &datagram)?;
+        let accepted = self.accept(now, path, ends, &datagram);
         if !packet.is_bubble() {
-            return Ok(Some(packet));
+            return accepted
+                .inspect_err(|_| self.question(now, path, ends))
+                .map(|()| Some(packet));
         }
+        accepted?;
         if datagram.trailers.discovery() == Some(Discovery::Solicitation) {
             self.advertise(path, ends);
         }
@@ -153,7 +160,12 @@ impl Client {
             return Err(Dropped::BadTrailer);
         }
         if packet.source().is_unicast_link_local() {
-            return self.answer_cookie(now, datagram);
+            let to = datagram.origin.ok_or(Dropped::Spoofed)?;
+            self.answer_cookie(now, Path::from_service(to), packet)?;
+            if let Some(natives) = &mut self.natives {
+                natives.answered(now, to);
+            }
+            return Ok(());
         }
         let ends = self.sender(packet)?;
         // A server drops what was not sent from there; we don't rely on it.
@@ -184,7 +196,7 @@ impl Client {
                 .take_extra_port(ends)
                 .then_some(self.config.opening_ttl);
             self.bubble_directly(ends, opening.flatten());
-            self.bubble_through_server(now, ends, true);
+            self.bubble_through_server(now, ends, Call::Answer);
             return Ok(());
         };
         self.bubble_to(path, None, ends, nonce);
@@ -198,31 +210,41 @@ impl Client {
     }
 
     /// A bubble of miredo's, or of a relay: its source is an invented link-local address, and the answer goes to the place
-    /// that the server has named. That it might be a relay is all that is remembered.
-    fn answer_cookie(&mut self, now: Instant, datagram: &Datagram<'_>) -> Result<(), Dropped> {
+    /// that the server has named, or that it came from.
+    fn answer_cookie(
+        &mut self,
+        now: Instant,
+        path: Path,
+        packet: Ipv6Packet<'_>,
+    ) -> Result<(), Dropped> {
         let own = self.qualified().ok_or(Dropped::NotQualified)?.address;
-        let packet = datagram.packet;
-        if packet.destination() != own.to_ipv6() {
+        if packet.destination() != own.to_ipv6() || path.port != LocalPort::Service {
             return Err(Dropped::NotForUs);
         }
-        let to = datagram.origin.ok_or(Dropped::Spoofed)?;
-        if !self.may_be_peer(to) {
+        if !self.may_be_peer(path.to) {
             return Err(Dropped::Inward);
         }
         if !self.answers.take(now) {
             return Err(Dropped::Limit);
         }
-        if let Some(natives) = &mut self.natives {
-            natives.answered(now, to);
-        }
         let between = (own.to_ipv6(), packet.source());
         self.stats.bubbles += 1;
-        self.transmit(
-            Path::from_service(to),
-            None,
-            super::bubble(between, 255, &[]),
-        );
+        self.transmit(path, None, super::bubble(between, HOP_LIMIT, &[]));
         Ok(())
+    }
+
+    /// A packet that doesn't come from where its source is: whoever has this address is asked, through its server, to show
+    /// itself. miredo behind a symmetric NAT sends so, since it knows no other way to tell where it is.
+    fn question(&mut self, now: Instant, path: Path, ends: Ends) {
+        if path.port != LocalPort::Service || !self.may_be_peer(path.to) || !self.answers.take(now)
+        {
+            return;
+        }
+        let entered = self.peers.enter(now, ends.peer.to_ipv6(), false);
+        if let Some((_, evicted)) = entered {
+            self.close(evicted.extra_port);
+            self.bubble_through_server(now, ends, Call::Question);
+        }
     }
 
     /// A multicast bubble of a peer in our own network.

@@ -80,6 +80,14 @@ fn hear(
     heard.map(|packet| packet.is_some())
 }
 
+fn ipv6(between: (Ipv6Addr, Ipv6Addr), payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let length = u16::try_from(payload.len()).unwrap();
+    crate::teredo::packet::encode_ipv6_header(&mut packet, between, 17, 64, length);
+    packet.extend_from_slice(payload);
+    packet
+}
+
 fn transmits(client: &mut Client) -> Vec<Transmit> {
     std::iter::from_fn(|| client.poll_transmit()).collect()
 }
@@ -434,17 +442,80 @@ fn miredos_cookie_is_answered_at_the_place_that_the_server_names() {
     assert_eq!(client.peers(now).count(), 0);
 }
 
+/// miredo behind a symmetric NAT: its address names the place that its server sees, everybody else sees another one.
+#[test]
+fn miredo_behind_a_symmetric_nat_is_taken_where_it_shows_itself() {
+    let now = Instant::now();
+    let mut client = client(now);
+    let (own, peer) = (address(&client), teredo(PEER));
+    let elsewhere = endpoint("203.0.113.20:61234");
+    // It answers a bubble that comes back to where it sent its own from, and believes who sends that.
+    let cookie: Ipv6Addr = "fe80::e86b:7dd1:ea59:30c8".parse().unwrap();
+    let call = bubble((cookie, own), 0, &[]);
+    assert_eq!(hear(&mut client, now, elsewhere, &call), Ok(false));
+    let [answer] = &transmits(&mut client)[..] else {
+        panic!("one answer")
+    };
+    assert_eq!(answer.path, Path::from_service(elsewhere));
+    let said = Datagram::parse(&answer.bytes).unwrap().packet;
+    assert_eq!((said.source(), said.destination()), (own, cookie));
+    // Its data comes from a place that its address does not name: who has the address is asked through the server.
+    let data = ipv6((peer, own), b"hello");
+    assert_eq!(
+        hear(&mut client, now, elsewhere, &data),
+        Err(Dropped::Spoofed)
+    );
+    let [question] = &transmits(&mut client)[..] else {
+        panic!("one question")
+    };
+    assert_eq!(question.path, Path::from_service(server()));
+    let asked = Datagram::parse(&question.bytes).unwrap().packet;
+    assert!(asked.is_bubble() && asked.source().is_unicast_link_local());
+    assert_eq!(asked.destination(), peer);
+    // Nothing more until it shows itself, which only the owner of the address can.
+    assert_eq!(
+        hear(&mut client, now, elsewhere, &data),
+        Err(Dropped::Spoofed)
+    );
+    assert_eq!(transmits(&mut client), []);
+    let shown = bubble((peer, asked.source()), 0, &[]);
+    assert_eq!(hear(&mut client, now, elsewhere, &shown), Ok(false));
+    assert_eq!(hear(&mut client, now, elsewhere, &data), Ok(true));
+    assert_eq!(
+        client.connect(now, peer),
+        Sent::Now(Path::from_service(elsewhere))
+    );
+}
+
+#[test]
+fn who_lies_about_its_address_makes_us_ask_at_a_bounded_rate_and_no_larger_than_it_sent() {
+    let now = Instant::now();
+    let mut client = client(now);
+    let own = address(&client);
+    let (mut heard, mut said, mut count) = (0, 0, 0);
+    for n in 0..5000_u32 {
+        let victim = SocketAddrV4::new(Ipv4Addr::from(0x0801_0101 + n), 5000);
+        let victim = TeredoAddress::new(PRIMARY, victim, 0).to_ipv6();
+        let lie = ipv6((victim, own), b"");
+        heard += lie.len();
+        assert!(hear(&mut client, now, endpoint(PEER), &lie).is_err());
+        for transmit in transmits(&mut client) {
+            assert_eq!(transmit.path.to, server());
+            said += transmit.bytes.len();
+            count += 1;
+        }
+    }
+    assert!(said <= heard, "{said} bytes for {heard}");
+    assert!((1..=ANSWERS_PER_SECOND_MAX).contains(&count), "{count}");
+    assert!(client.peers(now).count() <= PEERS_MAX);
+}
+
 #[test]
 fn only_our_own_packets_of_the_tunnels_size_are_sent() {
     let now = Instant::now();
     let mut client = client(now);
     let (own, peer) = (address(&client), teredo(PEER));
-    let packet = |from: Ipv6Addr, to: Ipv6Addr, length: u16| {
-        let mut packet = Vec::new();
-        crate::teredo::packet::encode_ipv6_header(&mut packet, (from, to), 17, 64, length);
-        packet.resize(40 + usize::from(length), 0);
-        packet
-    };
+    let packet = |from, to, length| ipv6((from, to), &vec![0; length]);
     let ours = Sent::Refused(Refusal::NotOurs);
     assert_eq!(client.send(now, &packet(peer, peer, 8)), ours);
     assert_eq!(client.send(now, &packet(own, peer, 1241)), ours);
