@@ -26,7 +26,7 @@ fn piece(c: &mut Criterion) {
     group.finish();
 }
 
-/// Pieces that wait together are hashed together; from six on that is faster than one by one, with AVX-512.
+/// Pieces that wait together are hashed together; from five on that is faster than one by one, with AVX-512.
 fn pieces(c: &mut Criterion) {
     let bytes: Vec<Vec<u8>> = (0..8).map(|_| bytes(MIB)).collect();
     let pieces: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();

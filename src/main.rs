@@ -183,14 +183,14 @@ fn finish(
     done
 }
 
-/// A runtime for an engine: one thread for what never blocks, and others for disk and hashing that go when idle. One
-/// moves 3 GiB a second from sockets and 10 to them; more would wake each other for every message (with four, a download
-/// took 4 % more processor time and 8 % longer).
+/// A runtime for an engine: the calling thread for what never blocks, and others for disk and hashing that go when idle.
+/// One moves 3 GiB a second from sockets and 10 to them; more would wake each other for every message (with four, a
+/// download took 4 % more processor time and 8 % longer). Its tasks run in the order in which they were woken, so what all
+/// connections have heard is looked at together; a runtime for several threads runs whom a task wakes right after it.
 fn engine_runtime() -> io::Result<Runtime> {
     dosvc_footprint::bound_heap();
     let cores = available_parallelism().map_or(2, usize::from);
-    Builder::new_multi_thread()
-        .worker_threads(1)
+    Builder::new_current_thread()
         .max_blocking_threads((4 * cores).clamp(8, 32))
         .thread_keep_alive(Duration::from_secs(2))
         .thread_name("dosvc")

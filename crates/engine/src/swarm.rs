@@ -359,7 +359,7 @@ impl Swarm {
                     self.drain_peer_events();
                 }
                 Some((key, event)) = self.http_events.1.recv() => self.handle_http_event(key, event),
-                Some(event) = self.disk_events.recv() => self.handle_disk_event(event),
+                Some(event) = self.disk_events.recv() => self.handle_disk_events(event),
                 Some(outcome) = self.dials.next() => self.handle_dialled(outcome),
                 found = next_found(&mut self.search) => self.handle_found(found),
                 named = next_named(&mut self.array) => self.handle_named(named),

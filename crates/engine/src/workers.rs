@@ -3,12 +3,15 @@
 //! Pieces that wait are taken together, because several are hashed at once for less than one after the other
 //! ([`PieceHash::of_each`]). So a thread is not started for each piece: one works alone until a whole batch waits
 //! behind it, and a thread beside others does not take less than what is worth hashing together; whoever is done next
-//! finds more. Under load there are few threads with full batches, and nothing waits for a batch to fill when nobody
-//! works.
+//! finds more. Under load there are few threads with full batches. When nobody works, pieces wait for a batch to fill only
+//! on a machine that is busy with other things, and not for long ([`company`]).
+
+mod company;
 
 use crate::shared::lock;
+use company::{COMPANY_WAIT, Company};
 use dosvc_content::PieceHash;
-use dosvc_piece_store::{Accepted, Arrival, StoreError, accept_pieces};
+use dosvc_piece_store::{Accepted, Arrival, StoreError, accept_pieces, processor_time};
 use dosvc_wire::net::BlockBuf;
 use std::{
     collections::VecDeque,
@@ -17,6 +20,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex},
     thread,
+    time::Instant,
 };
 
 /// A whole piece to be hashed, and written if it is good.
@@ -59,6 +63,11 @@ pub(crate) struct Workers {
 struct State {
     running: usize,
     waiting: VecDeque<Work>,
+    company: Company,
+    /// Somebody looks at what waits in [`COMPANY_WAIT`] at the latest.
+    looked_after: bool,
+    /// What waits has waited long enough.
+    is_due: bool,
 }
 
 impl Workers {
@@ -93,31 +102,88 @@ impl Workers {
     fn add(self: &Arc<Self>, work: Work) {
         {
             let mut state = lock(&self.state);
-            let may_wait = matches!(work, Work::Piece(_));
+            let is_piece = matches!(work, Work::Piece(_));
             state.waiting.push_back(work);
-            let is_enough = may_wait && state.running > 0 && state.waiting.len() < self.batch.full;
-            if is_enough || state.running == self.max {
+            if is_piece {
+                state.company.came(Instant::now());
+                if state.waiting.len() < self.batch.full
+                    && (state.running > 0 || self.gathers(&mut state))
+                {
+                    return;
+                }
+            }
+            if state.running == self.max {
                 return;
             }
             state.running += 1;
         }
+        self.start();
+    }
+
+    /// A thread for one that was counted as running.
+    fn start(self: &Arc<Self>) {
         let workers = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             while let Some(turn) = workers.next() {
+                let is_batch = matches!(turn, Turn::Pieces(_));
+                let (begun, before) = (Instant::now(), processor_time());
                 // Work that panics must not take the place of a thread with it; the panic was printed.
                 let _ = panic::catch_unwind(AssertUnwindSafe(|| turn.take()));
+                if is_batch {
+                    let processor = processor_time().saturating_sub(before);
+                    lock(&workers.state)
+                        .company
+                        .worked(begun.elapsed(), processor);
+                }
             }
         });
     }
 
+    /// Whether what waits is left alone for now, with nobody at work, because it is to be hashed together with what
+    /// comes soon. It is looked after then.
+    fn gathers(self: &Arc<Self>, state: &mut State) -> bool {
+        let gathers = !state.is_due
+            && !state.waiting.is_empty()
+            && state.are_few_pieces(self.batch.full)
+            && state.company.is_worth_waiting_for(self.batch.worth);
+        if gathers && !std::mem::replace(&mut state.looked_after, true) {
+            let workers = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(COMPANY_WAIT).await;
+                workers.look_after();
+            });
+        }
+        gathers
+    }
+
+    /// What has waited for company waits no longer.
+    fn look_after(self: &Arc<Self>) {
+        {
+            let mut state = lock(&self.state);
+            state.looked_after = false;
+            state.is_due = !state.waiting.is_empty();
+            if !state.is_due || state.running > 0 {
+                return;
+            }
+            state.running += 1;
+        }
+        self.start();
+    }
+
     /// The next work for one of those that run, which ends when there is none for it.
-    fn next(&self) -> Option<Turn> {
+    fn next(self: &Arc<Self>) -> Option<Turn> {
         let mut state = lock(&self.state);
-        if state.running > 1 && state.are_few_pieces(self.batch.worth) {
+        let leaves = if state.running > 1 {
             // Somebody who is done later takes them, with those that come until then.
+            state.are_few_pieces(self.batch.worth)
+        } else {
+            self.gathers(&mut state)
+        };
+        if leaves {
             state.running -= 1;
             return None;
         }
+        state.is_due = false;
         match state.waiting.pop_front() {
             None => {
                 state.running -= 1;

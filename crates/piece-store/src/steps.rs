@@ -4,7 +4,7 @@
 //! processor seconds for a GiB with 64 KiB at a time, and 0.27 with 16 KiB. But on a virtual machine whose host takes free
 //! memory back, long runs are the ones that it has taken: a whole download of a GiB, which otherwise takes about 1.0
 //! processor second with either, took 2.2 then with long steps, and still 1.0 with short ones. Which it is can't be asked,
-//! so it is measured.
+//! so it is measured, in processor time: on a busy machine a write takes as long as others let it, however long its steps.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -38,7 +38,7 @@ impl WriteSteps {
         self.with(Measured::next)
     }
 
-    /// So many bytes were written with this step, in this time. Less than a long step tells nothing.
+    /// So many bytes were written with this step, in this much processor time. Less than a long step tells nothing.
     pub(crate) fn note(&self, step: usize, bytes: usize, time: Duration) {
         if bytes >= LONG {
             self.with(|measured| measured.note(step, bytes, time));

@@ -89,6 +89,13 @@ pub enum Command {
         /// No longer being fetched, and not here.
         drop: Vec<PieceIndex>,
     },
+    /// Tell an extended peer who ranks first at the HTTP server, of all that we heard of; `None`: we know nobody.
+    TellLead {
+        /// The peer.
+        source: SourceId,
+        /// The first one.
+        lead: Option<Lead>,
+    },
     /// Offer pieces to an extended peer, or tell it whether it may ask for what it was not offered.
     Offer {
         /// The peer.
@@ -119,6 +126,15 @@ pub enum Command {
         /// Why.
         reason: DisconnectReason,
     },
+}
+
+/// A machine that fetches over HTTP, as others tell of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lead {
+    /// Who has the highest fetches.
+    pub rank: u64,
+    /// How many connections it is away from who tells; 0: itself.
+    pub hops: u8,
 }
 
 /// Why a peer is banned.

@@ -30,7 +30,9 @@ mod source;
 mod stats;
 mod swarm;
 
-pub use command::{BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Refusal};
+pub use command::{
+    BanReason, BlockUse, Command, DisconnectReason, FetchEnd, FetchId, Lead, Refusal,
+};
 pub use config::{Giving, SwarmConfig};
 pub use explain::{Delay, DelayKind, SourceReport, SourceState, Waiting};
 pub use limits::Limits;

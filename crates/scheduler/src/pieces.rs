@@ -110,6 +110,12 @@ impl Pieces {
         &self.missing
     }
 
+    /// Pieces that somebody delivered and that are being checked.
+    pub(crate) fn delivered_count(&self) -> usize {
+        let delivered = |from: &&BTreeSet<SourceId>| !from.is_empty();
+        self.checking.values().filter(delivered).count()
+    }
+
     pub(crate) fn wanted(&self) -> &BTreeMap<u32, WantedPiece> {
         &self.wanted
     }

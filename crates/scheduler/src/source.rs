@@ -1,7 +1,7 @@
 //! Where content comes from, and what is known about each source.
 
 use crate::{
-    FetchId,
+    FetchId, Lead,
     meter::Meter,
     picker::Shortlist,
     pieces::{PieceState, Pieces},
@@ -146,9 +146,13 @@ pub(crate) struct Source {
     /// How many pieces of `has` we don't have.
     pub(crate) interesting: u32,
     pub(crate) we_are_interested: bool,
+    /// When it first had any of those again.
+    pub(crate) gives_since: Instant,
     pub(crate) choking: bool,
     /// It wants us to wait for its offers.
     pub(crate) steers: bool,
+    /// Who ranks first at the HTTP server, as it says.
+    pub(crate) lead: Option<Lead>,
     /// What it says it is fetching, and since when.
     pub(crate) fetching: SortedMap<u32, Instant>,
     pub(crate) asked: Vec<Asked>,
@@ -194,8 +198,10 @@ impl Source {
             has: Bitfield::new(piece_count),
             interesting: 0,
             we_are_interested: false,
+            gives_since: now,
             choking: info.kind.is_peer(),
             steers: false,
+            lead: None,
             fetching: SortedMap::default(),
             asked: Vec::new(),
             runs: Vec::new(),
@@ -224,9 +230,14 @@ impl Source {
         self.info.kind.is_peer()
     }
 
+    /// A peer that speaks our extensions.
+    pub(crate) fn is_extended_peer(&self) -> bool {
+        self.is_peer() && self.info.extended
+    }
+
     /// A peer that speaks our extensions and still lacks pieces.
     pub(crate) fn is_partner(&self) -> bool {
-        self.is_peer() && self.info.extended && !self.has.is_full()
+        self.is_extended_peer() && !self.has.is_full()
     }
 
     /// Whether a piece of what we have is neither there nor on its way there.

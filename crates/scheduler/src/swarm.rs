@@ -3,6 +3,7 @@
 mod deadline;
 mod download;
 mod http;
+mod lead;
 mod offer;
 mod steal;
 mod upload;
@@ -44,6 +45,7 @@ pub struct Swarm {
     /// Pieces that they know, or are about to be told, to be on their way to us.
     told: BTreeSet<u32>,
     http: http::HttpPlan,
+    leads: lead::Leads,
     uploads: upload::Uploads,
     offers: offer::Offers,
     /// Bytes from peers by the clock on the wall.
@@ -66,6 +68,7 @@ impl Swarm {
             picker,
             self_key,
             http: http::HttpPlan::new(now),
+            leads: lead::Leads::new(now),
             uploads: upload::Uploads::new(lengths.blocks_per_piece(), now),
             offers: offer::Offers::new(now),
             pieces,
@@ -141,6 +144,7 @@ impl Swarm {
             self.commands
                 .push_back(Command::ShowBitfield { source: id, pieces });
             self.tell_everything(id);
+            self.tell_lead_to(id);
             self.offers.note_partners();
         }
         self.http.due = true;
@@ -172,6 +176,7 @@ impl Swarm {
         };
         s.last_heard = now;
         s.interesting = missing_of(&pieces, self.pieces.have());
+        s.gives_since = now;
         if pieces.is_full() {
             self.picker.change_full(true);
         } else {
@@ -211,6 +216,9 @@ impl Swarm {
                 self.offers.note_partners();
             }
             if !self.pieces.have().has(piece) {
+                if s.interesting == 0 {
+                    s.gives_since = now;
+                }
                 s.interesting += 1;
                 self.update_interest(id);
                 self.ready.insert(id);
@@ -573,6 +581,7 @@ impl Swarm {
         self.update_steering();
         self.fill_ready(now);
         if std::mem::take(&mut self.http.due) {
+            self.tell_lead(now);
             self.plan_http(now);
         }
         self.serve(now);

@@ -2,8 +2,8 @@
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceLengths};
 use dosvc_scheduler::{
-    BlockUse, Command, Giving, SourceId, SourceInfo, SourceKind, SourceState, Swarm, SwarmConfig,
-    Waiting,
+    BlockUse, Command, FetchEnd, Giving, Lead, SourceId, SourceInfo, SourceKind, SourceState,
+    Swarm, SwarmConfig, Waiting,
 };
 use std::time::{Duration, Instant};
 
@@ -760,4 +760,169 @@ fn what_a_lone_downloader_asked_for_goes_out_in_series() {
         small.swarm.handle_served(peer, now[0], small.now);
         small.swarm.handle_have(peer, now[0].piece(), small.now);
     }
+}
+
+/// Only as a whole can a piece be passed on.
+#[test]
+fn a_piece_of_several_blocks_goes_out_as_a_whole() {
+    let now = Instant::now();
+    let lengths = PieceLengths::new(8 << 20, 4 << 20).expect("as set up");
+    let config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+    let mut swarm = Swarm::new(lengths, Bitfield::full(2), config, now);
+    for id in [1, 2] {
+        let info = SourceInfo {
+            kind: SourceKind::LanPeer,
+            peer_id: Some(PeerId::from_random([id; 16])),
+            extended: true,
+        };
+        let id = SourceId(id.into());
+        swarm.handle_source_added(id, info, now);
+        swarm.handle_bitfield(id, Bitfield::new(2), now);
+        swarm.handle_interested(id, true, now);
+    }
+    let pieces: Vec<_> = lengths.pieces().collect();
+    for (id, piece) in [(1, pieces[0]), (2, pieces[1])] {
+        for block in lengths.blocks(piece) {
+            let asked = swarm.handle_request(SourceId(id), block, now);
+            assert_eq!(asked, Ok(()), "{block:?}");
+        }
+        swarm.handle_fetching(SourceId(id), &[piece], &[], now);
+    }
+    let mut now = now;
+    let mut served = Vec::new();
+    for _ in 0..8 {
+        while let Some(command) = swarm.poll_command() {
+            if let Command::Serve { source, block } = command {
+                served.push((source, block));
+            }
+        }
+        swarm.check_invariants();
+        now += Duration::from_millis(10);
+        let Some(&(source, block)) = served.last() else {
+            break;
+        };
+        swarm.handle_served(source, block, now);
+    }
+    let order: Vec<_> = served.iter().map(|(source, _)| source.0).collect();
+    assert_eq!(order, [1, 1, 1, 1, 2, 2, 2, 2]);
+}
+
+/// A downloader with an origin and one neighbour, which ranks behind it and has told of `lead` in time.
+fn beside_one_who_tells(lead: Option<Lead>) -> (Small, SourceId) {
+    let with = |other: u8, lead: Option<Lead>| {
+        let mut small = Small::new(false, |_| {});
+        let peer = small.add(other.into(), SourceKind::LanPeer, true);
+        let nothing = Bitfield::new(PIECES);
+        small.swarm.handle_bitfield(peer, nothing, small.now);
+        small.swarm.handle_lead(peer, lead, small.now);
+        small.swarm.handle_discovery_ended(small.now);
+        small.add(0, SourceKind::Origin, false);
+        (small, peer)
+    };
+    let fetches = |c: &Command| matches!(c, Command::Fetch { .. });
+    let behind = (2..100).find(|other| with(*other, None).0.commands().iter().any(fetches));
+    with(behind.expect("half of them are"), lead)
+}
+
+/// How many pieces come within this much time when the origin delivers at once.
+fn pieces_within(small: &mut Small, time: Duration) -> u32 {
+    let end = small.now + time;
+    while small.now < end {
+        let mut commands = small.commands();
+        commands.extend(small.wait(Duration::from_millis(100)));
+        for command in commands {
+            let Command::Fetch {
+                source,
+                fetch,
+                first,
+                ..
+            } = command
+            else {
+                continue;
+            };
+            let block = small.block(first.get());
+            let answer = small.swarm.handle_block(source, block, small.now);
+            assert_eq!(answer, BlockUse::Wanted);
+            small.swarm.handle_piece_verified(first, small.now);
+            let now = small.now;
+            small
+                .swarm
+                .handle_fetch_ended(source, fetch, FetchEnd::Done, now);
+        }
+    }
+    small.swarm.check_invariants();
+    small.swarm.have().count()
+}
+
+#[test]
+fn who_hears_of_a_better_one_leaves_the_origin_to_it() {
+    let first = Lead {
+        rank: u64::MAX,
+        hops: 0,
+    };
+    let soon = Duration::from_millis(400);
+    for (lead, waits) in [
+        (None, false),
+        (Some(first), true),
+        (Some(Lead { hops: 3, ..first }), true),
+        // Too far away, and of a rank that nobody has to yield to.
+        (Some(Lead { hops: 4, ..first }), false),
+        (Some(Lead { hops: 254, ..first }), false),
+        (Some(Lead { rank: 0, ..first }), false),
+    ] {
+        let (mut small, _) = beside_one_who_tells(lead);
+        let pieces = pieces_within(&mut small, soon);
+        assert_eq!(pieces == 0, waits, "{lead:?}: {pieces} pieces");
+    }
+}
+
+#[test]
+fn who_claims_to_be_the_first_and_fetches_nothing_costs_a_turn_and_no_more() {
+    let lead = Lead {
+        rank: u64::MAX,
+        hops: 0,
+    };
+    let (mut small, peer) = beside_one_who_tells(Some(lead));
+    assert_eq!(pieces_within(&mut small, Duration::from_millis(300)), 0);
+    // However often it says so.
+    for hops in (0..4).cycle().take(8) {
+        let again = Some(Lead { hops, ..lead });
+        small.swarm.handle_lead(peer, again, small.now);
+        pieces_within(&mut small, Duration::from_millis(200));
+    }
+    assert_eq!(small.swarm.have().count(), PIECES);
+}
+
+#[test]
+fn nobody_can_make_us_talk_about_who_is_first() {
+    let (mut small, peer) = beside_one_who_tells(None);
+    let other = small.add(200, SourceKind::LanPeer, true);
+    let told = |commands: Vec<Command>| -> Vec<Option<Lead>> {
+        let to = |c: Command| match c {
+            Command::TellLead { source, lead } if source == other => Some(lead),
+            _ => None,
+        };
+        commands.into_iter().filter_map(to).collect()
+    };
+    let ours = told(small.commands());
+    let [Some(ours)] = ours[..] else {
+        panic!("a new neighbour hears of one: {ours:?}");
+    };
+    assert_eq!(ours.hops, 0, "the only one with an origin");
+    // What comes back of ourselves is no news.
+    let echo = Lead { hops: 1, ..ours };
+    small.swarm.handle_lead(peer, Some(echo), small.now);
+    assert_eq!(told(small.commands()), []);
+    let mut seen = Vec::new();
+    for rank in (0..1000).map(|n| u64::MAX - n % 2) {
+        let lead = Lead { rank, hops: 1 };
+        small.swarm.handle_lead(peer, Some(lead), small.now);
+        seen.extend(told(small.commands()));
+    }
+    assert!(seen.len() <= 16, "{}", seen.len());
+    assert!(seen.iter().flatten().all(|lead| lead.hops == 2), "{seen:?}");
+    // Whoever is gone is told of no longer.
+    small.swarm.handle_source_removed(peer, small.now);
+    let last = told(small.wait(Duration::from_secs(1))).pop();
+    assert_eq!(last, Some(Some(ours)));
 }

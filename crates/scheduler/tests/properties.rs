@@ -3,7 +3,8 @@
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceIndex, PieceLengths};
 use dosvc_scheduler::{
-    BlockUse, Command, FetchEnd, FetchId, SourceId, SourceInfo, SourceKind, Swarm, SwarmConfig,
+    BlockUse, Command, FetchEnd, FetchId, Lead, SourceId, SourceInfo, SourceKind, Swarm,
+    SwarmConfig,
 };
 use proptest::prelude::*;
 use std::{
@@ -214,6 +215,14 @@ impl World {
             29 if known && peer => {
                 self.swarm
                     .handle_offer(id, &[piece], b.is_multiple_of(3), self.now)
+            }
+            30 if known && peer => {
+                let hops = u8::try_from(b % 7).expect("few");
+                let lead = (hops != 6).then(|| Lead {
+                    rank: u64::from(b) << 48,
+                    hops,
+                });
+                self.swarm.handle_lead(id, lead, self.now);
             }
             16 => self.end_fetch(b),
             17 if known && b.is_multiple_of(4) => {

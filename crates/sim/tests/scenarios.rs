@@ -186,8 +186,8 @@ fn courses_over_time_add_up_and_are_drawn() {
 /// origins. Targets: 1.15 where links are equal, 1.3 elsewhere.
 const LARGE: [(&str, f64, f64); 5] = [
     ("w3-256", 1.28, 1.19),
-    // Each knows a part of the others, and agrees about the origin with those only.
-    ("origin-256", 2.00, 1.90),
+    // Each knows a part of the others.
+    ("origin-256", 1.66, 1.29),
     // The target.
     ("seed-leaves-256", 1.30, 1.20),
     // The target of the copies.
@@ -210,11 +210,11 @@ fn large_fleets() {
     }
 }
 
-/// Kraken's targets: p99 14 s, p99.9 16 s; published: 18 and 22 s.
+/// The first is the target, the second a tenth more than what is reached (target: 16 s); published: 18 and 22 s.
 #[test]
 #[ignore = "several minutes; see docs/benchmarks.md"]
 fn kraken() {
     let o = show(&load("kraken", None));
-    assert!(o.quantile(0.99).as_secs_f64() <= 17.7, "{o}");
-    assert!(o.quantile(0.999).as_secs_f64() <= 18.6, "{o}");
+    assert!(o.quantile(0.99).as_secs_f64() <= 14.0, "{o}");
+    assert!(o.quantile(0.999).as_secs_f64() <= 14.8, "{o}");
 }

@@ -16,6 +16,7 @@
 //! | 4 Metainfo | u64 content length, u32 piece size, u32 first, then 32 bytes per hash |
 //! | 5 Offer | u8 flags (bit 0: ask freely), then u32 piece indices |
 //! | 6 MemberProof | see [`member`](crate::member) |
+//! | 7 Lead | u8 hops (255: nobody), u64 rank |
 
 use crate::codec::DecodeError;
 use crate::limits::{FETCHING_MAX, METAINFO_HASHES_MAX, OFFER_MAX};
@@ -42,9 +43,13 @@ mod kind {
     pub(super) const METAINFO: u8 = 4;
     pub(super) const OFFER: u8 = 5;
     pub(super) const MEMBER_PROOF: u8 = 6;
+    pub(super) const LEAD: u8 = 7;
 }
 
 const HELLO_LEN: u32 = 23;
+const LEAD_LEN: u32 = 9;
+/// Instead of a distance: the sender knows nobody.
+const LEAD_NOBODY: u8 = u8::MAX;
 const METAINFO_HEAD: u32 = 16;
 /// The bit of an offer's flags that says that the receiver may ask for anything.
 const OFFER_FREE: u8 = 1;
@@ -102,6 +107,17 @@ pub enum Extension {
     },
     /// The sender is a member of the group, by its secret or by a certificate.
     MemberProof(MemberProof),
+    /// Who ranks first at the HTTP server of all that the sender heard of; `None`: it knows nobody.
+    Lead(Option<Lead>),
+}
+
+/// A machine that fetches over HTTP, as others tell of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lead {
+    /// Who has the highest fetches.
+    pub rank: u64,
+    /// How many connections it is away from the sender, up to 254; 0: the sender itself.
+    pub hops: u8,
 }
 
 /// What the first bytes of an id 20 payload tell.
@@ -177,6 +193,10 @@ impl Extension {
                     .collect(),
             },
             kind::MEMBER_PROOF => Self::MemberProof(MemberProof::decode(body).ok_or(wrong)?),
+            kind::LEAD => {
+                let (hops, rank) = (body.get_u8(), body.get_u64());
+                Self::Lead((hops != LEAD_NOBODY).then_some(Lead { rank, hops }))
+            }
             _ => Self::Metainfo {
                 content_length: body.get_u64(),
                 piece_size: body.get_u32(),
@@ -209,6 +229,7 @@ impl Extension {
             }
             kind::METAINFO_REQUEST => body == 8,
             kind::MEMBER_PROOF => MemberProof::fits(body as usize),
+            kind::LEAD => body == LEAD_LEN,
             kind::OFFER => body % 4 == 1 && body as usize <= 1 + 4 * OFFER_MAX,
             kind::METAINFO => {
                 length <= EXTENSION_LEN_MAX
@@ -244,6 +265,7 @@ impl Extension {
                 Self::Metainfo { hashes, .. } => METAINFO_HEAD as usize + 32 * hashes.len(),
                 Self::Offer { pieces, .. } => 1 + 4 * pieces.len(),
                 Self::MemberProof(proof) => proof.encoded_len(),
+                Self::Lead(_) => LEAD_LEN as usize,
             }
     }
 
@@ -298,6 +320,16 @@ impl Extension {
             Self::MemberProof(proof) => {
                 out.put_u8(kind::MEMBER_PROOF);
                 proof.encode(out);
+            }
+            Self::Lead(lead) => {
+                out.put_u8(kind::LEAD);
+                let (hops, rank) = lead.map_or((LEAD_NOBODY, 0), |lead| (lead.hops, lead.rank));
+                assert!(
+                    lead.is_none() || hops != LEAD_NOBODY,
+                    "too far away for a message"
+                );
+                out.put_u8(hops);
+                out.put_u64(rank);
             }
             Self::Metainfo {
                 content_length,

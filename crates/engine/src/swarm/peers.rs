@@ -22,7 +22,7 @@ use dosvc_discovery::cloud::ArrayPeer;
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
-    Extension, GroupKey, Limits,
+    Extension, GroupKey, Lead, Limits,
     net::{self, CloseReason},
 };
 use std::{
@@ -347,6 +347,10 @@ impl Swarm {
                 let pieces = self.pieces(&pieces);
                 self.core.handle_offer(SourceId(key), &pieces, free, now);
             }
+            Extension::Lead(lead) => {
+                let lead = lead.map(|Lead { rank, hops }| dosvc_scheduler::Lead { rank, hops });
+                self.core.handle_lead(SourceId(key), lead, now);
+            }
             Extension::MetainfoRequest { first, count } => self.send_metainfo(key, first, count),
             // A proof after the greeting, or hashes that nobody asked for here.
             _ => {}
@@ -593,6 +597,11 @@ impl Swarm {
         let pieces = numbers(pieces);
         let extension = Extension::Offer { free, pieces };
         self.tell(source, net::Command::Extension(extension));
+    }
+
+    pub(super) fn tell_lead(&mut self, source: SourceId, lead: Option<dosvc_scheduler::Lead>) {
+        let lead = lead.map(|dosvc_scheduler::Lead { rank, hops }| Lead { rank, hops });
+        self.tell(source, net::Command::Extension(Extension::Lead(lead)));
     }
 
     pub(super) fn peer_infos(&mut self, now: Instant) -> Vec<PeerInfo> {

@@ -45,6 +45,7 @@ impl Swarm {
                 Command::TellFetching { source, add, drop } => {
                     self.tell_fetching(source, &add, &drop)
                 }
+                Command::TellLead { source, lead } => self.tell_lead(source, lead),
                 Command::Offer {
                     source,
                     pieces,
@@ -248,7 +249,19 @@ impl Swarm {
 
     // Disk
 
-    pub(super) fn handle_disk_event(&mut self, event: DiskEvent) {
+    /// Takes what else has been done by now, too: what was hashed together is told to each peer in one go.
+    pub(super) fn handle_disk_events(&mut self, first: DiskEvent) {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            self.handle_disk_event(event);
+            next = match &self.error {
+                Some(_) => None,
+                None => self.disk_events.try_recv().ok(),
+            };
+        }
+    }
+
+    fn handle_disk_event(&mut self, event: DiskEvent) {
         let now = Instant::now();
         self.changed = true;
         match event {

@@ -34,7 +34,7 @@ async fn no_more_run_at_once_than_may_and_all_are_done() {
 }
 
 const PIECE_BYTES: usize = 1 << 16;
-const BATCH: Batch = Batch { full: 8, worth: 6 };
+const BATCH: Batch = Batch { full: 8, worth: 4 };
 
 /// A content and buffers to fill with what comes of it.
 struct Bench {
@@ -62,6 +62,15 @@ impl Bench {
             pool: BlockPool::new(PIECE_BYTES, pieces as usize),
             _dir: dir,
         }
+    }
+
+    /// All pieces, as they should be.
+    async fn all_arrived(&self, done: &mpsc::Sender<(u32, Accepted)>) -> Vec<ArrivedPiece> {
+        let mut pieces = Vec::new();
+        for piece in self.content.lengths().pieces() {
+            pieces.push(self.arrived(piece, &right(piece.get()), done).await);
+        }
+        pieces
     }
 
     /// A piece that has come in with these bytes; `done` hears its number and what became of it.
@@ -120,6 +129,64 @@ async fn few_pieces_are_left_to_who_is_done_next() {
         assert_eq!(accepted, Accepted::Stored);
     }
     assert!(bench.content.is_complete());
+}
+
+/// A machine that has no processor to spare and on which pieces come fast.
+fn make_busy(workers: &Workers) {
+    let mut state = lock(&workers.state);
+    let begin = Instant::now();
+    for number in 0..100 {
+        state
+            .company
+            .came(begin + Duration::from_millis(6) * number);
+        state.company.worked(Duration::from_secs(1), Duration::ZERO);
+    }
+}
+
+/// On a busy machine few pieces wait for more; nobody works meanwhile, and they are taken when no more come.
+#[tokio::test]
+async fn pieces_without_company_are_taken_after_a_while() {
+    let bench = Bench::new(3);
+    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(2), BATCH));
+    let (done, mut results) = mpsc::channel(3);
+    let pieces = bench.all_arrived(&done).await;
+    make_busy(&workers);
+    for piece in pieces {
+        workers.accept(piece);
+    }
+    {
+        let state = lock(&workers.state);
+        assert_eq!((state.running, state.waiting.len()), (0, 3));
+    }
+    for _ in 0..3 {
+        let (_, accepted) = results.recv().await.expect("taken");
+        assert_eq!(accepted, Accepted::Stored);
+    }
+}
+
+/// On a busy machine, too, a whole batch waits for nothing, and neither do pieces behind which other work waits.
+#[tokio::test]
+async fn pieces_that_need_no_company_are_taken_at_once() {
+    for other_work in [false, true] {
+        let bench = Bench::new(if other_work { 3 } else { 8 });
+        let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(1), BATCH));
+        let (done, mut results) = mpsc::channel(8);
+        let pieces = bench.all_arrived(&done).await;
+        make_busy(&workers);
+        for piece in pieces {
+            workers.accept(piece);
+        }
+        if other_work {
+            workers.run(|| {});
+        }
+        {
+            let state = lock(&workers.state);
+            assert!(state.running == 1 || state.waiting.is_empty());
+        }
+        drop(done);
+        while results.recv().await.is_some() {}
+        assert!(bench.content.is_complete());
+    }
 }
 
 /// Pieces that wait behind other work are taken together: each gets its own verdict, and the work between them its turn.

@@ -2,9 +2,9 @@
 
 use super::Content;
 use super::Inner;
-use crate::{StoreError, steps::WriteSteps};
+use crate::{StoreError, processor_time, steps::WriteSteps};
 use dosvc_content::{Block, PieceHash, PieceIndex};
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc, time::Instant};
+use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
 
 /// What became of a piece that was handed to the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -250,11 +250,11 @@ impl Inner {
 }
 
 fn write_in_steps(file: &File, bytes: &[u8], mut at: u64, steps: &WriteSteps) -> io::Result<()> {
-    let (step, begun) = (steps.next(), Instant::now());
+    let (step, begun) = (steps.next(), processor_time());
     for part in bytes.chunks(step) {
         file.write_all_at(part, at)?;
         at += part.len() as u64;
     }
-    steps.note(step, bytes.len(), begun.elapsed());
+    steps.note(step, bytes.len(), processor_time().saturating_sub(begun));
     Ok(())
 }

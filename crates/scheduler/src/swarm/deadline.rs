@@ -41,7 +41,7 @@ impl Swarm {
         }
         let downloading = || !self.paused && self.sources.values().any(Source::is_busy);
         if self.is_uploading() || downloading() {
-            let serve = self.uploads.due_at(self.config.limits.serving);
+            let serve = self.serve_due_at();
             let offers = self.offers_due_at();
             let soon = serve.into_iter().chain(offers).min();
             return Some(soon.map_or(self.next_tick, |at| at.min(self.next_tick)));

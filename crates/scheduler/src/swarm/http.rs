@@ -3,8 +3,8 @@
 //! Nobody steers what downloaders ask of an HTTP server, so they agree. All of them at once would share its link: each
 //! piece would take as long as all pieces, and nobody could pass on anything. So of a machine and the downloaders that it
 //! knows the one whose id ranks first fetches, the others get it from there; when nothing comes, the next one tries after
-//! a moment. Nobody knows everybody in a large swarm: there, those fetch who rank first among their own neighbours, a few
-//! in all, and what they begin is known to the others' neighbours a moment later. Which piece: for each one those who may
+//! a moment. Nobody knows everybody in a large swarm: there, those who rank first among their own neighbours hear of each
+//! other (`lead.rs`), and when they don't, a few fetch. Which piece: for each one those who may
 //! fetch are ranked by rendezvous hashing, so that they begin with different ones; what a neighbour has or is fetching
 //! is left alone. N machines that start at once so take about one copy in all.
 //!
@@ -107,10 +107,12 @@ impl Swarm {
         } else {
             RUNS_ALONE
         };
-        let before = self.rank(&partners);
+        let before = self.before_us(&partners, now);
         let turn = self.is_our_turn(before, now);
         if !turn {
             self.leave_to_others(id, now);
+        } else if before > 0 && self.is_led(now) {
+            self.distrust_leads(now);
         }
         while self.runs(id) < runs_max {
             if grace && self.http.grace_pieces >= GRACE_PIECES {
@@ -165,7 +167,7 @@ impl Swarm {
             "peers may still be found"
         } else if self.picker.nobodys().is_empty() {
             "peers have what is missing and are fast enough"
-        } else if !self.is_our_turn(self.rank(&self.partner_keys()), now) {
+        } else if !self.is_our_turn(self.before_us(&self.partner_keys(), now), now) {
             "other downloaders fetch what nobody has and pass it on"
         } else {
             "another HTTP source comes first"
@@ -214,12 +216,30 @@ impl Swarm {
         partners.map(|s| s.key).collect()
     }
 
-    /// How many of the other downloaders that we know come before us at the HTTP server.
-    fn rank(&self, partners: &[u64]) -> u32 {
-        let salt = self.pieces.lengths().piece_count();
-        let ours = rendezvous(self.self_key, salt);
-        let before = partners.iter().filter(|key| rendezvous(**key, salt) > ours);
-        u32::try_from(before.count()).unwrap_or(u32::MAX)
+    /// How many of the other downloaders that we know, or heard of, come before us at the HTTP server.
+    fn before_us(&self, partners: &[u64], now: Instant) -> u32 {
+        let ours = self.own_rank();
+        let better = |key: &&u64| self.rank_of(**key) > ours;
+        match partners.iter().filter(better).count() {
+            0 => u32::from(self.is_led(now)),
+            before => u32::try_from(before).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn rank_of(&self, key: u64) -> u64 {
+        rendezvous(key, self.pieces.lengths().piece_count())
+    }
+
+    /// Who has the highest rank fetches over HTTP.
+    pub(super) fn own_rank(&self) -> u64 {
+        self.rank_of(self.self_key)
+    }
+
+    /// Whether we would fetch ranges over HTTP if nobody came before us.
+    pub(super) fn may_lead(&self, now: Instant) -> bool {
+        let ranges = |id: SourceId| self.sources.get(&id).is_some_and(|s| !s.no_ranges);
+        let allowed = !self.paused && !self.is_complete() && now >= self.http_at();
+        allowed && self.http_source(now).is_some_and(ranges)
     }
 
     /// Whether we fetch what nobody has: whoever of the downloaders around us ranks first does, and the others get it

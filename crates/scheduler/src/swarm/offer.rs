@@ -22,7 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A downloader to which nothing comes for this long asks by itself.
+/// A downloader to which nothing comes for this long asks by itself; but not one who has had something for it for a shorter
+/// time.
 const QUIET_MAX: Duration = Duration::from_millis(400);
 /// Receivers compared for one offer.
 const LOOK_MAX: usize = 4;
@@ -50,7 +51,7 @@ const SETTLED: usize = 16;
 const BEHIND: usize = 1;
 /// … and who lacks so many takes one more than others.
 const FAR_BEHIND: usize = 4;
-/// Blocks offered or asked for when the link is long and they are short.
+/// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
 
 /// What was offered, and how long answers take.
@@ -107,6 +108,10 @@ impl Offers {
     /// When we last asked for something or got something.
     pub(super) fn moved_at(&self) -> Instant {
         self.moved_at
+    }
+
+    pub(super) fn is_steering(&self) -> bool {
+        self.steering
     }
 
     /// How long we count on an answer.
@@ -166,22 +171,17 @@ impl Swarm {
         }
         let lead = self.offers.patience();
         let spare = self.has_spare_uplink();
-        let queued = self.queued_blocks();
+        let queued = self.queued_pieces();
         // Who has enough on its way declines: where nothing goes out, two are asked at once.
-        let blocks = self.pieces.lengths().blocks_per_piece() as usize;
         let least = if self.uploads.serving() + queued == 0 {
-            IDLE_OFFERS * blocks
+            IDLE_OFFERS
         } else {
             0
         };
-        let target = self
-            .uploads
-            .room(lead, spare, now)
-            .clamp(least, AHEAD_MAX.max(least));
+        let target = self.uploads.room(lead, spare, now).clamp(least, AHEAD_MAX);
         let of_seconds = self.offers.answer_least.unwrap_or_default();
         let target_of_seconds = self.uploads.room_of_short(of_seconds, spare, now);
-        // All in blocks: each piece that is offered will be so many.
-        let mut ahead = queued + self.offers.pending.len() * blocks;
+        let mut ahead = queued + self.offers.pending.len();
         while ahead < target {
             let Some((id, piece)) = self.choose_offer(now) else {
                 self.offers.dry = true;
@@ -194,7 +194,7 @@ impl Swarm {
                 return;
             }
             self.offer(id, piece, now);
-            ahead += blocks;
+            ahead += 1;
         }
     }
 
@@ -207,16 +207,11 @@ impl Swarm {
         let lead = offers.patience();
         let answer = offers.pending.front().map(|(at, ..)| *at + lead);
         // One is due shortly before a block is out, unless the next one is there.
-        let provided = offers.dry || answer.is_some() || self.queued_blocks() > 0;
+        let provided = offers.dry || answer.is_some() || self.queued_pieces() > 0;
         let ends_at = self.uploads.ends_at().filter(|_| !provided);
         let ahead = ends_at.and_then(|at| at.checked_sub(lead));
         let ahead = ahead.filter(|at| *at > offers.checked_at);
         answer.into_iter().chain(offers.retry_at).chain(ahead).min()
-    }
-
-    fn queued_blocks(&self) -> usize {
-        let queue = |id: &SourceId| self.sources.get(id).map_or(0, |s| s.up.queue.len());
-        self.uploads.queued().map(queue).sum()
     }
 
     /// The rarest piece that one of those lacks to whom the least is coming.
@@ -375,7 +370,8 @@ impl Swarm {
     /// Whether as much is on its way to us from peers as to our neighbours: they come first then. One piece is on its
     /// way to everybody before anybody gets two, and more than a few would only make each of them take longer. Who has
     /// less than its neighbours takes a second one all the same, or chance would let some fall behind further and
-    /// further. What comes while an answer is under way and a piece is checked is on top of that: much, on a fast link.
+    /// further. What comes while an answer is under way and a piece is checked is on top of that: much, on a fast link. So
+    /// is what is being checked, which fills no link any more: on a busy machine that takes longer than anything else.
     fn is_crowded(&self, now: Instant) -> bool {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
         let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
@@ -387,7 +383,7 @@ impl Swarm {
             clippy::cast_sign_loss,
             reason = "not negative, and less than pieces there are"
         )]
-        let meanwhile = ahead as usize;
+        let meanwhile = (ahead as usize).max(self.pieces.delivered_count());
         if ours <= meanwhile {
             return false;
         }
@@ -428,6 +424,6 @@ impl Swarm {
 
     /// Whether this peer wants us to wait for its offers, and we have reason to.
     pub(super) fn waits_for_offers(&self, s: &Source, now: Instant) -> bool {
-        s.steers && now < self.offers.moved_at + QUIET_MAX
+        s.steers && now < self.offers.moved_at.max(s.gives_since) + QUIET_MAX
     }
 }

@@ -14,16 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Blocks being sent at once, when receivers keep up and a block is out too soon to wait for it.
+/// Pieces being sent at once, when receivers keep up and one is out too soon to wait for it.
 const SLOTS_SHORT: u32 = 3;
 /// A piece that takes longer than this has the uplink for itself: its receiver can pass it on the sooner, and the next
 /// decision can wait until it is out.
 const LONG_PIECE: Duration = Duration::from_millis(10);
-/// Blocks being sent at once when their receivers have several givers. More would only make each of them take longer,
+/// Pieces being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
 const SHARED_MAX: usize = 3;
-/// A block that takes longer than this goes out alone: shared it would be what its receiver waits for in the end.
-const SLOW_BLOCK: Duration = Duration::from_millis(100);
+/// A piece that takes longer than this goes out alone: shared it would be what its receiver waits for in the end.
+const SLOW_PIECE: Duration = Duration::from_millis(100);
 /// Before the uplink's pace is known, a block no longer holds a slot after this.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured at least, …
@@ -42,6 +42,7 @@ const LOOK_MAX: usize = 32;
 struct Active {
     to: SourceId,
     block: Block,
+    /// When its piece began.
     since: Instant,
 }
 
@@ -92,24 +93,22 @@ impl Uploads {
             self.recent.clear();
             self.recent.push_back(now);
         }
-        self.active.push(Active {
-            to: id,
-            block,
-            since: now,
-        });
+        self.push(id, block, now, now);
+    }
+
+    fn push(&mut self, to: SourceId, block: Block, since: Instant, now: Instant) {
+        self.active.push(Active { to, block, since });
         self.last_event = now;
     }
 
-    /// True when the block was being sent.
-    fn end(&mut self, id: SourceId, block: Block, now: Instant) -> bool {
-        let Some(at) = self.active.iter().position(|a| a.is(id, block)) else {
-            return false;
-        };
-        self.active.swap_remove(at);
+    /// When the block's piece began, if the block was being sent.
+    fn end(&mut self, id: SourceId, block: Block, now: Instant) -> Option<Instant> {
+        let at = self.active.iter().position(|a| a.is(id, block))?;
+        let ended = self.active.swap_remove(at);
         self.recent.push_back(now);
         self.last_event = now;
         self.measure_pace();
-        true
+        Some(ended.since)
     }
 
     fn measure_pace(&mut self) {
@@ -140,19 +139,23 @@ impl Uploads {
         (served > 0).then(|| last.saturating_duration_since(*first) / served)
     }
 
-    /// Blocks being sent at once when receivers keep up.
+    /// The shortest mean time from one served piece to the next.
+    fn piece_pace(&self) -> Option<Duration> {
+        self.pace.map(|pace| pace * self.piece_blocks)
+    }
+
+    /// Pieces being sent at once when receivers keep up.
     fn slots(&self) -> u32 {
-        let piece = self.pace.map(|pace| pace * self.piece_blocks);
-        if piece.is_some_and(|piece| piece < LONG_PIECE) {
+        if self.piece_pace().is_some_and(|pace| pace < LONG_PIECE) {
             SLOTS_SHORT
         } else {
             1
         }
     }
 
-    /// Blocks being sent at once when their receivers have several givers.
+    /// Pieces being sent at once when their receivers have several givers.
     fn shared_max(&self) -> usize {
-        if self.pace.is_some_and(|pace| pace > SLOW_BLOCK) {
+        if self.piece_pace().is_some_and(|pace| pace > SLOW_PIECE) {
             1
         } else {
             SHARED_MAX
@@ -170,7 +173,7 @@ impl Uploads {
         if self.active.len() >= max {
             return None;
         }
-        let pace = self.pace.map(|pace| pace * slots);
+        let pace = self.piece_pace().map(|pace| pace * slots);
         let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
         // Then fewer than `slots` of them are not long yet.
         let mut last = [None; SLOTS_SHORT as usize];
@@ -201,12 +204,7 @@ impl Uploads {
         self.queued.contains(&id)
     }
 
-    /// Sources with something queued.
-    pub(super) fn queued(&self) -> impl Iterator<Item = &SourceId> {
-        self.queued.iter()
-    }
-
-    /// Blocks that should be queued or offered, when answers take `lead`: as many as may begin until then.
+    /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then.
     pub(super) fn room(&self, lead: Duration, spare: bool, now: Instant) -> usize {
         let slots = self.slots() as usize;
         let free = slots.saturating_sub(self.active.len());
@@ -215,7 +213,7 @@ impl Uploads {
             return free + usize::from(shared);
         }
         let meanwhile = self
-            .pace
+            .piece_pace()
             .map_or(0, |pace| lead.as_micros() / pace.as_micros().max(1));
         let meanwhile = usize::try_from(meanwhile).unwrap_or(usize::MAX / 2);
         let ending = self.ends_at().is_none_or(|at| at <= now + lead);
@@ -234,20 +232,29 @@ impl Uploads {
         self.slots() > 1 || self.shared_max() == 1
     }
 
+    /// Whether a block of the piece is being sent there.
+    fn is_sending(&self, to: SourceId, piece: PieceIndex) -> bool {
+        let is = |a: &Active| a.to == to && a.block.piece() == piece;
+        self.piece_blocks > 1 && self.active.iter().any(is)
+    }
+
+    /// Pieces that wait to be sent to the peer, of which nothing is being sent.
+    pub(super) fn waiting(&self, id: SourceId, s: &Source) -> usize {
+        if self.piece_blocks == 1 {
+            return s.up.queue.len();
+        }
+        let mut pieces: Vec<PieceIndex> = s.up.queue.iter().map(|b| b.piece()).collect();
+        // The blocks of a piece are asked for together.
+        pieces.dedup();
+        let waits = |piece: &&PieceIndex| !self.is_sending(id, **piece);
+        pieces.iter().filter(waits).count()
+    }
+
     /// When the first of the blocks that are being sent is out, by the usual pace, if the next one is chosen before.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         let active = self.active.iter().filter(|_| self.looks_ahead());
         let first = active.map(|a| a.since).min()?;
-        Some(first + self.pace? * self.slots())
-    }
-
-    /// When a block that is queued may begin.
-    pub(super) fn due_at(&self, max: usize) -> Option<Instant> {
-        if self.queued.is_empty() {
-            None
-        } else {
-            self.next_at(max)
-        }
+        Some(first + self.piece_pace()? * self.slots())
     }
 }
 
@@ -324,15 +331,45 @@ impl Swarm {
 
     /// The block has been sent.
     pub fn handle_served(&mut self, id: SourceId, block: Block, now: Instant) {
-        if self.uploads.end(id, block, now) {
+        if let Some(since) = self.uploads.end(id, block, now) {
             self.stats.uploaded += u64::from(block.len());
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
                 s.up.last = Some(block.piece());
             }
             self.note_slot(id);
+            self.go_on(id, block, since, now);
         }
         self.settle(now);
+    }
+
+    /// The rest of a piece follows what was sent of it, before anything else: only as a whole can it be passed on. Never
+    /// back: who asks for the same again and again does not hold up others.
+    fn go_on(&mut self, id: SourceId, sent: Block, since: Instant, now: Instant) {
+        let Some(s) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let follows = |b: &Block| b.piece() == sent.piece() && b.offset() > sent.offset();
+        let Some(at) = s.up.queue.iter().position(follows) else {
+            return;
+        };
+        let block = s.up.queue.remove(at).expect("just found");
+        self.uploads.note_queue(id, s);
+        self.uploads.push(id, block, since, now);
+        self.commands
+            .push_back(Command::Serve { source: id, block });
+    }
+
+    /// When a piece that is queued may begin.
+    pub(super) fn serve_due_at(&self) -> Option<Instant> {
+        let at = self.uploads.next_at(self.config.limits.serving)?;
+        (self.queued_pieces() > 0).then_some(at)
+    }
+
+    /// Pieces that are asked for, and nothing of them is being sent.
+    pub(super) fn queued_pieces(&self) -> usize {
+        let of = |id: &SourceId| Some(self.uploads.waiting(*id, self.sources.get(id)?));
+        self.uploads.queued.iter().filter_map(of).sum()
     }
 
     /// Anything queued or being sent.
@@ -366,11 +403,15 @@ impl Swarm {
     /// that lacks most; peers that get nothing from us just now first.
     fn choose_serve(&self) -> Option<(SourceId, Block)> {
         let mut best = None;
+        let steering = self.offers.is_steering();
         for &id in self.uploads.queued.iter() {
             let s = self.sources.get(&id)?;
             let active = self.uploads.active.iter().filter(|a| a.to == id).count();
             let load = self.load(id, s);
             for (at, &block) in s.up.queue.iter().enumerate().take(LOOK_MAX) {
+                if steering && self.uploads.is_sending(id, block.piece()) {
+                    continue;
+                }
                 let spread = self.spread(s, block.piece());
                 let key = (active, spread, load, s.has.count(), s.up.served, at, id);
                 if best.as_ref().is_none_or(|(least, _)| key < *least) {
@@ -573,7 +614,7 @@ mod tests {
             let block = lengths.blocks(piece).next().unwrap();
             uploads.begin(SourceId(0), block, now);
             now += took;
-            assert!(uploads.end(SourceId(0), block, now));
+            assert!(uploads.end(SourceId(0), block, now).is_some());
         }
         now
     }

@@ -14,7 +14,7 @@ use crate::{
 use dosvc_content::{Block, PieceIndex};
 use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
-    CAPABILITY_PARTS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header,
+    CAPABILITY_PARTS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header, Lead,
     Limits, Pace, Payload, PeerEvent,
 };
 use std::{collections::VecDeque, time::Duration};
@@ -546,6 +546,10 @@ impl World<'_> {
             }
             PeerEvent::Extension(Extension::Offer { free, pieces: list }) => {
                 swarm.handle_offer(id, &pieces(list), free, now);
+            }
+            PeerEvent::Extension(Extension::Lead(lead)) => {
+                let lead = lead.map(|Lead { rank, hops }| dosvc_scheduler::Lead { rank, hops });
+                swarm.handle_lead(id, lead, now);
             }
             PeerEvent::Extension(_) => {}
         }

@@ -4,7 +4,7 @@ use super::{End, Event, World, meet::number};
 use crate::{Role, network::Node, queue::Nanos};
 use dosvc_content::{Block, DownloadMode, PeerId, PieceIndex};
 use dosvc_scheduler::{Command, SourceId, Stats, Swarm};
-use dosvc_wire::Extension;
+use dosvc_wire::{Extension, Lead};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a source of a machine's swarm is.
@@ -130,6 +130,10 @@ impl World<'_> {
                 };
                 self.tell(at, source, |w| w.wire.extension(&fetching));
             }
+            Command::TellLead { source, lead } => {
+                let lead = lead.map(|dosvc_scheduler::Lead { rank, hops }| Lead { rank, hops });
+                self.tell(at, source, |w| w.wire.extension(&Extension::Lead(lead)));
+            }
             Command::Offer {
                 source,
                 pieces,
@@ -236,6 +240,7 @@ fn digest(now: Nanos, at: Node, command: &Command) -> u64 {
             pieces,
             free,
         } => (14, source, pieces.len() as u64 * 2 + u64::from(*free)),
+        Command::TellLead { source, lead } => (15, source, lead.map_or(0, |l| l.rank)),
         Command::Ban { source, .. } => (12, source, 0),
         Command::Disconnect { source, .. } => (13, source, 0),
     };

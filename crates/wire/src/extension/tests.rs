@@ -73,6 +73,14 @@ fn golden() -> Vec<(Extension, Vec<u8>)> {
             with(&[5], &[1]),
         ),
         (
+            Extension::Lead(Some(Lead {
+                rank: 0x0102_0304_0506_0708,
+                hops: 3,
+            })),
+            with(&[7, 3], &[1, 2, 3, 4, 5, 6, 7, 8]),
+        ),
+        (Extension::Lead(None), with(&[7, 255], &[0; 8])),
+        (
             Extension::MetainfoRequest {
                 first: 5,
                 count: 0x8000,
@@ -110,7 +118,7 @@ fn what_others_put_into_id_20_is_skipped() {
         b"dosvc",
         b"d1:md11:ut_metadatai3ee",
         b"DOSVC\x00",
-        b"dosvc\x07later version",
+        b"dosvc\x08later version",
         b"dosvc\xff",
     ] {
         assert_eq!(Extension::decode(payload), Ok(None), "{payload:?}");
@@ -192,6 +200,10 @@ fn a_proof_is_bounded_in_every_part() {
             "{certificate} {signature}"
         );
     }
+    for body in [0, 8, 10, 64] {
+        let bytes = [&b"dosvc\x07"[..], &vec![0; body]].concat();
+        assert!(Extension::decode(&bytes).is_err(), "a lead of {body} bytes");
+    }
     for (kind, body) in [(0, 50), (1, 51), (1, 49), (2, 50), (3, 50)] {
         let bytes = [&b"dosvc\x06"[..], &[kind], &vec![0; body]].concat();
         assert!(Extension::decode(&bytes).is_err(), "{kind} {body}");
@@ -213,6 +225,7 @@ proptest! {
             Extension::Fetching { add: add.clone(), drop: drop.clone() },
             Extension::MetainfoRequest { first, count },
             Extension::Offer { free: version % 2 == 0, pieces: add },
+            Extension::Lead((version != u8::MAX).then_some(Lead { rank: content_length, hops: version })),
             Extension::MemberProof(MemberProof {
                 dialled: SocketAddr::from((nonce, listen_port)).into(),
                 mac: proof,

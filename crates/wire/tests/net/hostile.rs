@@ -250,6 +250,7 @@ async fn a_peer_may_leave_at_any_byte() {
             add: vec![1],
             drop: vec![],
         }),
+        extension(&Extension::Lead(None)),
         Message::Interested,
         Message::Unchoke,
         Message::KeepAlive,
