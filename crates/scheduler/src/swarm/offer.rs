@@ -207,7 +207,7 @@ impl Swarm {
         let lead = offers.patience();
         let answer = offers.pending.front().map(|(at, ..)| *at + lead);
         // One is due shortly before a block is out, unless the next one is there.
-        let provided = offers.dry || answer.is_some() || self.queued_pieces() > 0;
+        let provided = offers.dry || answer.is_some() || self.is_piece_queued();
         let ends_at = self.uploads.ends_at().filter(|_| !provided);
         let ahead = ends_at.and_then(|at| at.checked_sub(lead));
         let ahead = ahead.filter(|at| *at > offers.checked_at);

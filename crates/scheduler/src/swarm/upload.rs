@@ -243,11 +243,11 @@ impl Uploads {
         if self.piece_blocks == 1 {
             return s.up.queue.len();
         }
-        let mut pieces: Vec<PieceIndex> = s.up.queue.iter().map(|b| b.piece()).collect();
         // The blocks of a piece are asked for together.
-        pieces.dedup();
-        let waits = |piece: &&PieceIndex| !self.is_sending(id, **piece);
-        pieces.iter().filter(waits).count()
+        let mut last = None;
+        let mut is_next = |piece| last.replace(piece) != Some(piece);
+        let waits = |b: &&Block| is_next(b.piece()) && !self.is_sending(id, b.piece());
+        s.up.queue.iter().filter(waits).count()
     }
 
     /// When the first of the blocks that are being sent is out, by the usual pace, if the next one is chosen before.
@@ -363,7 +363,13 @@ impl Swarm {
     /// When a piece that is queued may begin.
     pub(super) fn serve_due_at(&self) -> Option<Instant> {
         let at = self.uploads.next_at(self.config.limits.serving)?;
-        (self.queued_pieces() > 0).then_some(at)
+        self.is_piece_queued().then_some(at)
+    }
+
+    /// Whether a piece is asked for of which nothing is being sent.
+    pub(super) fn is_piece_queued(&self) -> bool {
+        let of = |id: &SourceId| Some(self.uploads.waiting(*id, self.sources.get(id)?));
+        self.uploads.queued.iter().filter_map(of).any(|n| n > 0)
     }
 
     /// Pieces that are asked for, and nothing of them is being sent.
