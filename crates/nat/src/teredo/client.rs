@@ -9,14 +9,15 @@
 //!   behind the same NAT at addresses of attached networks, and then bubbles until the peer has answered;
 //! - a path to a peer is used only after the peer has shown that it receives there or sends from the address that its
 //!   Teredo address names;
-//! - others make us send at most [`ANSWERS_PER_SECOND_MAX`] bubbles a second, of less than twice the size of theirs.
+//! - others make us send at most [`ANSWERS_PER_SECOND_MAX`] bubbles a second through servers, of less than twice the size of
+//!   theirs, and [`UNASKED_PER_SECOND_MAX`] straight.
 
 use crate::teredo::{
     Alternates, Datagram, Discovery, Ipv6Packet, Malformed, PORT, Secret, TeredoAddress, Trailer,
     bubble, is_global,
     limits::{
         ANSWERS_PER_SECOND_MAX, BUBBLE_INTERVAL, DISCOVERY_INTERVAL, EVENTS_MAX, PACKET_MAX,
-        TRANSMITS_MAX,
+        TRANSMITS_MAX, UNASKED_PER_SECOND_MAX,
     },
     random::Random,
     rate::Rate,
@@ -303,7 +304,10 @@ pub struct Client {
     peers: Peers,
     /// Hosts with native IPv6, for clients that want them.
     natives: Option<Natives>,
+    /// Answers to what servers forward.
     answers: Rate,
+    /// Answers to what comes straight from somebody unknown.
+    unasked: Rate,
     discover_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -329,6 +333,7 @@ impl Client {
             peers: Peers::default(),
             natives: None,
             answers: Rate::new(ANSWERS_PER_SECOND_MAX),
+            unasked: Rate::new(UNASKED_PER_SECOND_MAX),
             discover_at: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),

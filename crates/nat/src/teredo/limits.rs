@@ -49,6 +49,10 @@ pub const PACKET_MAX: usize = crate::teredo::MTU as usize;
 /// What others can make us send in a second: each is an answer to one bubble that somebody's server has forwarded.
 pub const ANSWERS_PER_SECOND_MAX: u32 = 64;
 
+/// The same for what came straight from somebody unknown, which no server has looked at: a flood of that must not use up
+/// the answers to what servers forward.
+pub const UNASKED_PER_SECOND_MAX: u32 = 16;
+
 /// Additional ports that are open at once, each for one peer, behind a NAT that keeps port numbers (RFC 6081 §5.4).
 pub const EXTRA_PORTS_MAX: usize = 16;
 

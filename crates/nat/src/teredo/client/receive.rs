@@ -33,7 +33,12 @@ impl Client {
         }
         if packet.is_bubble() && packet.source().is_unicast_link_local() {
             // From behind a symmetric NAT this is where its sender is: the server knows another place.
-            return self.answer_cookie(now, path, packet).map(|()| None);
+            let answer = self.cookie_answer(path, packet)?;
+            if !self.unasked.take(now) {
+                return Err(Dropped::Limit);
+            }
+            self.send_answer(path, answer);
+            return Ok(None);
         }
         if self.came_as_ever(now, path, packet) {
             return Ok(Some(packet));
@@ -161,7 +166,12 @@ impl Client {
         }
         if packet.source().is_unicast_link_local() {
             let to = datagram.origin.ok_or(Dropped::Spoofed)?;
-            self.answer_cookie(now, Path::from_service(to), packet)?;
+            let path = Path::from_service(to);
+            let answer = self.cookie_answer(path, packet)?;
+            if !self.answers.take(now) {
+                return Err(Dropped::Limit);
+            }
+            self.send_answer(path, answer);
             if let Some(natives) = &mut self.natives {
                 natives.answered(now, to);
             }
@@ -209,14 +219,9 @@ impl Client {
         Ok(())
     }
 
-    /// A bubble of miredo's, or of a relay: its source is an invented link-local address, and the answer goes to the place
-    /// that the server has named, or that it came from.
-    fn answer_cookie(
-        &mut self,
-        now: Instant,
-        path: Path,
-        packet: Ipv6Packet<'_>,
-    ) -> Result<(), Dropped> {
+    /// What answers a bubble of miredo's, or of a relay: its source is an invented link-local address, and the answer goes to
+    /// the place that the server has named, or that it came from.
+    fn cookie_answer(&self, path: Path, packet: Ipv6Packet<'_>) -> Result<Vec<u8>, Dropped> {
         let own = self.qualified().ok_or(Dropped::NotQualified)?.address;
         if packet.destination() != own.to_ipv6() || path.port != LocalPort::Service {
             return Err(Dropped::NotForUs);
@@ -224,19 +229,19 @@ impl Client {
         if !self.may_be_peer(path.to) {
             return Err(Dropped::Inward);
         }
-        if !self.answers.take(now) {
-            return Err(Dropped::Limit);
-        }
         let between = (own.to_ipv6(), packet.source());
+        Ok(super::bubble(between, HOP_LIMIT, &[]))
+    }
+
+    fn send_answer(&mut self, path: Path, bubble: Vec<u8>) {
         self.stats.bubbles += 1;
-        self.transmit(path, None, super::bubble(between, HOP_LIMIT, &[]));
-        Ok(())
+        self.transmit(path, None, bubble);
     }
 
     /// A packet that doesn't come from where its source is: whoever has this address is asked, through its server, to show
     /// itself. miredo behind a symmetric NAT sends so, since it knows no other way to tell where it is.
     fn question(&mut self, now: Instant, path: Path, ends: Ends) {
-        if path.port != LocalPort::Service || !self.may_be_peer(path.to) || !self.answers.take(now)
+        if path.port != LocalPort::Service || !self.may_be_peer(path.to) || !self.unasked.take(now)
         {
             return;
         }
