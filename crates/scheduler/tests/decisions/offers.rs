@@ -1,0 +1,199 @@
+//! What givers offer, and what is taken.
+
+use super::*;
+
+/// Which pieces were offered to whom.
+fn offers(commands: &[Command]) -> Vec<(SourceId, u32)> {
+    let of = commands.iter().filter_map(|c| match c {
+        Command::Offer { source, pieces, .. } => Some((*source, pieces.first()?.get())),
+        _ => None,
+    });
+    of.collect()
+}
+
+#[test]
+fn several_downloaders_wait_for_offers_and_a_lone_one_asks() {
+    let mut small = Small::new(true, |_| {});
+    let told = |commands: Vec<Command>| {
+        let of = commands.into_iter().filter_map(|c| match c {
+            Command::Offer { source, free, .. } => Some((source, free)),
+            _ => None,
+        });
+        of.collect::<Vec<_>>()
+    };
+    let first = small.add(1, SourceKind::LanPeer, true);
+    assert_eq!(told(small.commands()), []);
+    let second = small.add(2, SourceKind::LanPeer, true);
+    assert_eq!(told(small.commands()), [(first, false), (second, false)]);
+    small.swarm.handle_source_removed(first, small.now);
+    assert_eq!(told(small.commands()), [(second, true)]);
+}
+
+/// Offers what a seed has to three downloaders, of which the last `silent` ones never say a word, until `count` pieces
+/// were taken: which ones, in that order.
+fn taken_of_a_seed(silent: u32, count: usize) -> Vec<u32> {
+    let mut small = Small::new(true, |_| {});
+    for id in 1..=3 {
+        let id = small.add(id, SourceKind::LanPeer, true);
+        small.swarm.handle_interested(id, true, small.now);
+    }
+    let mut taken = Vec::new();
+    let mut todo = offers(&small.commands());
+    while taken.len() < count {
+        for (to, piece) in todo.into_iter().filter(|(to, _)| to.0 + silent <= 3) {
+            let block = small.block(piece);
+            small
+                .swarm
+                .handle_request(to, block, small.now)
+                .expect("just offered");
+            small
+                .swarm
+                .handle_fetching(to, &[block.piece()], &[], small.now);
+            small.now += Duration::from_millis(40);
+            small.swarm.handle_served(to, block, small.now);
+            small.swarm.handle_have(to, block.piece(), small.now);
+            taken.push(piece);
+        }
+        todo = offers(&small.commands());
+        for _ in 0..20 {
+            if todo.is_empty() && taken.len() < count {
+                todo = offers(&small.wait(Duration::from_millis(100)));
+            }
+        }
+        let more = !todo.is_empty() || taken.len() >= count;
+        assert!(more, "nothing more is offered after {taken:?}");
+    }
+    taken.truncate(count);
+    taken
+}
+
+#[test]
+fn every_piece_leaves_the_seed_once_before_any_leaves_it_twice() {
+    let taken = taken_of_a_seed(0, PIECES as usize);
+    let different: std::collections::BTreeSet<_> = taken.iter().collect();
+    assert_eq!(different.len(), PIECES as usize, "{taken:?}");
+}
+
+/// A seed that sends a block in a millisecond to three downloaders that take 5 ms to answer, but the first time: how many
+/// offers are open at most while it has pieces that nobody else has, and after that.
+fn offered_ahead(first_answer: Duration) -> (usize, usize) {
+    let mut small = Small::new(true, |_| {});
+    for id in 1..=3 {
+        let id = small.add(id, SourceKind::LanPeer, true);
+        small.swarm.handle_interested(id, true, small.now);
+    }
+    let (mut firsts, mut seconds) = (0, 0);
+    let mut out = std::collections::BTreeSet::new();
+    let mut open = std::collections::VecDeque::from(offers(&small.commands()));
+    let mut answer = first_answer;
+    while let Some((to, piece)) = open.pop_front() {
+        let all_out = out.len() == PIECES as usize;
+        let most = if all_out { &mut seconds } else { &mut firsts };
+        *most = open.len().max(*most);
+        small.now += std::mem::replace(&mut answer, Duration::from_millis(5));
+        let block = small.block(piece);
+        let taken = small.swarm.handle_request(to, block, small.now);
+        taken.expect("just offered");
+        let piece = block.piece();
+        small.swarm.handle_fetching(to, &[piece], &[], small.now);
+        small.now += Duration::from_millis(1);
+        small.swarm.handle_served(to, block, small.now);
+        small.swarm.handle_have(to, piece, small.now);
+        out.insert(piece);
+        open.extend(offers(&small.commands()));
+    }
+    assert_eq!(out.len(), PIECES as usize);
+    (firsts, seconds)
+}
+
+/// Where blocks are out long before an answer comes, many are offered ahead. A seed is always the first to have something
+/// to offer: it gave three copies of a content to eight busy machines in a LAN.
+#[test]
+fn a_seed_leaves_second_copies_to_others_where_only_busy_peers_answer_late() {
+    let (firsts, seconds) = offered_ahead(Duration::from_micros(100));
+    assert!(firsts > 3, "{firsts}");
+    assert!(seconds <= 3, "{seconds}");
+    let (_, of_a_long_path) = offered_ahead(Duration::from_millis(5));
+    assert!(of_a_long_path > 3, "{of_a_long_path}");
+}
+
+#[test]
+fn pieces_offered_to_a_peer_that_does_not_answer_are_offered_to_others() {
+    let taken = taken_of_a_seed(1, 2 * PIECES as usize - 1);
+    let different: std::collections::BTreeSet<_> = taken.iter().collect();
+    assert_eq!(different.len(), PIECES as usize, "{taken:?}");
+}
+
+#[test]
+fn an_offer_is_taken_once_and_declined_while_less_is_coming_to_others() {
+    let mut small = Small::new(false, |_| {});
+    let [a, b, other] = [1, 2, 3].map(|id| small.add_holder_of(id, 0));
+    let [first, second] = [0, 1].map(|i| small.block(i));
+    for (id, block) in [(a, first), (b, first), (b, second)] {
+        small.swarm.handle_have(id, block.piece(), small.now);
+    }
+    for id in [a, b, other] {
+        small.swarm.handle_offer(id, &[], false, small.now);
+    }
+    small.commands();
+    let offer = |small: &mut Small, from, block: Block| {
+        small
+            .swarm
+            .handle_offer(from, &[block.piece()], false, small.now);
+        small.commands()
+    };
+    let asked = |from, block| Command::Request {
+        source: from,
+        block,
+    };
+    assert!(offer(&mut small, a, first).contains(&asked(a, first)));
+    let again = offer(&mut small, b, first);
+    assert!(!again.contains(&asked(b, first)), "{again:?}");
+    let crowded = offer(&mut small, b, second);
+    let no = Command::TellFetching {
+        source: b,
+        add: Vec::new(),
+        drop: vec![second.piece()],
+    };
+    assert!(crowded.contains(&no), "{crowded:?}");
+    let comes_to_others = |small: &mut Small, piece: u32| {
+        let far = small.block(piece).piece();
+        for id in [a, b, other] {
+            small.swarm.handle_fetching(id, &[far], &[], small.now);
+        }
+    };
+    // As much is coming to everybody else: they come first.
+    comes_to_others(&mut small, 7);
+    assert!(offer(&mut small, b, second).contains(&no));
+    // More is.
+    comes_to_others(&mut small, 6);
+    assert!(offer(&mut small, b, second).contains(&asked(b, second)));
+}
+
+/// Chance let some of sixteen machines fall five pieces behind the others, which then waited for them in the end.
+#[test]
+fn who_has_less_than_its_neighbours_takes_a_second_piece() {
+    let mut small = Small::new(false, |_| {});
+    let [a, b] = [1, 2].map(|id| small.add_holder_of(id, 6));
+    for id in [a, b] {
+        small.swarm.handle_offer(id, &[], false, small.now);
+    }
+    for (id, piece) in [(a, 0), (b, 1)] {
+        let block = small.block(piece);
+        let offered = [block.piece()];
+        small.swarm.handle_offer(id, &offered, false, small.now);
+        let asked = Command::Request { source: id, block };
+        assert!(small.commands().contains(&asked), "{piece}");
+    }
+}
+
+/// A giver may promise and not deliver: nobody waits for it for ever.
+#[test]
+fn a_downloader_to_which_nothing_is_offered_asks_by_itself() {
+    let mut small = Small::new(false, |_| {});
+    let silent = small.add_holder_of(1, 6);
+    small.swarm.handle_offer(silent, &[], false, small.now);
+    small.commands();
+    let asked = |c: &Command| matches!(c, Command::Request { source, .. } if *source == silent);
+    assert!(small.wait(Duration::from_secs(1)).iter().any(asked));
+}
