@@ -314,6 +314,7 @@ impl Swarm {
                 kind: peer.kind,
                 peer_id: Some(peer.peer_id),
                 extended,
+                relays: false,
             };
             self.core.handle_source_added(SourceId(key), info, now);
             self.carry_out();

@@ -52,6 +52,11 @@ impl Swarm {
                     free,
                 } => self.offer(source, &pieces, free),
                 Command::Serve { source, block } => self.serve(source, block),
+                // No peer was told that we pass on what arrives.
+                Command::Relay { source, block, .. } => self.refuse(source, block),
+                Command::Abandon { source, block } => {
+                    self.tell(source, net::Command::Abandon(block))
+                }
                 Command::Ban { source, reason } => self.ban(source, &reason.to_string()),
                 Command::Disconnect { source, reason } => {
                     self.disconnect(source, &reason.to_string())
@@ -182,6 +187,15 @@ impl Swarm {
             net::Event::Progress { block, bytes } => self.handle_partial(key, block, bytes, now),
             net::Event::Received { block, data } => self.handle_received(key, block, data, now),
             net::Event::Served { block } => self.handle_served(key, block, now),
+            net::Event::Abandoned(block) => {
+                if let Some(peer) = self.peers.get_mut(&key)
+                    && peer.receiving == Some(block)
+                {
+                    peer.receiving = None;
+                    peer.partial = 0;
+                }
+                self.core.handle_abandoned(source, block, now);
+            }
             net::Event::Extension(extension) => self.handle_extension(key, extension, now),
             net::Event::Closed(reason) => self.peer_closed(key, &reason, now),
         }

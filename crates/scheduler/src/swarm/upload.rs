@@ -32,6 +32,10 @@ const PACE_OVER: usize = 8;
 const PACE_TIME: Duration = Duration::from_millis(50);
 /// Served blocks over which it is measured at most.
 const PACE_OVER_MAX: usize = 512;
+/// A block may be passed on while the rest of it takes so many times as long to come as a piece takes to go out, …
+const ARRIVES_MAX: u32 = 6;
+/// … and no longer than this before that is known.
+const ARRIVES_FIRST: Duration = Duration::from_millis(60);
 /// How often unchoke slots move when more want them than there are.
 const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
@@ -188,6 +192,15 @@ impl Uploads {
         last[slots as usize - 1].map(|since| since + long)
     }
 
+    /// Forgets what is being sent of the piece: to whom which block.
+    pub(super) fn abandon(&mut self, piece: PieceIndex) -> Vec<(SourceId, Block)> {
+        let of = |a: &Active| a.block.piece() == piece;
+        let sent = self.active.iter().filter(|a| of(a));
+        let sent = sent.map(|a| (a.to, a.block)).collect();
+        self.active.retain(|a| !of(a));
+        sent
+    }
+
     /// Whether the source has something queued changed.
     pub(super) fn note_queue(&mut self, id: SourceId, s: &Source) {
         if s.up.queue.is_empty() {
@@ -232,6 +245,11 @@ impl Uploads {
         self.slots() > 1 || self.shared_max() == 1
     }
 
+    /// Whether the block is being sent there.
+    pub(super) fn is_serving(&self, to: SourceId, block: Block) -> bool {
+        self.active.iter().any(|a| a.is(to, block))
+    }
+
     /// Whether a block of the piece is being sent there.
     fn is_sending(&self, to: SourceId, piece: PieceIndex) -> bool {
         let is = |a: &Active| a.to == to && a.block.piece() == piece;
@@ -248,6 +266,14 @@ impl Uploads {
         let mut is_next = |piece| last.replace(piece) != Some(piece);
         let waits = |b: &&Block| is_next(b.piece()) && !self.is_sending(id, b.piece());
         s.up.queue.iter().filter(waits).count()
+    }
+
+    /// Whether what has so long to come may be passed on. What is out in no time is not worth it, and what comes much
+    /// slower than it could go out would keep its receivers from taking anything else.
+    pub(super) fn may_relay(&self, left: Duration) -> bool {
+        self.piece_pace().map_or(left <= ARRIVES_FIRST, |pace| {
+            pace >= LONG_PIECE && left <= pace * ARRIVES_MAX
+        })
     }
 
     /// When the first of the blocks that are being sent is out, by the usual pace, if the next one is chosen before.
@@ -296,9 +322,17 @@ impl Swarm {
         if !s.up.unchoked {
             return Err(Refusal::Choked);
         }
-        if !self.pieces.have().has(block.piece()) {
+        let relays = s.info.relays;
+        let held = self.pieces.have().has(block.piece());
+        if !held && !self.may_ask_for_relay(id, block) {
+            if relays {
+                // It may have been true when we offered it.
+                let source = id;
+                self.commands.push_back(Command::Abandon { source, block });
+            }
             return Err(Refusal::NotHeld);
         }
+        let s = self.sources.get_mut(&id).ok_or(Refusal::UnknownSource)?;
         // One that is being sent may be asked for again: our Choke made the peer forget that it is on its way.
         if s.up.queue.contains(&block) {
             return Err(Refusal::Repeated);
@@ -400,8 +434,7 @@ impl Swarm {
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
             self.uploads.begin(id, block, now);
-            self.commands
-                .push_back(Command::Serve { source: id, block });
+            self.commands.push_back(self.serve_command(id, block));
         }
     }
 

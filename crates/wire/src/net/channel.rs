@@ -37,6 +37,8 @@ pub enum Command {
     },
     /// Drop a request of the peer silently.
     Refuse(Block),
+    /// Drop a request of the peer of which nothing was sent, and tell it so; see [`Connection::abandon`](crate::Connection::abandon).
+    Abandon(Block),
     /// Send a message of our own kind.
     Extension(Extension),
     /// The content's dimensions are known now.
@@ -98,6 +100,8 @@ pub enum Event {
         /// The block.
         block: Block,
     },
+    /// The peer will not send this block, or not the rest of it; see [`PeerEvent::Abandoned`].
+    Abandoned(Block),
     /// The peer sent a message of our own kind.
     Extension(Extension),
     /// The connection ended. Always the last event.
@@ -114,6 +118,7 @@ impl From<PeerEvent> for Event {
             PeerEvent::Interested(interested) => Self::Interested(interested),
             PeerEvent::Requested(block) => Self::Requested(block),
             PeerEvent::Cancelled(block) => Self::Cancelled(block),
+            PeerEvent::Abandoned(block) => Self::Abandoned(block),
             PeerEvent::Extension(extension) => Self::Extension(extension),
         }
     }

@@ -257,6 +257,10 @@ impl State {
                 connection.refuse(block);
                 self.answers.retain(|(queued, _)| *queued != block);
             }
+            Command::Abandon(block) => {
+                connection.abandon(block);
+                self.answers.retain(|(queued, _)| *queued != block);
+            }
             Command::Extension(extension) => connection.extension(&extension),
             Command::Lengths(lengths) => connection.set_lengths(lengths)?,
             Command::Close => return Err(CloseReason::Local),
