@@ -404,6 +404,7 @@ impl Swarm {
             return;
         }
         self.relays.end(piece);
+        self.uploads.note_verified(piece);
         self.picker.set_shelf(piece, Shelf::Held);
         self.offers.note_more();
         let complete = self.is_complete();

@@ -28,6 +28,8 @@ struct World {
     serving: Vec<(u32, Block)>,
     /// Who offered us what, ever.
     offered: BTreeSet<(u32, u32)>,
+    /// What we offered to whom.
+    offers: Vec<(u32, PieceIndex)>,
     shown: BTreeSet<u32>,
     /// Pieces that were here and were not any more: what is served of them goes out.
     lost: BTreeSet<u32>,
@@ -50,6 +52,7 @@ impl World {
             queued: BTreeSet::new(),
             serving: Vec::new(),
             offered: BTreeSet::new(),
+            offers: Vec::new(),
             shown: BTreeSet::new(),
             lost: BTreeSet::new(),
         }
@@ -69,6 +72,7 @@ impl World {
         self.queued.retain(|(s, _)| *s != id);
         self.serving.retain(|(s, _)| *s != id);
         self.offered.retain(|(s, _)| *s != id);
+        self.offers.retain(|(s, _)| *s != id);
         self.fetches.retain(|_, (s, _)| *s != id);
     }
 
@@ -169,6 +173,7 @@ impl World {
                             !self.has[&source.0].contains(&piece.get()),
                             "offers what the peer has"
                         );
+                        self.offers.push((source.0, piece));
                     }
                 }
                 Command::Choke { source } => self.queued.retain(|(s, _)| *s != source.0),
@@ -251,9 +256,11 @@ impl World {
                     .retain(|(s, _)| *s != id.0 || b.is_multiple_of(2));
             }
             13 if known && peer => {
-                let block = self.lengths.blocks(piece).next().expect("a block");
-                if self.swarm.handle_request(id, block, self.now).is_ok() {
-                    self.queued.insert((id.0, block));
+                self.request(id, piece);
+            }
+            32 | 33 => {
+                if let Some((to, piece)) = self.offers.pop() {
+                    self.request(SourceId(to), piece);
                 }
             }
             14 => {
@@ -324,6 +331,30 @@ impl World {
             }
         }
         self.obey();
+    }
+
+    fn request(&mut self, from: SourceId, piece: PieceIndex) {
+        let block = self.lengths.blocks(piece).next().expect("a block");
+        if self.swarm.handle_request(from, block, self.now).is_ok() {
+            self.queued.insert((from.0, block));
+        }
+    }
+
+    /// Some have everything, the others want it.
+    fn begin(&mut self) {
+        for id in (2..SOURCES).map(SourceId) {
+            self.choking.remove(&id.0);
+            self.swarm.handle_unchoked(id, self.now);
+            if relays(id) {
+                self.swarm.handle_interested(id, true, self.now);
+            } else {
+                let has = Bitfield::full(self.lengths.piece_count());
+                let pieces = has.ones().map(PieceIndex::get).collect();
+                self.has.insert(id.0, pieces);
+                self.swarm.handle_bitfield(id, has, self.now);
+            }
+            self.obey();
+        }
     }
 
     fn add(&mut self, id: SourceId) {
@@ -432,13 +463,17 @@ proptest! {
     fn any_order_of_events_keeps_the_invariants(
         pieces in 1u32..40,
         large: bool,
+        begun: bool,
         seed: u64,
-        ops in proptest::collection::vec((0u8..34, any::<u32>(), any::<u32>()), 0..400),
+        ops in proptest::collection::vec((0u8..38, any::<u32>(), any::<u32>()), 0..400),
     ) {
         let mut world = World::new(pieces, if large { 22 } else { 20 }, seed);
         for id in 0..SOURCES {
             world.add(SourceId(id));
             world.obey();
+        }
+        if begun {
+            world.begin();
         }
         for (op, a, b) in ops {
             world.step(op, a, b);

@@ -48,6 +48,8 @@ struct Active {
     block: Block,
     /// When its piece began.
     since: Instant,
+    /// The piece is not verified yet.
+    relayed: bool,
 }
 
 impl Active {
@@ -92,16 +94,22 @@ impl Uploads {
         }
     }
 
-    fn begin(&mut self, id: SourceId, block: Block, now: Instant) {
+    fn begin(&mut self, id: SourceId, block: Block, relayed: bool, now: Instant) {
         if self.active.is_empty() {
             self.recent.clear();
             self.recent.push_back(now);
         }
-        self.push(id, block, now, now);
+        let active = Active {
+            to: id,
+            block,
+            since: now,
+            relayed,
+        };
+        self.push(active, now);
     }
 
-    fn push(&mut self, to: SourceId, block: Block, since: Instant, now: Instant) {
-        self.active.push(Active { to, block, since });
+    fn push(&mut self, active: Active, now: Instant) {
+        self.active.push(active);
         self.last_event = now;
     }
 
@@ -192,9 +200,15 @@ impl Uploads {
         last[slots as usize - 1].map(|since| since + long)
     }
 
-    /// Forgets what is being sent of the piece: to whom which block.
+    /// The piece is verified: what is being sent of it is like anything else.
+    pub(super) fn note_verified(&mut self, piece: PieceIndex) {
+        let of = self.active.iter_mut().filter(|a| a.block.piece() == piece);
+        of.for_each(|a| a.relayed = false);
+    }
+
+    /// Forgets what is passed on of the piece: to whom which block.
     pub(super) fn abandon(&mut self, piece: PieceIndex) -> Vec<(SourceId, Block)> {
-        let of = |a: &Active| a.block.piece() == piece;
+        let of = |a: &Active| a.relayed && a.block.piece() == piece;
         let sent = self.active.iter().filter(|a| of(a));
         let sent = sent.map(|a| (a.to, a.block)).collect();
         self.active.retain(|a| !of(a));
@@ -322,6 +336,10 @@ impl Swarm {
         if !s.up.unchoked {
             return Err(Refusal::Choked);
         }
+        // One that is being sent may be asked for again: our Choke made the peer forget that it is on its way.
+        if s.up.queue.contains(&block) {
+            return Err(Refusal::Repeated);
+        }
         let relays = s.info.relays;
         let held = self.pieces.have().has(block.piece());
         if !held && !self.may_ask_for_relay(id, block) {
@@ -333,10 +351,6 @@ impl Swarm {
             return Err(Refusal::NotHeld);
         }
         let s = self.sources.get_mut(&id).ok_or(Refusal::UnknownSource)?;
-        // One that is being sent may be asked for again: our Choke made the peer forget that it is on its way.
-        if s.up.queue.contains(&block) {
-            return Err(Refusal::Repeated);
-        }
         if s.up.queue.len() >= max {
             return Err(Refusal::QueueFull { max });
         }
@@ -389,7 +403,13 @@ impl Swarm {
         };
         let block = s.up.queue.remove(at).expect("just found");
         self.uploads.note_queue(id, s);
-        self.uploads.push(id, block, since, now);
+        let active = Active {
+            to: id,
+            block,
+            since,
+            relayed: false,
+        };
+        self.uploads.push(active, now);
         self.commands
             .push_back(Command::Serve { source: id, block });
     }
@@ -433,7 +453,8 @@ impl Swarm {
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
-            self.uploads.begin(id, block, now);
+            let relayed = self.relays.has(block.piece());
+            self.uploads.begin(id, block, relayed, now);
             self.commands.push_back(self.serve_command(id, block));
         }
     }
@@ -651,7 +672,7 @@ mod tests {
         let lengths = PieceLengths::new(64 << 20, 1 << 20).unwrap();
         for piece in lengths.pieces().take(count as usize) {
             let block = lengths.blocks(piece).next().unwrap();
-            uploads.begin(SourceId(0), block, now);
+            uploads.begin(SourceId(0), block, false, now);
             now += took;
             assert!(uploads.end(SourceId(0), block, now).is_some());
         }
