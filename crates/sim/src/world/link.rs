@@ -319,12 +319,12 @@ impl World<'_> {
             state.writing = state.next_answer(clock);
         }
         let mut part = None;
-        let relayed = state.writing.and_then(|w| Some((w, w.from?)));
-        let ready = relayed.map_or(u32::MAX, |(writing, from)| {
+        let passed_on = state.writing.and_then(|w| Some((w, w.from?)));
+        let ready = passed_on.map_or(u32::MAX, |(writing, from)| {
             let node = self.end(end).node;
             let ready = self.may_relay(node, from, writing.block);
             let enough = writing.done + RELAY_PART_MIN;
-            let last = writing.block.len() - HELD_BACK;
+            let last = writing.block.len().saturating_sub(HELD_BACK);
             if ready >= enough || ready >= last {
                 ready
             } else {
@@ -337,7 +337,8 @@ impl World<'_> {
             Some(writing) if writing.done == writing.block.len() => {
                 let took = Duration::from_nanos(clock - writing.begun);
                 let block = writing.block;
-                if writing.from.is_none() {
+                let relayed = writing.from.is_some();
+                if !relayed {
                     state.pace.note(block.len(), took);
                 }
                 state.wire.end_answer(block);
@@ -345,6 +346,8 @@ impl World<'_> {
                 let (node, source, out) = (state.node, state.source, state.out);
                 let unsent_max = u64::from(state.pace.unsent_max());
                 self.network.flow_mut(out).unsent_max = unsent_max;
+                let held = self.machines[node].holds(block.piece());
+                assert!(held || !relayed, "{block:?} is out before it is verified");
                 self.served(node, source, block);
                 return true;
             }
@@ -410,7 +413,7 @@ impl World<'_> {
         let Some(swarm) = &machine.swarm else {
             return 0;
         };
-        if swarm.have().has(block.piece()) {
+        if machine.holds(block.piece()) {
             return block.len();
         }
         let here = match machine.other(from) {
@@ -423,7 +426,7 @@ impl World<'_> {
             }
             Other::Http(_) => self.fetched(node, from, block),
         };
-        here.min(block.len() - HELD_BACK)
+        here.min(block.len().saturating_sub(HELD_BACK))
     }
 
     /// More of a piece is here: it may be passed on. False when nobody gets it.

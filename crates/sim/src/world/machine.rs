@@ -65,6 +65,12 @@ impl Machine {
         super::meet::source(self.sources.len() - 1)
     }
 
+    /// Whether it has verified the piece.
+    pub(super) fn holds(&self, piece: PieceIndex) -> bool {
+        let swarm = self.swarm.as_ref();
+        swarm.is_some_and(|s| s.have().has(piece))
+    }
+
     pub(super) fn other(&self, source: SourceId) -> Other {
         self.sources[source.0 as usize]
     }
@@ -200,14 +206,11 @@ impl World<'_> {
 
     fn serve(&mut self, at: Node, source: SourceId, block: Block) {
         let machine = &mut self.machines[at];
-        let held = machine
-            .swarm
-            .as_ref()
-            .is_some_and(|s| s.have().has(block.piece()));
         assert!(
-            held,
+            machine.holds(block.piece()),
             "{} with seed {}: {at} serves {block:?} unverified",
-            self.scenario.name, self.scenario.seed
+            self.scenario.name,
+            self.scenario.seed
         );
         if self.scenario.machines[at].role == Role::Silent {
             machine.silenced = true;

@@ -126,7 +126,7 @@ fn what_others_put_into_id_20_is_skipped() {
         b"dosvc",
         b"d1:md11:ut_metadatai3ee",
         b"DOSVC\x00",
-        b"dosvc\x08later version",
+        b"dosvc\x09later version",
         b"dosvc\xff",
     ] {
         assert_eq!(Extension::decode(payload), Ok(None), "{payload:?}");
