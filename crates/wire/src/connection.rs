@@ -843,6 +843,11 @@ impl Connection {
         self.requests.len()
     }
 
+    /// The block of which a part is here and the rest is to follow, in parts.
+    pub fn arriving(&self) -> Option<Block> {
+        self.arriving.map(|arriving| arriving.block)
+    }
+
     /// What has moved so far.
     pub fn stats(&self) -> Stats {
         self.stats

@@ -15,7 +15,7 @@ use dosvc_content::{Block, PieceIndex};
 use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
     CAPABILITY_PARTS, CAPABILITY_RELAYS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION,
-    Extension, Header, Lead, Limits, Pace, Payload, PeerEvent,
+    Extension, Header, Lead, Limits, Pace, Payload, PeerEvent, RELAY_HELD, RELAY_PART_MIN,
 };
 use std::{collections::VecDeque, time::Duration};
 
@@ -26,10 +26,6 @@ const PROGRESS_INTERVAL_MIN: Nanos = 20_000_000;
 const PROGRESS_INTERVAL_MAX: Nanos = 100_000_000;
 /// How long a new peer may take to say Hello before it is taken for one without extensions, as the engine has it.
 const GREETING_TIME: Nanos = 150_000_000;
-/// The end of a block that goes out only when its piece is verified.
-const HELD_BACK: u32 = 64 << 10;
-/// Parts of a block that is passed on are no shorter, but for the last.
-const RELAY_PART_MIN: u32 = 16 << 10;
 
 /// Bytes of the header of a part of a block.
 const PIECE_HEADER: usize = 13;
@@ -324,7 +320,7 @@ impl World<'_> {
             let node = self.end(end).node;
             let ready = self.may_relay(node, from, writing.block);
             let enough = writing.done + RELAY_PART_MIN;
-            let last = writing.block.len().saturating_sub(HELD_BACK);
+            let last = writing.block.len().saturating_sub(RELAY_HELD);
             if ready >= enough || ready >= last {
                 ready
             } else {
@@ -426,7 +422,7 @@ impl World<'_> {
             }
             Other::Http(_) => self.fetched(node, from, block),
         };
-        here.min(block.len().saturating_sub(HELD_BACK))
+        here.min(block.len().saturating_sub(RELAY_HELD))
     }
 
     /// More of a piece is here: it may be passed on. False when nobody gets it.

@@ -1,6 +1,6 @@
 //! What goes into a driver and what comes out.
 
-use super::{BlockBuf, CloseReason};
+use super::{BlockBuf, CloseReason, Feed};
 use crate::connection::PeerEvent;
 use crate::extension::Extension;
 use crate::limits::COMMANDS_MAX;
@@ -35,10 +35,26 @@ pub enum Command {
         /// Its bytes.
         body: Body,
     },
+    /// Answer a request of the peer with a block that is still arriving here, as far as it has come; its end follows
+    /// with [`Command::Release`]. Only for a peer that takes blocks in parts and knows of relays
+    /// ([`CAPABILITY_RELAYS`](crate::CAPABILITY_RELAYS)). Ignored when the peer withdrew it meanwhile.
+    Relay {
+        /// The block, as in [`Event::Requested`].
+        block: Block,
+        /// What arrives of it.
+        feed: Feed,
+    },
+    /// What was passed on while it arrived is verified: here is all of it.
+    Release {
+        /// The block.
+        block: Block,
+        /// Its bytes.
+        body: Body,
+    },
+    /// What was passed on while it arrives, or was to be, will not be completed; the peer is told so.
+    Abandon(Block),
     /// Drop a request of the peer silently.
     Refuse(Block),
-    /// Drop a request of the peer of which nothing was sent, and tell it so; see [`Connection::abandon`](crate::Connection::abandon).
-    Abandon(Block),
     /// Send a message of our own kind.
     Extension(Extension),
     /// The content's dimensions are known now.
@@ -80,6 +96,8 @@ pub enum Event {
     /// The peer withdrew its request, or our Choke made it void. An answer that was commanded and had not begun is
     /// not sent.
     Cancelled(Block),
+    /// A block that we asked for will not come from this peer, or not the rest of it. No [`Event::Received`] follows.
+    Abandoned(Block),
     /// A block has begun (perhaps with no byte yet), or a part of it arrived: about every 128 KiB, every 20 ms of a
     /// fast one and every 100 ms of a slow one. What no `Progress` told is implied by [`Event::Received`].
     Progress {
@@ -100,8 +118,6 @@ pub enum Event {
         /// The block.
         block: Block,
     },
-    /// The peer will not send this block, or not the rest of it; see [`PeerEvent::Abandoned`].
-    Abandoned(Block),
     /// The peer sent a message of our own kind.
     Extension(Extension),
     /// The connection ended. Always the last event.
