@@ -2,7 +2,7 @@
 
 use super::{
     args::{Control, StatusArgs},
-    running,
+    no_client, running,
 };
 use crate::{cli::Global, client::ClientError, show};
 use dosvc_engine::TunnelReport;
@@ -84,7 +84,7 @@ pub(super) async fn run(global: &Global, args: StatusArgs) -> anyhow::Result<()>
 async fn ask(global: &Global, control: &Control) -> anyhow::Result<Status> {
     let client = running(global, control)?;
     if control.control.is_some() {
-        return Ok(client.read("/v1/status").await?);
+        return client.read("/v1/status").await.map_err(no_client);
     }
     let daemon = match crate::client(global)?.tunnel().await {
         Ok(Some(status)) => return Ok(status),
