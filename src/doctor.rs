@@ -163,6 +163,9 @@ fn tunnel_row(status: &EngineStatus, tunnel: Option<&teredo::Status>) -> Row {
     const CHECK: &str = "Teredo";
     let Some(tunnel) = tunnel else {
         let why = match is_distant(status) {
+            true if !status.gates.is_empty() => {
+                "closed by what is named below, or no server is configured ([nat] teredo_servers)"
+            }
             true => {
                 "no server is configured ([nat] teredo_servers), or its UDP port is taken (see the daemon's log)"
             }

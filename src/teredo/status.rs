@@ -89,7 +89,8 @@ async fn ask(global: &Global, control: &Control) -> anyhow::Result<Status> {
     let daemon = match crate::client(global)?.tunnel().await {
         Ok(Some(status)) => return Ok(status),
         Ok(None) => {
-            "the daemon has no tunnel: that takes mode 2 or 3 and [nat] teredo_servers".to_owned()
+            "the daemon has no tunnel: that takes mode 2 or 3, [nat] teredo_servers, and that nothing closes peers (`dosvc doctor`)"
+                .to_owned()
         }
         Err(error) => error.to_string(),
     };
