@@ -319,6 +319,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tunnel_that_a_gate_closes_is_not_said_to_lack_a_server_alone() {
+        let gate = GateStatus {
+            name: "vpn".to_owned(),
+            code: "0x80D03807".to_owned(),
+            message: "a VPN is active".to_owned(),
+            closes: vec!["peers".to_owned()],
+            remedy: String::new(),
+        };
+        let closed = EngineStatus {
+            gates: vec![gate],
+            ..status(3, None)
+        };
+        let row = tunnel_row(&closed, None);
+        assert_eq!(row.outcome, Outcome::Off);
+        assert!(row.detail.contains("below"), "{row:?}");
+    }
+
+    #[test]
     fn a_closed_peer_port_is_bad_only_where_there_should_be_one() {
         let closed = |mode| EngineStatus {
             listening: Vec::new(),
