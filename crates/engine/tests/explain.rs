@@ -143,9 +143,10 @@ async fn download_that_was_given_up_explains_nothing_once_another_has_brought_ev
     let given_up = node.get(&url).await;
     let file_id = node.until(given_up, |s| s.bytes_done > 0).await.file_id;
     node.engine.cancel(given_up).await.expect("it runs");
+    let state = |e: &Explanation| e.download.as_ref().map(|download| download.state);
+    explained(&node, given_up, |e| state(e) == Some(JobState::Cancelled)).await;
     let by_id = node.engine.explain(&file_id).await.expect("a content");
-    let state = by_id.download.map(|download| download.state);
-    assert_eq!(state, Some(JobState::Cancelled));
+    assert_eq!(state(&by_id), Some(JobState::Cancelled));
     origin.limit(1 << 30);
     let job = node.get(&url).await;
     node.finish(job).await;
@@ -155,8 +156,7 @@ async fn download_that_was_given_up_explains_nothing_once_another_has_brought_ev
     assert_eq!(by_id.advice, Vec::<String>::new());
     let number = given_up.to_string();
     let by_number = node.engine.explain(&number).await.expect("a download");
-    let state = by_number.download.map(|download| download.state);
-    assert_eq!(state, Some(JobState::Cancelled));
+    assert_eq!(state(&by_number), Some(JobState::Cancelled));
 }
 
 fn source<'a>(answer: &'a Explanation, address: &str) -> &'a SourceExplanation {

@@ -213,14 +213,11 @@ mod tests {
         let Ok(SocketAddr::V4(to)) = peer.local_addr() else {
             panic!("IPv4");
         };
-        let free = Blocking::bind((loopback, 0)).expect("a socket");
-        let extra = free.local_addr().expect("an address").port();
-        drop(free);
         let (sockets, _came) = Sockets::bind(SocketAddrV4::new(loopback, 0)).expect("a port");
         for (port, ttl) in [
             (LocalPort::Service, None),
             (LocalPort::Service, Some(2)),
-            (LocalPort::Extra(extra), None),
+            (LocalPort::Extra(0), None),
         ] {
             let path = Path { port, to };
             let bytes = b"first".to_vec();
