@@ -79,7 +79,7 @@ impl Outcome {
             .as_ref()
             .map(|error| format!("{address}: {error}"));
         let answers = self.rtt_ms.iter().map(|rtt| match rtt {
-            Some(ms) => format!("answer after {ms:.1} ms"),
+            Some(ms) => format!("answer after {ms:.2} ms"),
             None => "no answer".to_owned(),
         });
         open.into_iter().chain(error).chain(answers).collect()
