@@ -43,9 +43,13 @@ impl Swarm {
         self.tell(source, Command::Relay { block, feed });
     }
 
-    /// A piece is verified: who got it while it arrived gets the end of it.
+    /// A piece is verified: who got it while it arrived is told so, and gets the end of it.
     pub(super) fn release(&mut self, piece: PieceIndex) {
-        for (source, block) in self.relays.begun.remove(&piece).unwrap_or_default() {
+        let Some(begun) = self.relays.begun.remove(&piece) else {
+            return;
+        };
+        self.carry_out();
+        for (source, block) in begun {
             match self.content.file_range(block) {
                 Ok(range) => {
                     let body = Body::File {
