@@ -1,9 +1,9 @@
 //! SHA-256 of several messages at once.
 //!
 //! The rounds of one message wait for each other, so one message can't use the width of the processor. Messages don't
-//! depend on each other: with a vector register's lane for each, sixteen cost little more than eight, and eight what one
-//! costs. That beats even the processor's SHA instructions from [`LANES_WORTH`] messages on; fewer are hashed one by one
-//! with those.
+//! depend on each other: with a vector register's lane for each, eight cost what one costs, and sixteen half as much again.
+//! That beats even the processor's SHA instructions from [`LANES_WORTH`] messages on; fewer are hashed one by one with
+//! those.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -15,7 +15,7 @@ pub const LANES: usize = 16;
 /// Messages from which on the lanes are faster than one by one, on processors that have SHA instructions too.
 pub const LANES_WORTH: usize = 5;
 /// Messages from which on all lanes are faster than half of them, and the rest one by one.
-const LANES_WORTH_ALL: usize = 11;
+pub const LANES_WORTH_ALL: usize = 11;
 
 const BLOCK_BYTES: usize = 64;
 /// What a message's length takes at its very end.
