@@ -67,6 +67,7 @@ fn swarm(now: Instant) -> Swarm {
             kind: SourceKind::LanPeer,
             peer_id: None,
             extended: true,
+            relays: false,
         };
         swarm.handle_source_added(SourceId(i), info, now);
         swarm.handle_bitfield(SourceId(i), holding(i, 64), now);

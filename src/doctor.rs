@@ -163,6 +163,9 @@ fn tunnel_row(status: &EngineStatus, tunnel: Option<&teredo::Status>) -> Row {
     const CHECK: &str = "Teredo";
     let Some(tunnel) = tunnel else {
         let why = match is_distant(status) {
+            true if !status.gates.is_empty() => {
+                "closed by what is named below, or no server is configured ([nat] teredo_servers)"
+            }
             true => {
                 "no server is configured ([nat] teredo_servers), or its UDP port is taken (see the daemon's log)"
             }
@@ -313,6 +316,24 @@ mod tests {
             let row = tunnel_row(&status(mode, None), state.map(in_state).as_ref());
             assert_eq!(row.outcome, wanted, "{row:?}");
         }
+    }
+
+    #[test]
+    fn a_tunnel_that_a_gate_closes_is_not_said_to_lack_a_server_alone() {
+        let gate = GateStatus {
+            name: "vpn".to_owned(),
+            code: "0x80D03807".to_owned(),
+            message: "a VPN is active".to_owned(),
+            closes: vec!["peers".to_owned()],
+            remedy: String::new(),
+        };
+        let closed = EngineStatus {
+            gates: vec![gate],
+            ..status(3, None)
+        };
+        let row = tunnel_row(&closed, None);
+        assert_eq!(row.outcome, Outcome::Off);
+        assert!(row.detail.contains("below"), "{row:?}");
     }
 
     #[test]

@@ -8,14 +8,18 @@ mod relay;
 mod status;
 
 use crate::{
+    Usage,
     cli::Global,
-    client::Client,
+    client::{Client, ClientError},
     load_config,
     run::{Signals, log},
 };
 use anyhow::Context as _;
 use args::{Control, ServerArgs, TeredoAction, TeredoArgs};
-use dosvc_nat::{net, teredo::server::ServerConfig};
+use dosvc_nat::{
+    net,
+    teredo::{is_global, server::ServerConfig},
+};
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -39,9 +43,9 @@ async fn serve(global: &Global, args: ServerArgs) -> anyhow::Result<()> {
         secondary,
         metrics,
     } = args;
+    let secondary = second_address(primary, secondary)?;
     log::start(&load_config(global)?.daemon, global.no_color)?;
     let mut signals = Signals::new()?;
-    let secondary = secondary.unwrap_or_else(|| after(primary));
     let server = net::serve(ServerConfig::new(primary, secondary))
         .await
         .context("start the Teredo server")?;
@@ -67,9 +71,20 @@ async fn serve(global: &Global, args: ServerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The next address: where the clients of a server look for its second one.
-fn after(primary: Ipv4Addr) -> Ipv4Addr {
-    u32::from(primary).wrapping_add(1).into()
+/// A server's second address: the one that is named, or the one after the first, where clients look for it.
+fn second_address(primary: Ipv4Addr, named: Option<Ipv4Addr>) -> Result<Ipv4Addr, Usage> {
+    let address = named.unwrap_or_else(|| Ipv4Addr::from_bits(primary.to_bits().wrapping_add(1)));
+    if address == primary {
+        return Err(Usage(format!(
+            "a Teredo server has two addresses, not {primary} twice"
+        )));
+    }
+    if !is_global(address) {
+        return Err(Usage(format!(
+            "{address}, the address after {primary}, is not a public one: name the server's second address"
+        )));
+    }
+    Ok(address)
 }
 
 /// Where the client's control socket is.
@@ -86,4 +101,15 @@ fn socket_path(global: &Global, control: &Control) -> anyhow::Result<PathBuf> {
 /// The running client.
 fn running(global: &Global, control: &Control) -> anyhow::Result<Client> {
     Ok(Client::new(socket_path(global, control)?))
+}
+
+/// What is wrong with the running client: unlike all others of that kind it is no daemon.
+fn no_client(error: ClientError) -> anyhow::Error {
+    match error {
+        ClientError::NoDaemon(path) => anyhow::anyhow!(
+            "no `dosvc teredo client` answers at {}; start one, or name its socket with --control",
+            path.display()
+        ),
+        error => error.into(),
+    }
 }

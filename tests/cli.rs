@@ -25,7 +25,19 @@ fn bad_usage_exits_with_64_and_help_with_0() {
         &["publish", "x", "--piece-size", "3MB"],
         &["teredo"],
         &["teredo", "server", "--primary", "2001::1"],
+        &["teredo", "server", "--primary", "10.0.0.1"],
+        &["teredo", "server", "--primary", "223.255.255.255"],
+        &[
+            "teredo",
+            "server",
+            "--primary",
+            "198.51.100.10",
+            "--secondary",
+            "198.51.100.10",
+        ],
+        &["teredo", "relay", "--address", "127.0.0.1"],
         &["teredo", "client"],
+        &["teredo", "client", "--server", "192.168.1.1"],
         &["teredo", "ping", "198.51.100.10"],
     ] {
         let output = place.run(arguments);
@@ -33,6 +45,21 @@ fn bad_usage_exits_with_64_and_help_with_0() {
     }
     for arguments in [&["--help"][..], &["get", "--help"], &["--version"]] {
         assert_eq!(code(&place.run(arguments)), 0, "{arguments:?}");
+    }
+}
+
+#[test]
+fn who_asks_a_teredo_client_that_is_not_there_is_told_how_to_start_one() {
+    let place = Place::new();
+    for arguments in [
+        &["teredo", "ping", "2001:0:c633:640a::1"][..],
+        &["teredo", "status", "--control", "none.sock"],
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        let text = stderr(&output);
+        let told = text.contains("no `dosvc teredo client` answers") && text.contains("--control");
+        assert!(told && !text.contains("dosvc run"), "{text}");
     }
 }
 

@@ -328,6 +328,7 @@ impl Crowd {
             kind: SourceKind::LanPeer,
             peer_id: Some(PeerId::from_random(id)),
             extended: true,
+            relays: false,
         };
         let has = holding(&self.lengths, i, 64);
         self.swarm.handle_source_added(SourceId(i), info, self.now);

@@ -41,6 +41,7 @@ impl Fleet {
                 kind: SourceKind::LanPeer,
                 peer_id: None,
                 extended: true,
+                relays: false,
             };
             let mut has = Bitfield::new(lengths.piece_count());
             for piece in lengths.pieces().filter(|p| (p.get() + i) % 4 < share) {

@@ -1,6 +1,7 @@
 //! The options of `dosvc teredo`.
 
 use clap::{Args, Subcommand};
+use dosvc_nat::teredo::is_global;
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -52,10 +53,10 @@ impl TeredoArgs {
 #[derive(Args, Debug)]
 pub(crate) struct ServerArgs {
     /// The address that is part of its clients' addresses.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = public_address)]
     pub(crate) primary: Ipv4Addr,
     /// The other address: what shows clients whether their NAT is symmetric [default: the one after the primary].
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = public_address)]
     pub(crate) secondary: Option<Ipv4Addr>,
     /// Serve counters for Prometheus at http://ADDR/metrics, without a password: for the administrators' network.
     #[arg(long, value_name = "ADDR")]
@@ -70,7 +71,7 @@ pub(crate) struct ServerArgs {
 #[derive(Args, Debug)]
 pub(crate) struct RelayArgs {
     /// The public IPv4 address that it sends from.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = public_address)]
     pub(crate) address: Ipv4Addr,
     /// The UDP port; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
@@ -81,6 +82,16 @@ pub(crate) struct RelayArgs {
     /// Serve counters for Prometheus at http://ADDR/metrics, without a password: for the administrators' network.
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// An address that others can send to from anywhere: Teredo sends to no other, and takes nothing from there.
+fn public_address(text: &str) -> Result<Ipv4Addr, String> {
+    let address = text
+        .parse()
+        .map_err(|error: std::net::AddrParseError| error.to_string())?;
+    is_global(address)
+        .then_some(address)
+        .ok_or_else(|| "not a public IPv4 address".to_owned())
 }
 
 /// What Linux takes for an interface's name.
@@ -98,10 +109,10 @@ fn interface_name(name: &str) -> Result<String, String> {
 #[derive(Args, Debug)]
 pub(crate) struct ClientArgs {
     /// The server's primary address.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = public_address)]
     pub(crate) server: Ipv4Addr,
     /// Its secondary address [default: the one after the primary].
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = public_address)]
     pub(crate) server2: Option<Ipv4Addr>,
     /// The local UDP port; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
@@ -125,6 +136,8 @@ pub(crate) struct ClientArgs {
 }
 
 /// Have the client ping a Teredo address, and show how long the answers took.
+///
+/// A daemon answers no pings: that the path to it opens shows that it can be reached.
 #[derive(Args, Debug)]
 pub(crate) struct PingArgs {
     /// The Teredo address.

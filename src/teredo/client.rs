@@ -1,11 +1,10 @@
 //! `dosvc teredo client`: an address, and answers to pings.
 
 use super::{
-    after,
     args::ClientArgs,
     metrics::Page,
     ping::{self, Pings},
-    socket_path, status,
+    second_address, socket_path, status,
 };
 use crate::{
     api::socket::ApiSocket,
@@ -50,13 +49,14 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
         tun,
         native,
     } = args;
-    log::start(&load_config(global)?.daemon, global.no_color)?;
-    let mut signals = Signals::new()?;
-    let socket = ApiSocket::bind(&socket_path(global, &control)?, None)?;
     let servers = vec![ServerAddresses {
         primary: server,
-        secondary: Some(server2.unwrap_or_else(|| after(server))),
+        secondary: Some(second_address(server, server2)?),
     }];
+    log::start(&load_config(global)?.daemon, global.no_color)?;
+    let mut signals = Signals::new()?;
+    let control = socket_path(global, &control)?;
+    let socket = ApiSocket::bind(&control, None)?;
     let config = TunnelConfig {
         servers,
         bind: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
@@ -72,6 +72,7 @@ pub(super) async fn run(global: &Global, args: ClientArgs) -> anyhow::Result<()>
     if native {
         tunnel.take_natives();
     }
+    tracing::info!(%server, control = %control.display(), "the Teredo client asks its server");
     let pings = Arc::new(Pings::new(tunnel.clone()));
     let stop = CancellationToken::new();
     let mut reader = tokio::spawn(read(tunnel.clone(), incoming, device, pings.clone()));

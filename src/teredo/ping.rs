@@ -1,6 +1,6 @@
 //! `dosvc teredo ping`: is a peer there, and how far away?
 
-use super::{args::PingArgs, running};
+use super::{args::PingArgs, no_client, running};
 use crate::{SaidAlready, cli::Global, show};
 use dosvc_nat::{
     net::{ConnectError, Tunnel},
@@ -53,7 +53,8 @@ pub(super) async fn run(global: &Global, args: PingArgs) -> anyhow::Result<()> {
     let request = Request { address, count };
     let outcome: Outcome = client
         .send(hyper::Method::POST, "/v1/ping", &request)
-        .await?;
+        .await
+        .map_err(no_client)?;
     if json {
         show::json(&outcome)?;
     } else {
@@ -78,7 +79,7 @@ impl Outcome {
             .as_ref()
             .map(|error| format!("{address}: {error}"));
         let answers = self.rtt_ms.iter().map(|rtt| match rtt {
-            Some(ms) => format!("answer after {ms:.1} ms"),
+            Some(ms) => format!("answer after {ms:.2} ms"),
             None => "no answer".to_owned(),
         });
         open.into_iter().chain(error).chain(answers).collect()

@@ -2,13 +2,13 @@
 
 use super::{
     args::{Control, StatusArgs},
-    running,
+    no_client, running,
 };
 use crate::{cli::Global, client::ClientError, show};
 use dosvc_engine::TunnelReport;
 use dosvc_nat::{
     net::{State, TunnelStatus},
-    teredo::client::{LocalPort, Nat, Offline},
+    teredo::client::{LocalPort, Offline},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -84,12 +84,13 @@ pub(super) async fn run(global: &Global, args: StatusArgs) -> anyhow::Result<()>
 async fn ask(global: &Global, control: &Control) -> anyhow::Result<Status> {
     let client = running(global, control)?;
     if control.control.is_some() {
-        return Ok(client.read("/v1/status").await?);
+        return client.read("/v1/status").await.map_err(no_client);
     }
     let daemon = match crate::client(global)?.tunnel().await {
         Ok(Some(status)) => return Ok(status),
         Ok(None) => {
-            "the daemon has no tunnel: that takes mode 2 or 3 and [nat] teredo_servers".to_owned()
+            "the daemon has no tunnel: that takes mode 2 or 3, [nat] teredo_servers, and that nothing closes peers (`dosvc doctor`)"
+                .to_owned()
         }
         Err(error) => error.to_string(),
     };
@@ -142,12 +143,12 @@ impl Status {
         });
         let dropped = stats.dropped.iter();
         Self {
-            state: state_words(status.state).to_owned(),
+            state: status.state.to_string(),
             address: own.map(|own| own.address.to_ipv6()),
             server: status.server.map(|server| server.primary),
             mapped: own.map(|own| own.address.mapped()),
             local_port: status.local_port,
-            nat: own.map(|own| nat_words(own.nat).to_owned()),
+            nat: own.map(|own| own.nat.to_string()),
             keeps_port: own.map(|own| own.keeps_port),
             mtu: own.map(|own| own.mtu),
             peers: peers.collect(),
@@ -171,7 +172,7 @@ impl Status {
 
     /// Whether no server answers.
     pub(crate) fn is_offline(&self) -> bool {
-        self.state == NO_ANSWER
+        self.state == State::Offline(Offline::NoAnswer).to_string()
     }
 
     /// All of it in a line.
@@ -252,27 +253,5 @@ impl Status {
             add("peer", Some(format!("{}  {path}", peer.address)));
         }
         lines
-    }
-}
-
-/// The state of a client that nobody answers.
-const NO_ANSWER: &str = "off-line: no server answers on UDP port 3544";
-
-fn state_words(state: State) -> &'static str {
-    match state {
-        State::Starting => "asking the server",
-        State::Qualified(_) => "qualified",
-        State::Offline(Offline::NoAnswer) => NO_ANSWER,
-        State::Offline(Offline::MappingChanged) => "the NAT has changed our port; asking again",
-        State::Offline(Offline::Restarted) => "the network has changed; asking again",
-    }
-}
-
-fn nat_words(nat: Nat) -> &'static str {
-    match nat {
-        Nat::Open => "none: this machine has a public address",
-        Nat::Consistent => "one that gives us the same port towards everybody",
-        Nat::Symmetric => "symmetric: another port for each destination",
-        Nat::Unknown => "unknown: the server has no second address",
     }
 }

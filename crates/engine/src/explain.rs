@@ -156,17 +156,22 @@ pub(crate) async fn explain(
         Some(job) => job.status().file_id,
         None => file_id(jobs, cached.iter().map(|(_, e)| e.file_id.as_str()), id)?,
     };
-    let of_content = |job: &&Arc<Job>| !file_id.is_empty() && job.status().file_id == file_id;
-    let latest = || {
-        let own = jobs.iter().filter(of_content);
-        own.max_by_key(|job| (!job.status().state.is_final(), job.id))
-    };
-    let job = named.or_else(latest);
-    let download = job.map(|job| job.status());
     let (key, entry) = cached
         .into_iter()
         .find(|(_, e)| e.file_id == file_id)
         .unzip();
+    let latest = || {
+        let whole = (entry.as_ref()).is_some_and(|e| e.file_size_in_cache == e.file_size);
+        let counts = |status: &JobStatus| {
+            // What went wrong is of no matter any more when another download has brought everything since.
+            let over = matches!(status.state, JobState::Failed | JobState::Cancelled);
+            !file_id.is_empty() && status.file_id == file_id && !(whole && over)
+        };
+        let own = jobs.iter().filter(|job| counts(&job.status()));
+        own.max_by_key(|job| (!job.status().state.is_final(), job.id))
+    };
+    let job = named.or_else(latest);
+    let download = job.map(|job| job.status());
     let view = view(shared, &file_id).await;
 
     let settings = shared.settings();

@@ -521,6 +521,7 @@ impl Asker {
             events: sender,
             down: Arc::new(Unlimited),
             up: Arc::new(Unlimited),
+            feeds: net::Feeds::default(),
         };
         let mut dialogue = Dialogue {
             commands,

@@ -36,7 +36,7 @@ use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Gate, Gates, GroupStanding, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
-    CAPABILITY_PARTS, EXTENSION_VERSION, Extension, GroupKey,
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, EXTENSION_VERSION, Extension, GroupKey,
     net::{BlockPool, GroupParams, Reached},
 };
 use std::{
@@ -55,6 +55,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) const INCOMING_MAX: usize = 750;
 /// Connections to peers that we dialled. Apart from the others, so that nobody's knocking keeps us from downloading.
 const OUTGOING_MAX: usize = 250;
+/// What we can do, as our Hello says.
+const CAPABILITIES: u32 = CAPABILITY_PARTS | CAPABILITY_RELAYS;
 /// How long a foreground download looks for peers before HTTP runs at full speed: the first answers on the link.
 const DISCOVERY_GRACE_FOREGROUND: Duration = Duration::from_millis(500);
 /// The same in the background, where nobody waits: the answers to the second question too, for a question or an
@@ -416,7 +418,7 @@ impl Shared {
     pub(crate) fn hello(&self) -> Extension {
         Extension::Hello {
             version: EXTENSION_VERSION,
-            capabilities: CAPABILITY_PARTS,
+            capabilities: CAPABILITIES,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }
@@ -438,7 +440,7 @@ impl Shared {
             swarm,
             local: self.peer_id,
             remote,
-            capabilities: CAPABILITY_PARTS,
+            capabilities: CAPABILITIES,
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }

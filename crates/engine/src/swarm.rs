@@ -10,6 +10,7 @@ mod disk;
 mod explain;
 mod http;
 mod peers;
+mod relay;
 mod sources;
 mod transfer;
 
@@ -43,6 +44,7 @@ use dosvc_wire::{GroupKey, net};
 pub(crate) use explain::{SOURCES_KEPT_MAX, SwarmView, blank, http_name, other_url};
 use http::{FetchKey, HttpEvent};
 use peers::Peer;
+use relay::Relays;
 use sources::HttpSource;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -221,6 +223,8 @@ pub(crate) struct Swarm {
     blocks_written: HashMap<PieceIndex, u32>,
     /// Who delivered what of a piece that is not verified yet.
     unverified: HashMap<PieceIndex, Vec<(SourceKind, u64)>>,
+    /// What is passed on while it arrives.
+    relays: Relays,
     /// Uploads that wait for their piece to be read back and checked.
     unchecked_uploads: HashMap<PieceIndex, Vec<(SourceId, dosvc_content::Block)>>,
 
@@ -309,6 +313,7 @@ impl Swarm {
             fetches: HashMap::new(),
             blocks_written: HashMap::new(),
             unverified: HashMap::new(),
+            relays: Relays::default(),
             unchecked_uploads: HashMap::new(),
             to_recover: Vec::new(),
             recovered_bytes: 0,

@@ -102,9 +102,8 @@ impl OpenTunnel {
     /// Whether there is an address, in words.
     pub(crate) fn standing(&self) -> String {
         match *self.tunnel.state().borrow() {
-            State::Starting => "asking its server".to_owned(),
-            State::Qualified(own) => format!("{} ({:?} NAT)", own.address.to_ipv6(), own.nat),
-            State::Offline(why) => format!("off-line: {why:?}"),
+            State::Qualified(own) => format!("{} (NAT: {})", own.address.to_ipv6(), own.nat),
+            other => other.to_string(),
         }
     }
 }

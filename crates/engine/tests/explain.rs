@@ -133,6 +133,32 @@ async fn finished_download_is_explained_by_number_and_by_file_id() {
     }
 }
 
+/// Its caller has left nothing behind but a download that was given up, which is not what became of the content.
+#[tokio::test(flavor = "multi_thread")]
+async fn download_that_was_given_up_explains_nothing_once_another_has_brought_everything() {
+    let origin = Origin::start().await;
+    let url = origin.publish("a.bin", &content(3, 12 * MIB));
+    let node = Node::start(&[], &[]).await;
+    origin.limit(1 << 20);
+    let given_up = node.get(&url).await;
+    let file_id = node.until(given_up, |s| s.bytes_done > 0).await.file_id;
+    node.engine.cancel(given_up).await.expect("it runs");
+    let state = |e: &Explanation| e.download.as_ref().map(|download| download.state);
+    explained(&node, given_up, |e| state(e) == Some(JobState::Cancelled)).await;
+    let by_id = node.engine.explain(&file_id).await.expect("a content");
+    assert_eq!(state(&by_id), Some(JobState::Cancelled));
+    origin.limit(1 << 30);
+    let job = node.get(&url).await;
+    node.finish(job).await;
+    node.engine.release(job).await;
+    let by_id = node.engine.explain(&file_id).await.expect("a content");
+    assert_eq!(by_id.download, None);
+    assert_eq!(by_id.advice, Vec::<String>::new());
+    let number = given_up.to_string();
+    let by_number = node.engine.explain(&number).await.expect("a download");
+    assert_eq!(state(&by_number), Some(JobState::Cancelled));
+}
+
 fn source<'a>(answer: &'a Explanation, address: &str) -> &'a SourceExplanation {
     let found = answer.sources.iter().find(|s| s.address.contains(address));
     found.unwrap_or_else(|| panic!("{address}: {:#?}", answer.sources))

@@ -42,6 +42,7 @@ async fn lying_peer(asked: Arc<AtomicU64>) -> SocketAddr {
                     events: sender,
                     down: Arc::new(Unlimited),
                     up: Arc::new(Unlimited),
+                    feeds: net::Feeds::default(),
                 };
                 let answer = async {
                     while let Some((_, event)) = events.recv().await {

@@ -6,6 +6,9 @@ use dosvc_policy::{Adapter, AdapterKind};
 use std::{net::Ipv4Addr, path::Path};
 
 const ADAPTERS: &str = "sys/class/net";
+const IPV6_ADDRESSES: &str = "proc/net/if_inet6";
+/// What the addresses of Teredo (`2001::/32`) begin with, as the kernel writes them.
+const TEREDO: &str = "20010000";
 /// `IFF_UP`.
 const FLAG_UP: u32 = 0x1;
 /// `IFF_LOOPBACK`.
@@ -44,7 +47,7 @@ fn adapter(root: &Root, name: &str) -> Option<Adapter> {
         Some("vti" | "vti6" | "xfrm") => AdapterKind::Ipsec,
         _ if value("type").as_deref() == Some(&TYPE_PPP.to_string()) => AdapterKind::Ppp,
         _ => match value("tun_flags").and_then(|text| hexadecimal(&text)) {
-            Some(flags) if flags & TUN != 0 => AdapterKind::Tun,
+            Some(flags) if flags & TUN != 0 && !is_teredo(root, name) => AdapterKind::Tun,
             _ => AdapterKind::Other,
         },
     };
@@ -52,6 +55,17 @@ fn adapter(root: &Root, name: &str) -> Option<Adapter> {
         name: name.to_owned(),
         description: value("ifalias").unwrap_or_default(),
         kind,
+    })
+}
+
+/// Whether it is the way to Teredo's peers, such as `dosvc teredo client --tun` makes it: nobody's network is behind that.
+fn is_teredo(root: &Root, name: &str) -> bool {
+    // `address number prefix scope flags device`
+    let table = root.read(IPV6_ADDRESSES).unwrap_or_default();
+    let mut lines = table.lines().map(str::split_whitespace);
+    lines.any(|mut fields| {
+        let address = fields.next().unwrap_or_default();
+        address.starts_with(TEREDO) && fields.next_back() == Some(name)
     })
 }
 
@@ -147,6 +161,17 @@ mod tests {
             "tun0",
             &[("tun_flags", "0x1001"), ("operstate", "unknown")],
         );
+        plug(
+            &tree,
+            "teredo",
+            &[("tun_flags", "0x1001"), ("operstate", "unknown")],
+        );
+        tree.write(
+            IPV6_ADDRESSES,
+            "20010db8000000000000000000000001 05 40 00 80     tun0\n\
+             20010000c633640a08ba7e563ffffdeb 06 20 00 80   teredo\n\
+             fe80000000000000aadc091fb0529503 06 40 20 80   teredo\n",
+        );
         plug(&tree, "vnet0", &[("tun_flags", "0x1002")]);
         plug(&tree, "ppp0", &[("type", "512"), ("operstate", "unknown")]);
         let found: Vec<_> = adapters(&tree.root())
@@ -156,6 +181,7 @@ mod tests {
         let expected = [
             ("eth0", "Office line", AdapterKind::Other),
             ("ppp0", "", AdapterKind::Ppp),
+            ("teredo", "", AdapterKind::Other),
             ("tun0", "", AdapterKind::Tun),
             ("vnet0", "", AdapterKind::Other),
             ("wg0", "", AdapterKind::WireGuard),

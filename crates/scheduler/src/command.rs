@@ -112,6 +112,23 @@ pub enum Command {
         /// The block.
         block: Block,
     },
+    /// Send this block to the peer while it arrives from `from`, or while it is checked, but for its end (64 KiB or
+    /// less): that goes out only when the piece is verified. Then report `handle_served`.
+    Relay {
+        /// The peer.
+        source: SourceId,
+        /// The block.
+        block: Block,
+        /// Where it comes from.
+        from: SourceId,
+    },
+    /// Send no more of this block to the peer, and tell it that what it has of it is void. Needs no answer.
+    Abandon {
+        /// The peer.
+        source: SourceId,
+        /// The block.
+        block: Block,
+    },
     /// Close the connection and refuse the peer from now on. The scheduler has already forgotten the source.
     Ban {
         /// The peer.

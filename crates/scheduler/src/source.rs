@@ -77,6 +77,9 @@ pub struct SourceInfo {
     pub peer_id: Option<PeerId>,
     /// Whether the peer speaks our extension messages.
     pub extended: bool,
+    /// Whether it understands [`Command::Abandon`](crate::Command::Abandon) and blocks in parts: pieces go both ways
+    /// while they arrive.
+    pub relays: bool,
 }
 
 /// How much longer than measured a request may take before somebody else may do better.
@@ -179,6 +182,8 @@ pub(crate) struct Source {
     /// Out of order until then.
     pub(crate) down: Option<Down>,
     pub(crate) strikes: u32,
+    /// Blocks that it passed on to us and abandoned.
+    pub(crate) abandoned: u32,
     pub(crate) delivered: u64,
     pub(crate) shortlist: Shortlist,
     pub(crate) up: Upload,
@@ -219,6 +224,7 @@ impl Source {
             demotions: 0,
             down: None,
             strikes: 0,
+            abandoned: 0,
             delivered: 0,
             shortlist: Shortlist::default(),
             up: Upload::default(),
@@ -228,6 +234,11 @@ impl Source {
 
     pub(crate) fn is_peer(&self) -> bool {
         self.info.kind.is_peer()
+    }
+
+    /// Whether we want something of it. Who passes on what arrives may have something at any moment.
+    pub(crate) fn is_interesting(&self, complete: bool) -> bool {
+        self.interesting > 0 || self.info.relays && !complete && !self.has.is_full()
     }
 
     /// A peer that speaks our extensions.
@@ -247,6 +258,12 @@ impl Source {
         let held = |piece: &&u32| pieces.state(pieces.index(**piece)) == PieceState::Have;
         // What is there is on its way there no longer.
         self.fetching.keys().filter(held).take(lacking).count() < lacking
+    }
+
+    /// Whether it may be offered this piece, which we have or pass on.
+    pub(crate) fn lacks(&self, piece: PieceIndex, pieces: &Pieces) -> bool {
+        let coming = self.has.has(piece) || self.fetching.contains_key(&piece.get());
+        !coming && (self.info.relays || pieces.have().has(piece))
     }
 
     pub(crate) fn is_busy(&self) -> bool {

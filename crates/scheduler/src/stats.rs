@@ -80,6 +80,8 @@ pub struct Stats {
     pub moved: u64,
     /// Blocks asked of a second source while the first was still expected to send them.
     pub doubled: u64,
+    /// Blocks that peers passed on to us while they arrived there, and abandoned.
+    pub abandoned: u64,
     /// Times that a source was demoted for silence.
     pub demotions: u64,
     /// Sources given up for bad pieces.

@@ -5,6 +5,7 @@ mod download;
 mod http;
 mod lead;
 mod offer;
+mod relay;
 mod steal;
 mod upload;
 
@@ -48,6 +49,7 @@ pub struct Swarm {
     leads: lead::Leads,
     uploads: upload::Uploads,
     offers: offer::Offers,
+    relays: relay::Relays,
     /// Bytes from peers by the clock on the wall.
     peer_meter: Meter,
     next_tick: Instant,
@@ -71,6 +73,7 @@ impl Swarm {
             leads: lead::Leads::new(now),
             uploads: upload::Uploads::new(lengths.blocks_per_piece(), now),
             offers: offer::Offers::new(now),
+            relays: relay::Relays::default(),
             pieces,
             rng,
             config,
@@ -145,6 +148,7 @@ impl Swarm {
                 .push_back(Command::ShowBitfield { source: id, pieces });
             self.tell_everything(id);
             self.tell_lead_to(id);
+            self.update_interest(id);
             self.offers.note_partners();
         }
         self.http.due = true;
@@ -399,8 +403,11 @@ impl Swarm {
         if !self.pieces.verified(piece) {
             return;
         }
+        self.relays.end(piece);
+        self.uploads.note_verified(piece);
         self.picker.set_shelf(piece, Shelf::Held);
         self.offers.note_more();
+        let complete = self.is_complete();
         // The Have says so.
         self.told.remove(&piece.get());
         self.tell.remove(&piece.get());
@@ -410,14 +417,12 @@ impl Swarm {
             }
             // Also to those who have it: they count how far it has spread, and what is on its way to us.
             self.commands.push_back(Command::ShowHave { source, piece });
-            if s.has.has(piece) {
-                s.interesting -= 1;
-                if s.interesting == 0 && s.we_are_interested {
-                    s.we_are_interested = false;
-                    let interested = false;
-                    self.commands
-                        .push_back(Command::Interested { source, interested });
-                }
+            s.interesting -= u32::from(s.has.has(piece));
+            let interested = s.is_interesting(complete);
+            if s.we_are_interested && !interested {
+                s.we_are_interested = false;
+                self.commands
+                    .push_back(Command::Interested { source, interested });
             }
         }
         self.http.due = true;
@@ -543,7 +548,7 @@ impl Swarm {
             );
             for asked in &s.asked {
                 assert!(
-                    s.has.has(asked.block.piece()),
+                    s.has.has(asked.block.piece()) || s.info.relays,
                     "{id}: {asked:?} not held there"
                 );
                 assert!(
@@ -558,8 +563,8 @@ impl Swarm {
             );
             for block in &s.up.queue {
                 assert!(
-                    self.pieces.have().has(block.piece()),
-                    "{id}: {block:?} not had"
+                    self.pieces.have().has(block.piece()) || self.relays.has(block.piece()),
+                    "{id}: {block:?} neither had nor passed on"
                 );
             }
         }
@@ -613,6 +618,7 @@ impl Swarm {
 
     /// A piece fell back to missing.
     fn note_missing(&mut self, piece: PieceIndex) {
+        self.abandon(piece);
         self.picker.set_shelf(piece, Shelf::Missing);
         self.note_tell(piece, false);
     }
@@ -680,7 +686,7 @@ impl Swarm {
         let Some(s) = self.sources.get_mut(&id) else {
             return;
         };
-        let interested = s.interesting > 0;
+        let interested = s.is_interesting(self.pieces.have().is_full());
         if s.is_peer() && s.we_are_interested != interested {
             s.we_are_interested = interested;
             self.commands.push_back(Command::Interested {

@@ -41,6 +41,7 @@ fn first_asked(config: SwarmConfig, cache: Cache) -> (Option<u128>, Option<u128>
             kind,
             peer_id: None,
             extended: false,
+            relays: false,
         };
         swarm.handle_source_added(id, info, start);
     };

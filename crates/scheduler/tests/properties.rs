@@ -1,5 +1,6 @@
 //! Whatever the world does, in any order: the invariants of the core hold, nothing is asked of a source that lacks it,
-//! nothing is asked twice without cause, nothing is served that is not there.
+//! nothing is asked twice without cause, nothing is served that is not there or on its way, and what is on its way and
+//! does not come is abandoned.
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceIndex, PieceLengths};
 use dosvc_scheduler::{
@@ -25,7 +26,13 @@ struct World {
     fetches: BTreeMap<FetchId, (u32, Vec<Block>)>,
     queued: BTreeSet<(u32, Block)>,
     serving: Vec<(u32, Block)>,
+    /// Who offered us what, ever.
+    offered: BTreeSet<(u32, u32)>,
+    /// What we offered to whom.
+    offers: Vec<(u32, PieceIndex)>,
     shown: BTreeSet<u32>,
+    /// Pieces that were here and were not any more: what is served of them goes out.
+    lost: BTreeSet<u32>,
 }
 
 impl World {
@@ -44,7 +51,10 @@ impl World {
             fetches: BTreeMap::new(),
             queued: BTreeSet::new(),
             serving: Vec::new(),
+            offered: BTreeSet::new(),
+            offers: Vec::new(),
             shown: BTreeSet::new(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -61,6 +71,8 @@ impl World {
         self.asked.retain(|(s, _)| *s != id);
         self.queued.retain(|(s, _)| *s != id);
         self.serving.retain(|(s, _)| *s != id);
+        self.offered.retain(|(s, _)| *s != id);
+        self.offers.retain(|(s, _)| *s != id);
         self.fetches.retain(|_, (s, _)| *s != id);
     }
 
@@ -69,8 +81,10 @@ impl World {
         while let Some(command) = self.swarm.poll_command() {
             match command {
                 Command::Request { source, block } => {
+                    let piece = block.piece().get();
+                    let offered = self.offered.contains(&(source.0, piece));
                     assert!(
-                        self.has[&source.0].contains(&block.piece().get()),
+                        self.has[&source.0].contains(&piece) || relays(source) && offered,
                         "asked for what it lacks"
                     );
                     assert!(!self.choking.contains(&source.0), "asked while choked");
@@ -124,14 +138,42 @@ impl World {
                     );
                     self.serving.push((source.0, block));
                 }
+                Command::Relay {
+                    source,
+                    block,
+                    from,
+                } => {
+                    assert!(relays(source), "passed on to a plain peer");
+                    assert!(!self.swarm.have().has(block.piece()), "it is here");
+                    assert!(self.comes(block, from.0), "it comes from somewhere else");
+                    assert!(
+                        self.queued.remove(&(source.0, block)),
+                        "serves what nobody asked for"
+                    );
+                    self.serving.push((source.0, block));
+                }
+                Command::Abandon { source, block } => {
+                    assert!(relays(source), "abandons what a plain peer asked for");
+                    let served = self.serving.iter().position(|s| *s == (source.0, block));
+                    match served {
+                        Some(at) => _ = self.serving.remove(at),
+                        // Or a request that was just refused.
+                        None => _ = self.queued.remove(&(source.0, block)),
+                    }
+                }
                 Command::Offer { source, pieces, .. } => {
                     assert!(source.0.is_multiple_of(2), "an offer to a plain peer");
                     for piece in pieces {
-                        assert!(self.swarm.have().has(piece), "offers what it lacks");
+                        assert!(
+                            self.swarm.have().has(piece)
+                                || relays(source) && !self.swarm.is_missing(piece),
+                            "offers what it lacks"
+                        );
                         assert!(
                             !self.has[&source.0].contains(&piece.get()),
                             "offers what the peer has"
                         );
+                        self.offers.push((source.0, piece));
                     }
                 }
                 Command::Choke { source } => self.queued.retain(|(s, _)| *s != source.0),
@@ -142,6 +184,22 @@ impl World {
             }
         }
         self.swarm.check_invariants();
+        for (to, block) in &self.serving {
+            let piece = block.piece();
+            assert!(
+                self.lost.contains(&piece.get()) || !self.swarm.is_missing(piece),
+                "{to} waits for the rest of {block:?}"
+            );
+        }
+    }
+
+    /// Whether the block is on its way from there, or is being checked.
+    fn comes(&self, block: Block, from: u32) -> bool {
+        let fetched =
+            |(source, blocks): &(u32, Vec<Block>)| *source == from && blocks.contains(&block);
+        self.asked.contains(&(from, block))
+            || self.fetches.values().any(fetched)
+            || self.swarm.is_checking(block.piece())
     }
 
     fn step(&mut self, op: u8, a: u32, b: u32) {
@@ -198,9 +256,11 @@ impl World {
                     .retain(|(s, _)| *s != id.0 || b.is_multiple_of(2));
             }
             13 if known && peer => {
-                let block = self.lengths.blocks(piece).next().expect("a block");
-                if self.swarm.handle_request(id, block, self.now).is_ok() {
-                    self.queued.insert((id.0, block));
+                self.request(id, piece);
+            }
+            32 | 33 => {
+                if let Some((to, piece)) = self.offers.pop() {
+                    self.request(SourceId(to), piece);
                 }
             }
             14 => {
@@ -213,6 +273,7 @@ impl World {
                     .handle_fetching(id, &[piece], &[self.piece(b >> 8)], self.now)
             }
             29 if known && peer => {
+                self.offered.insert((id.0, piece.get()));
                 self.swarm
                     .handle_offer(id, &[piece], b.is_multiple_of(3), self.now)
             }
@@ -224,13 +285,31 @@ impl World {
                 });
                 self.swarm.handle_lead(id, lead, self.now);
             }
+            31 => {
+                // What is asked for, or anything else.
+                let (from, block) = match self
+                    .nth_asked(b)
+                    .filter(|(from, _)| relays(SourceId(*from)))
+                {
+                    Some(asked) => asked,
+                    None => (id.0, self.lengths.blocks(piece).next().expect("a block")),
+                };
+                if relays(SourceId(from)) {
+                    self.asked.remove(&(from, block));
+                    self.swarm.handle_abandoned(SourceId(from), block, self.now);
+                }
+            }
             16 => self.end_fetch(b),
             17 if known && b.is_multiple_of(4) => {
                 let until = (!b.is_multiple_of(5)).then(|| self.now + Duration::from_secs(1));
                 self.swarm.handle_source_down(id, until, self.now);
             }
             18 => self.swarm.set_paused(b.is_multiple_of(8), self.now),
-            19 if self.swarm.have().has(piece) => self.swarm.handle_piece_lost(piece, self.now),
+            19 if self.swarm.have().has(piece) => {
+                self.lost.insert(piece.get());
+                self.queued.retain(|(_, k)| k.piece() != piece);
+                self.swarm.handle_piece_lost(piece, self.now);
+            }
             20 => {
                 if let Some((from, block)) = self.nth_asked(b) {
                     self.asked.remove(&(from, block));
@@ -252,8 +331,30 @@ impl World {
             }
         }
         self.obey();
-        self.queued
-            .retain(|(_, k)| self.swarm.have().has(k.piece()));
+    }
+
+    fn request(&mut self, from: SourceId, piece: PieceIndex) {
+        let block = self.lengths.blocks(piece).next().expect("a block");
+        if self.swarm.handle_request(from, block, self.now).is_ok() {
+            self.queued.insert((from.0, block));
+        }
+    }
+
+    /// Some have everything, the others want it.
+    fn begin(&mut self) {
+        for id in (2..SOURCES).map(SourceId) {
+            self.choking.remove(&id.0);
+            self.swarm.handle_unchoked(id, self.now);
+            if relays(id) {
+                self.swarm.handle_interested(id, true, self.now);
+            } else {
+                let has = Bitfield::full(self.lengths.piece_count());
+                let pieces = has.ones().map(PieceIndex::get).collect();
+                self.has.insert(id.0, pieces);
+                self.swarm.handle_bitfield(id, has, self.now);
+            }
+            self.obey();
+        }
     }
 
     fn add(&mut self, id: SourceId) {
@@ -267,6 +368,7 @@ impl World {
             kind: kind.unwrap_or(SourceKind::LanPeer),
             peer_id: Some(PeerId::from([u8::try_from(id.0).expect("few"); 20])),
             extended: id.0.is_multiple_of(2),
+            relays: relays(id),
         };
         self.has.insert(id.0, BTreeSet::new());
         self.choking.insert(id.0);
@@ -286,8 +388,17 @@ impl World {
         if n.is_multiple_of(3) {
             self.swarm
                 .handle_block_begun(SourceId(from), block, self.now);
-            self.swarm.handle_progress(SourceId(from), 1000, self.now);
             self.obey();
+            let here = block.len() / 2;
+            self.now += Duration::from_millis(u64::from(n % 7));
+            self.swarm.handle_progress(SourceId(from), here, self.now);
+            self.swarm
+                .handle_block_part(SourceId(from), block, here, self.now);
+            self.obey();
+            if n.is_multiple_of(2) {
+                // The rest comes later, or never.
+                return;
+            }
         }
         self.asked.remove(&(from, block));
         self.take(from, block, n);
@@ -299,7 +410,12 @@ impl World {
             return;
         };
         let from = *from;
-        if let Some(block) = blocks.pop() {
+        if let Some(&block) = blocks.last().filter(|_| n.is_multiple_of(3)) {
+            let here = block.len() / 2;
+            self.swarm.handle_progress(SourceId(from), here, self.now);
+            self.swarm
+                .handle_block_part(SourceId(from), block, here, self.now);
+        } else if let Some(block) = blocks.pop() {
             self.take(from, block, n);
         }
     }
@@ -335,6 +451,11 @@ impl World {
     }
 }
 
+/// Whether the source passes on what arrives, and takes such.
+fn relays(id: SourceId) -> bool {
+    id.0 > 1 && id.0.is_multiple_of(2)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -342,13 +463,17 @@ proptest! {
     fn any_order_of_events_keeps_the_invariants(
         pieces in 1u32..40,
         large: bool,
+        begun: bool,
         seed: u64,
-        ops in proptest::collection::vec((0u8..32, any::<u32>(), any::<u32>()), 0..400),
+        ops in proptest::collection::vec((0u8..38, any::<u32>(), any::<u32>()), 0..400),
     ) {
         let mut world = World::new(pieces, if large { 22 } else { 20 }, seed);
         for id in 0..SOURCES {
             world.add(SourceId(id));
             world.obey();
+        }
+        if begun {
+            world.begin();
         }
         for (op, a, b) in ops {
             world.step(op, a, b);

@@ -24,6 +24,9 @@
 //! [`Network::ideal`] is the same without send buffers, losses and headers: links are used fully while anybody has
 //! something to send.
 //!
+//! What is passed on while it arrives goes out as far as it has come, in parts of 16 KiB at least, but for its last 64 KiB
+//! until the piece is verified.
+//!
 //! Checking a piece takes time in proportion to its length. HTTP fetches use kept connections whose windows have fallen
 //! back: one round trip, then slow start.
 //!
@@ -31,7 +34,7 @@
 //!
 //! # What is checked
 //!
-//! At each step: nothing unverified is served, nobody breaks the wire's rules (an unrequested block, a piece outside the
+//! At each step: nothing unverified is served to its end, nobody breaks the wire's rules (an unrequested block, a piece outside the
 //! content, a garbled message), what is verified is had, and who is done has everything. The scheduler's own invariants
 //! are checked of one machine after the other ([`Scenario::check_every`]) and of all at the end. A failure prints its
 //! seed and the command to repeat it.

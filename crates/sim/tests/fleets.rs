@@ -128,6 +128,26 @@ fn a_corrupting_peer_is_banned_and_all_finish() {
     );
 }
 
+/// Wrong bytes are passed on before anybody can know that they are wrong, but nobody gets a whole piece of them but from
+/// their author.
+#[test]
+fn who_passes_wrong_bytes_on_while_they_arrive_is_not_blamed_for_them() {
+    over_seeds(
+        || {
+            let mut scenario = Scenario::seed_and_leeches(64, 16, 200);
+            scenario
+                .machines
+                .push(Machine::new(Role::Corrupt, Link::mbit(200)));
+            scenario
+        },
+        |o| {
+            assert!(o.sum(|s| s.abandoned) > 0, "nothing was passed on: {o}");
+            assert_eq!(o.banned, [17], "{o}");
+            assert!(o.leeches.iter().all(|m| m.took.is_some()), "{o}");
+        },
+    );
+}
+
 #[test]
 fn peers_go_on_when_the_origin_goes() {
     let mut scenario = Scenario::origin_and_leeches(64, 4, 200, Duration::ZERO);

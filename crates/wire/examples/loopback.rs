@@ -88,6 +88,7 @@ fn params(lengths: PieceLengths) -> (DriveParams, mpsc::Receiver<(u32, Event)>) 
         limits: Limits::default(),
         pool: BlockPool::new(BLOCK_LEN, 32),
         down: Arc::new(Unlimited),
+        feeds: Feeds::default(),
         up: Arc::new(Unlimited),
         events,
     };

@@ -15,7 +15,9 @@
 mod requests;
 
 use crate::codec::{DecodeError, Header, RawBlock};
-use crate::extension::{CAPABILITY_PARTS, EXTENSION_PREFIX_LEN, Extension, Prefix};
+use crate::extension::{
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, EXTENSION_PREFIX_LEN, Extension, Prefix,
+};
 use crate::limits::{
     FETCHING_MAX, Limits, METAINFO_REQUESTS_MAX, METAINFO_WANTED_MAX, PIECE_PAYLOAD_MAX,
     PIECES_MAX, REQUESTS_IGNORED_MAX,
@@ -117,6 +119,8 @@ pub enum PeerEvent {
     Requested(Block),
     /// The peer no longer wants a block that it asked for.
     Cancelled(Block),
+    /// The peer will not send this block, or not the rest of it, that we asked for and that was on its way to it.
+    Abandoned(Block),
     /// A message of our own kind.
     Extension(Extension),
 }
@@ -189,6 +193,8 @@ pub struct Connection {
     parts_in: bool,
     /// The peer said so.
     parts_out: bool,
+    /// We said that we take pieces while they arrive.
+    relays_in: bool,
     /// Requests of the peer; true once an answer is queued.
     peer_requests: BTreeMap<Block, bool>,
     ignored_in_a_row: u32,
@@ -225,6 +231,7 @@ impl Connection {
             arriving: None,
             parts_in: false,
             parts_out: false,
+            relays_in: false,
             peer_requests: BTreeMap::new(),
             ignored_in_a_row: 0,
             metainfo_wanted: VecDeque::new(),
@@ -480,12 +487,33 @@ impl Connection {
                     .ok_or(Violation::UnrequestedMetainfo)?;
                 self.metainfo_wanted.remove(answered);
             }
+            Extension::Abandon(raw) => return self.handle_abandon(*raw),
             Extension::Hello { capabilities, .. } => {
                 self.parts_out |= capabilities & CAPABILITY_PARTS != 0;
             }
             _ => {}
         }
         self.events.push_back(PeerEvent::Extension(extension));
+        Ok(())
+    }
+
+    /// A block that we asked for will not come, or not the rest of it. One of which nothing is here yet may have been
+    /// withdrawn and asked for again meanwhile: then the first request is meant.
+    fn handle_abandon(&mut self, raw: RawBlock) -> Result<(), Violation> {
+        if !self.relays_in {
+            return Ok(());
+        }
+        let lengths = self.lengths.as_ref();
+        let block = lengths
+            .and_then(|lengths| lengths.block(raw.piece, raw.offset, raw.length))
+            .ok_or(Violation::BadRange(raw))?;
+        let waited = match self.arriving.take_if(|a| a.block == block) {
+            Some(arriving) => arriving.answer == Answer::Wanted,
+            None => self.requests.abandon(block),
+        };
+        if waited {
+            self.events.push_back(PeerEvent::Abandoned(block));
+        }
         Ok(())
     }
 
@@ -608,6 +636,13 @@ impl Connection {
         self.peer_requests.remove(&block);
     }
 
+    /// Tells the peer that it will not get a block that it asked for, or not the rest of it. Only for a peer that said
+    /// [`CAPABILITY_RELAYS`]; a part that has begun must go out whole.
+    pub fn abandon(&mut self, block: Block) {
+        self.peer_requests.remove(&block);
+        self.extension(&Extension::Abandon(block.into()));
+    }
+
     /// Whether the peer waits for this block.
     pub fn is_requested(&self, block: Block) -> bool {
         self.peer_requests.contains_key(&block)
@@ -659,6 +694,7 @@ impl Connection {
             }
             Extension::Hello { capabilities, .. } => {
                 self.parts_in |= capabilities & CAPABILITY_PARTS != 0;
+                self.relays_in |= capabilities & CAPABILITY_RELAYS != 0;
             }
             Extension::Fetching { add, drop }
                 if add.len() > FETCHING_MAX || drop.len() > FETCHING_MAX =>
@@ -805,6 +841,11 @@ impl Connection {
     /// Our requests that are open.
     pub fn requests_open(&self) -> usize {
         self.requests.len()
+    }
+
+    /// The block of which a part is here and the rest is to follow, in parts.
+    pub fn arriving(&self) -> Option<Block> {
+        self.arriving.map(|arriving| arriving.block)
     }
 
     /// What has moved so far.

@@ -17,8 +17,9 @@
 //! | 5 Offer | u8 flags (bit 0: ask freely), then u32 piece indices |
 //! | 6 MemberProof | see [`member`](crate::member) |
 //! | 7 Lead | u8 hops (255: nobody), u64 rank |
+//! | 8 Abandon | u32 piece, u32 offset, u32 length |
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, RawBlock};
 use crate::limits::{FETCHING_MAX, METAINFO_HASHES_MAX, OFFER_MAX};
 use crate::member::MemberProof;
 use bytes::{Buf as _, BufMut};
@@ -32,6 +33,9 @@ pub const EXTENSION_PREFIX_LEN: u32 = 6;
 pub const EXTENSION_VERSION: u8 = 1;
 /// Capability of a Hello: its sender puts together a block that comes in several Piece messages.
 pub const CAPABILITY_PARTS: u32 = 1;
+/// Capability of a Hello: its sender takes pieces while they arrive at the other side, and understands
+/// [`Extension::Abandon`]. With [`CAPABILITY_PARTS`] only.
+pub const CAPABILITY_RELAYS: u32 = 2;
 /// The longest extension message of ours that is read, in bytes of payload.
 pub const EXTENSION_LEN_MAX: u32 = EXTENSION_PREFIX_LEN + METAINFO_HEAD + 32 * METAINFO_HASHES_MAX;
 
@@ -44,10 +48,12 @@ mod kind {
     pub(super) const OFFER: u8 = 5;
     pub(super) const MEMBER_PROOF: u8 = 6;
     pub(super) const LEAD: u8 = 7;
+    pub(super) const ABANDON: u8 = 8;
 }
 
 const HELLO_LEN: u32 = 23;
 const LEAD_LEN: u32 = 9;
+const ABANDON_LEN: u32 = 12;
 /// Instead of a distance: the sender knows nobody.
 const LEAD_NOBODY: u8 = u8::MAX;
 const METAINFO_HEAD: u32 = 16;
@@ -109,6 +115,9 @@ pub enum Extension {
     MemberProof(MemberProof),
     /// Who ranks first at the HTTP server of all that the sender heard of; `None`: it knows nobody.
     Lead(Option<Lead>),
+    /// The receiver asked for this block, which was on its way to the sender, and it will not come: what has come of
+    /// it is void.
+    Abandon(RawBlock),
 }
 
 /// A machine that fetches over HTTP, as others tell of it.
@@ -193,6 +202,11 @@ impl Extension {
                     .collect(),
             },
             kind::MEMBER_PROOF => Self::MemberProof(MemberProof::decode(body).ok_or(wrong)?),
+            kind::ABANDON => Self::Abandon(RawBlock {
+                piece: body.get_u32(),
+                offset: body.get_u32(),
+                length: body.get_u32(),
+            }),
             kind::LEAD => {
                 let (hops, rank) = (body.get_u8(), body.get_u64());
                 Self::Lead((hops != LEAD_NOBODY).then_some(Lead { rank, hops }))
@@ -230,6 +244,7 @@ impl Extension {
             kind::METAINFO_REQUEST => body == 8,
             kind::MEMBER_PROOF => MemberProof::fits(body as usize),
             kind::LEAD => body == LEAD_LEN,
+            kind::ABANDON => body == ABANDON_LEN,
             kind::OFFER => body % 4 == 1 && body as usize <= 1 + 4 * OFFER_MAX,
             kind::METAINFO => {
                 length <= EXTENSION_LEN_MAX
@@ -266,6 +281,7 @@ impl Extension {
                 Self::Offer { pieces, .. } => 1 + 4 * pieces.len(),
                 Self::MemberProof(proof) => proof.encoded_len(),
                 Self::Lead(_) => LEAD_LEN as usize,
+                Self::Abandon(_) => ABANDON_LEN as usize,
             }
     }
 
@@ -330,6 +346,12 @@ impl Extension {
                 );
                 out.put_u8(hops);
                 out.put_u64(rank);
+            }
+            Self::Abandon(block) => {
+                out.put_u8(kind::ABANDON);
+                out.put_u32(block.piece);
+                out.put_u32(block.offset);
+                out.put_u32(block.length);
             }
             Self::Metainfo {
                 content_length,

@@ -59,6 +59,13 @@ pub const CONTROL_BYTES_MAX: usize = 5 << 20;
 /// Commands that may wait in front of one connection.
 pub const COMMANDS_MAX: usize = 65_536;
 
+/// Bytes at the end of a block that is passed on while it arrives, which stay back until it is verified. So nobody gets
+/// a whole block from us that is not.
+pub const RELAY_HELD: u32 = 64 << 10;
+
+/// What is passed on while it arrives goes out in parts of this at least, in bytes, but for the last.
+pub const RELAY_PART_MIN: u32 = 32 << 10;
+
 /// What may differ between connections; the rest are constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

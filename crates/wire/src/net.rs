@@ -19,6 +19,7 @@
 //!     pool: BlockPool::new(1 << 20, 64),
 //!     down: Arc::new(Unlimited),
 //!     up: Arc::new(Unlimited),
+//!     feeds: Feeds::default(),
 //!     events,
 //! };
 //! let connection = tokio::spawn(drive(stream, params, receiver));
@@ -33,6 +34,7 @@
 
 mod channel;
 mod driver;
+mod feed;
 mod group;
 mod handshake;
 mod listener;
@@ -45,6 +47,7 @@ pub use channel::{
     Body, Command, CommandReceiver, CommandSender, Event, Overflow, command_channel,
 };
 pub use driver::{DriveParams, drive};
+pub use feed::{Feed, Feeds};
 pub use group::{
     Credentials, GroupError, GroupParams, PeerHello, Reached, Role, VerifiedPeer,
     exchange_group_proof, prove_group, verify_group,

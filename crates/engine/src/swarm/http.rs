@@ -4,7 +4,7 @@ use crate::{bandwidth::HttpGate, limiter::SwarmPriority, shared::Shared};
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, OriginError};
 use dosvc_scheduler::{FetchId, SourceKind};
-use dosvc_wire::net::{BlockBuf, BlockPool};
+use dosvc_wire::net::{BlockBuf, BlockPool, Feeds};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 pub(super) enum HttpEvent {
     /// The server sends the whole content whatever range is asked.
     NoRanges,
-    /// Bytes arrived that do not make a whole block yet.
-    Progress { bytes: u32 },
+    /// `bytes` more of the block arrived, `here` in all, that do not make it whole yet.
+    Progress { block: Block, bytes: u32, here: u32 },
     /// A whole block is here; `news` bytes of it have not been reported before.
     Block {
         block: Block,
@@ -41,6 +41,7 @@ pub(super) struct Fetch {
     pub(super) first: PieceIndex,
     pub(super) count: u32,
     pub(super) pool: BlockPool,
+    pub(super) feeds: Feeds,
     pub(super) priority: SwarmPriority,
     pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
@@ -94,10 +95,16 @@ impl Fetch {
                     let n = rest.len().min(data.len() - filled);
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
+                    self.feeds.arrived(self.key.source, block, &data[..filled]);
                     let news = u32::try_from(filled - reported).unwrap_or(0);
                     if news >= PROGRESS_BYTES && filled < data.len() {
                         reported = filled;
-                        self.send(HttpEvent::Progress { bytes: news }).await;
+                        let progress = HttpEvent::Progress {
+                            block,
+                            bytes: news,
+                            here: u32::try_from(filled).unwrap_or(u32::MAX),
+                        };
+                        self.send(progress).await;
                     }
                 }
                 let news = u32::try_from(data.len() - reported).unwrap_or(0);

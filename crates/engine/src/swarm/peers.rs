@@ -22,7 +22,7 @@ use dosvc_discovery::cloud::ArrayPeer;
 use dosvc_policy::PeerClass;
 use dosvc_scheduler::{SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
-    Extension, GroupKey, Lead, Limits,
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, Extension, GroupKey, Lead, Limits,
     net::{self, CloseReason},
 };
 use std::{
@@ -38,6 +38,8 @@ const PEERS_MAX: usize = 200;
 const PEERS_PER_ADDRESS: usize = 8;
 /// How long a new peer may take to say Hello before it is taken for one without extensions (a Windows machine).
 const GREETING_TIME: Duration = Duration::from_millis(150);
+/// What a peer must be capable of so that pieces are passed on to it, and taken of it, while they arrive.
+const RELAYS: u32 = CAPABILITY_PARTS | CAPABILITY_RELAYS;
 /// A peer that dials us again within this time has tried several ways at once, and not lost the first.
 const TRIED_TOGETHER: Duration = Duration::from_secs(5);
 /// Pieces in one answer to a request for the hash file, 128 KiB: what waits for a peer that does not read is small.
@@ -140,6 +142,7 @@ impl Swarm {
             lengths: Some(self.content.lengths()),
             limits: Limits::default(),
             pool: self.shared.pool.clone(),
+            feeds: self.relays.feeds(),
             events: self.peer_events.0.clone(),
             down: if open {
                 Arc::new(self.lan_gate())
@@ -205,11 +208,8 @@ impl Swarm {
                 promised: HashMap::new(),
             },
         );
-        // A member of the group has said Hello with its proof; what it can do is said to the connection here.
+        // A member of the group has said Hello with its proof; what we can do is said to the connection here.
         self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
-        if group.is_some() {
-            self.greeted(key, true, now);
-        }
         self.changed = true;
     }
 
@@ -303,8 +303,9 @@ impl Swarm {
         }
     }
 
-    /// A connection's first word decides whether it knows our extensions.
-    pub(super) fn greeted(&mut self, key: u32, extended: bool, now: Instant) {
+    /// A connection's first word decides whether it knows our extensions, and which (`capabilities` of its Hello). Who has
+    /// proved to be of the group knows them.
+    pub(super) fn greeted(&mut self, key: u32, capabilities: Option<u32>, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
@@ -313,7 +314,8 @@ impl Swarm {
             let info = SourceInfo {
                 kind: peer.kind,
                 peer_id: Some(peer.peer_id),
-                extended,
+                extended: capabilities.is_some() || peer.group.is_some(),
+                relays: capabilities.is_some_and(|all| all & RELAYS == RELAYS),
             };
             self.core.handle_source_added(SourceId(key), info, now);
             self.carry_out();
@@ -325,7 +327,7 @@ impl Swarm {
             && at <= now
         {
             self.greetings.remove(&(at, key));
-            self.greeted(key, false, now);
+            self.greeted(key, None, now);
         }
     }
 
@@ -335,9 +337,13 @@ impl Swarm {
 
     pub(super) fn handle_extension(&mut self, key: u32, extension: Extension, now: Instant) {
         match extension {
-            Extension::Hello { listen_port, .. } => {
+            Extension::Hello {
+                capabilities,
+                listen_port,
+                ..
+            } => {
                 self.note_listening(key, listen_port);
-                self.greeted(key, true, now);
+                self.greeted(key, Some(capabilities), now);
             }
             Extension::Fetching { add, drop } => {
                 let (add, drop) = (self.pieces(&add), self.pieces(&drop));

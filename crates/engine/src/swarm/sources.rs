@@ -43,6 +43,7 @@ impl Swarm {
             kind: source.kind,
             peer_id: None,
             extended: false,
+            relays: false,
         };
         self.core.handle_source_added(SourceId(id), info, now);
         self.origins.insert(id, source);

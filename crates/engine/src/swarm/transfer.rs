@@ -52,6 +52,12 @@ impl Swarm {
                     free,
                 } => self.offer(source, &pieces, free),
                 Command::Serve { source, block } => self.serve(source, block),
+                Command::Relay {
+                    source,
+                    block,
+                    from,
+                } => self.relay(source, block, from),
+                Command::Abandon { source, block } => self.abandon(source, block),
                 Command::Ban { source, reason } => self.ban(source, &reason.to_string()),
                 Command::Disconnect { source, reason } => {
                     self.disconnect(source, &reason.to_string())
@@ -94,6 +100,7 @@ impl Swarm {
             first,
             count,
             pool: self.shared.pool.clone(),
+            feeds: self.relays.feeds(),
             priority: self.priority.clone(),
             shared: Arc::clone(&self.shared),
             events: self.http_events.0.clone(),
@@ -125,9 +132,10 @@ impl Swarm {
         }
         match event {
             HttpEvent::NoRanges => self.core.handle_no_ranges(source, now),
-            HttpEvent::Progress { bytes } => {
+            HttpEvent::Progress { block, bytes, here } => {
                 self.rate.add(u64::from(bytes), now);
                 self.core.handle_progress(source, bytes, now);
+                self.core.handle_block_part(source, block, here, now);
                 self.changed = true;
             }
             HttpEvent::Block { block, data, news } => {
@@ -163,7 +171,7 @@ impl Swarm {
         let is_hello = matches!(&event, net::Event::Extension(_) | net::Event::Closed(_));
         if !is_hello {
             // Somebody who speaks of anything else first knows no extensions.
-            self.greeted(key, false, now);
+            self.greeted(key, None, now);
         }
         match event {
             net::Event::Bitfield(field) => self.handle_bitfield(key, field, now),
@@ -175,7 +183,9 @@ impl Swarm {
                 self.review_uploads(now);
             }
             net::Event::Requested(block) => self.handle_request(source, block, now),
+            net::Event::Abandoned(block) => self.handle_abandoned(key, block, now),
             net::Event::Cancelled(block) => {
+                self.relays.forget(source, block);
                 self.not_sent(source, block);
                 self.core.handle_cancelled(source, block, now);
             }
@@ -189,10 +199,13 @@ impl Swarm {
 
     fn handle_partial(&mut self, key: u32, block: Block, bytes: u32, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&key) {
+            let source = SourceId(key);
             if peer.receiving.replace(block) != Some(block) {
-                self.core.handle_block_begun(SourceId(key), block, now);
+                self.core.handle_block_begun(source, block, now);
             }
             peer.partial += bytes;
+            self.core
+                .handle_block_part(source, block, peer.partial, now);
             peer.rate_in.add(u64::from(bytes), now);
             if is_beyond_lan(peer.kind) {
                 self.shared
@@ -291,6 +304,7 @@ impl Swarm {
     /// One more piece is had, from a source or from the file.
     fn piece_is_here(&mut self, piece: PieceIndex, now: Instant) {
         self.core.handle_piece_verified(piece, now);
+        self.release(piece);
         self.shared.store_is_dirty();
         if self.core.is_complete() {
             self.http_error = None;
@@ -363,7 +377,7 @@ impl Swarm {
     }
 
     /// Counts the block for the month; false: the monthly cap does not permit it.
-    fn may_upload(&mut self, source: SourceId, block: Block) -> bool {
+    pub(super) fn may_upload(&mut self, source: SourceId, block: Block) -> bool {
         let cap = self.monthly_cap();
         let Some(peer) = self.peers.get_mut(&source.0) else {
             return true;
@@ -379,7 +393,7 @@ impl Swarm {
     }
 
     /// What was promised to the peer and withdrawn before it began does not count for the month.
-    fn not_sent(&mut self, source: SourceId, block: Block) {
+    pub(super) fn not_sent(&mut self, source: SourceId, block: Block) {
         let peer = self.peers.get_mut(&source.0);
         if let Some(taken) = peer.and_then(|peer| peer.promised.remove(&block)) {
             taken.give_back();
@@ -401,7 +415,7 @@ impl Swarm {
         settings.config.policies.monthly_upload_data_cap()
     }
 
-    fn refuse(&mut self, source: SourceId, block: Block) {
+    pub(super) fn refuse(&mut self, source: SourceId, block: Block) {
         self.tell(source, net::Command::Refuse(block));
         self.core.handle_served(source, block, Instant::now());
     }

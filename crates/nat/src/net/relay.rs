@@ -4,7 +4,7 @@ use super::{DATAGRAM_MAX, seed, sockets, tun::Device, tunnel::networks};
 use crate::teredo::relay::{Relay, RelayConfig, RelayStats, Relayed};
 use std::{
     io,
-    net::{Ipv6Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv6Addr, SocketAddrV4},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -139,7 +139,7 @@ impl Shared {
 
     /// As the network does: what can't be sent is lost.
     fn send(&self, to: SocketAddrV4, bytes: &[u8]) {
-        if let Err(error) = self.socket.try_send_to(bytes, SocketAddr::V4(to)) {
+        if let Err(error) = sockets::send_now(&self.socket, to, bytes) {
             tracing::trace!(%to, %error, "a datagram could not be sent");
         }
     }

@@ -7,7 +7,7 @@ use crate::teredo::{
 };
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -97,8 +97,7 @@ impl Shared {
                 Ok(answer) => {
                     let socket = self.socket(answer.from);
                     // A client that gets no answer asks again.
-                    if let Err(error) = socket.try_send_to(&answer.bytes, SocketAddr::V4(answer.to))
-                    {
+                    if let Err(error) = sockets::send_now(socket, answer.to, &answer.bytes) {
                         tracing::debug!(to = %answer.to, %error, "an answer could not be sent");
                     }
                 }

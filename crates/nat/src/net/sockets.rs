@@ -91,28 +91,22 @@ impl Sockets {
     }
 
     pub(super) fn send_to(&self, path: Path, bytes: &[u8]) -> io::Result<()> {
-        let to = SocketAddr::V4(path.to);
         match path.port {
             LocalPort::Service => {
                 let _usual_ttl = self.usual_ttl();
-                self.service.try_send_to(bytes, to)?;
+                send_now(&self.service, path.to, bytes)
             }
-            LocalPort::Extra(port) => {
-                self.extra(port)?.try_send_to(bytes, to)?;
-            }
+            LocalPort::Extra(port) => send_now(&*self.extra(port)?, path.to, bytes),
         }
-        Ok(())
     }
 
     fn send_dying(&self, ttl: u8, transmit: &Transmit) -> io::Result<()> {
         let _nobody_else = self.ttl.write().unwrap_or_else(PoisonError::into_inner);
         let socket = SockRef::from(&self.service);
         socket.set_ttl_v4(ttl.into())?;
-        let sent = self
-            .service
-            .try_send_to(&transmit.bytes, transmit.path.to.into());
+        let sent = send_now(&self.service, transmit.path.to, &transmit.bytes);
         socket.set_ttl_v4(USUAL_TTL)?;
-        sent.map(|_| ())
+        sent
     }
 
     /// An additional port, opened when it isn't open.
@@ -143,6 +137,12 @@ impl Sockets {
         let mut extra = self.extra.lock().unwrap_or_else(PoisonError::into_inner);
         extra.clear();
     }
+}
+
+/// Sends at once, or fails. The system is asked, not tokio's `try_send_to`: that calls a socket busy until the runtime has
+/// first heard of it, so what is sent right after it was opened, such as the first question to a server, would be lost.
+pub(super) fn send_now(socket: &UdpSocket, to: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
+    SockRef::from(socket).send_to(bytes, &to.into()).map(drop)
 }
 
 async fn read(port: u16, socket: Arc<UdpSocket>, came: mpsc::Sender<Came>) {
@@ -195,4 +195,36 @@ pub(super) fn discovery(networks: &[Network]) -> io::Result<UdpSocket> {
         }
     }
     UdpSocket::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::UdpSocket as Blocking, time::Duration};
+
+    /// Nothing has run in between, so the runtime knows nothing about the sockets yet: a datagram that is lost here is the
+    /// first question to a server, and the next one comes four seconds later.
+    #[tokio::test]
+    async fn what_is_sent_right_after_a_port_was_opened_arrives() {
+        let loopback = Ipv4Addr::LOCALHOST;
+        let peer = Blocking::bind((loopback, 0)).expect("a socket");
+        let patience = Some(Duration::from_secs(20));
+        peer.set_read_timeout(patience).expect("a time");
+        let Ok(SocketAddr::V4(to)) = peer.local_addr() else {
+            panic!("IPv4");
+        };
+        let (sockets, _came) = Sockets::bind(SocketAddrV4::new(loopback, 0)).expect("a port");
+        for (port, ttl) in [
+            (LocalPort::Service, None),
+            (LocalPort::Service, Some(2)),
+            (LocalPort::Extra(0), None),
+        ] {
+            let path = Path { port, to };
+            let bytes = b"first".to_vec();
+            sockets.send(&Transmit { path, bytes, ttl });
+            let mut buffer = [0; 16];
+            let length = peer.recv(&mut buffer).expect("it arrives");
+            assert_eq!(&buffer[..length], b"first");
+        }
+    }
 }

@@ -25,12 +25,13 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// Makes an interface without address.
+    /// Makes an interface without address. It is down until it has one: others on this machine, such as a daemon that looks
+    /// for VPNs, tell by the address what it is.
     ///
     /// # Errors
     /// Without the privilege or `/dev/net/tun`, or when there is an interface with that name.
     pub fn open(name: &str) -> io::Result<Self> {
-        let builder = DeviceBuilder::new().name(name).mtu(MTU);
+        let builder = DeviceBuilder::new().name(name).mtu(MTU).enable(false);
         let device = builder
             .build_async()
             .map_err(|error| io::Error::new(error.kind(), format!("interface {name}: {error}")))?;
@@ -54,13 +55,14 @@ impl Device {
         if address == self.address {
             return Ok(());
         }
-        if let Some(old) = self.address.take() {
-            self.device.remove_address_v6(old, PREFIX_LEN)?;
-        }
         if let Some(new) = address {
             self.device.add_address_v6(new, PREFIX_LEN)?;
+            self.device.enabled(true)?;
         }
-        self.address = address;
+        // The new one first, so that there is no moment without.
+        if let Some(old) = std::mem::replace(&mut self.address, address) {
+            self.device.remove_address_v6(old, PREFIX_LEN)?;
+        }
         Ok(())
     }
 

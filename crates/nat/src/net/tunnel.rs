@@ -12,7 +12,7 @@ use crate::teredo::{
     limits::{BUBBLE_INTERVAL, BUBBLES_MAX, PEERS_MAX},
 };
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, Ipv6Addr, SocketAddrV4},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -50,6 +50,18 @@ pub enum State {
     Qualified(Qualified),
     /// Not any more, or no server answers; it is tried again.
     Offline(Offline),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "asking the server",
+            Self::Qualified(_) => "qualified",
+            Self::Offline(Offline::NoAnswer) => "off-line: no server answers on UDP port 3544",
+            Self::Offline(Offline::MappingChanged) => "the NAT has changed our port; asking again",
+            Self::Offline(Offline::Restarted) => "the network has changed; asking again",
+        })
+    }
 }
 
 /// What is going on.
@@ -109,8 +121,8 @@ pub struct Incoming {
     _running: Arc<DropGuard>,
 }
 
-impl std::fmt::Debug for Tunnel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tunnel({:?})", self.address())
     }
 }

@@ -27,6 +27,7 @@ use peers::Peers;
 use qualify::Phase;
 use std::{
     collections::VecDeque,
+    fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
     time::Instant,
 };
@@ -131,6 +132,17 @@ pub enum Nat {
     Symmetric,
     /// One, but the server has no second address to tell more.
     Unknown,
+}
+
+impl fmt::Display for Nat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "none: this machine has a public address",
+            Self::Consistent => "one that gives us the same port towards everybody",
+            Self::Symmetric => "symmetric: another port for each destination",
+            Self::Unknown => "unknown: the server has no second address",
+        })
+    }
 }
 
 /// Why a client has no address.
@@ -316,8 +328,8 @@ pub struct Client {
     stats: Stats,
 }
 
-impl std::fmt::Debug for Random {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Random(…)")
     }
 }

@@ -100,6 +100,7 @@ impl Swarm {
     }
 
     pub(super) fn request(&mut self, id: SourceId, block: Block, now: Instant) {
+        self.note_giver(block.piece(), Giver::Peer(id));
         self.pieces.ask(block, Giver::Peer(id));
         let s = self.sources.get_mut(&id).expect("asked of a known source");
         s.advance(now);
@@ -220,6 +221,7 @@ impl Swarm {
             self.want(piece, id);
         }
         let answer = if let Some(others) = self.pieces.arrive(block, giver) {
+            self.note_giver(piece, giver);
             for other in others {
                 self.lose(other, block, now);
             }

@@ -460,6 +460,7 @@ impl Swarm {
             self.note_tell(piece, true);
             for block in self.pieces.lengths().blocks(piece) {
                 if self.pieces.needs(block) && self.pieces.may_ask(piece, id) {
+                    self.note_giver(piece, giver);
                     self.pieces.ask(block, giver);
                 }
             }

@@ -236,10 +236,10 @@ impl Swarm {
         let mut found = 0;
         while let Some(Reverse((load, count, tie, id))) = order.pop() {
             let s = &self.sources[&id];
-            if !s.lacks_any_of(&self.pieces) {
+            if !self.lacks_any(s) {
                 continue;
             }
-            let lacks = |p: PieceIndex| !s.has.has(p) && !s.fetching.contains_key(&p.get());
+            let lacks = |p: PieceIndex| s.lacks(p, &self.pieces);
             let Some(piece) = self.picker.rarest_held(lacks) else {
                 continue;
             };
@@ -350,7 +350,8 @@ impl Swarm {
             return;
         }
         let s = &self.sources[&id];
-        let usable = !self.paused && s.is_usable(now) && s.has.has(piece);
+        let given = s.has.has(piece) || self.takes_relay(s, piece, now);
+        let usable = !self.paused && s.is_usable(now) && given;
         let welcome = !self.is_crowded(now) && !self.is_too_late(id, piece, now);
         if usable && self.pieces.missing().has(piece) && welcome {
             self.want(piece, id);

@@ -32,6 +32,10 @@ const PACE_OVER: usize = 8;
 const PACE_TIME: Duration = Duration::from_millis(50);
 /// Served blocks over which it is measured at most.
 const PACE_OVER_MAX: usize = 512;
+/// A block may be passed on while the rest of it takes so many times as long to come as a piece takes to go out, …
+const ARRIVES_MAX: u32 = 6;
+/// … and no longer than this before that is known.
+const ARRIVES_FIRST: Duration = Duration::from_millis(60);
 /// How often unchoke slots move when more want them than there are.
 const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
@@ -44,6 +48,8 @@ struct Active {
     block: Block,
     /// When its piece began.
     since: Instant,
+    /// The piece is not verified yet.
+    relayed: bool,
 }
 
 impl Active {
@@ -88,16 +94,22 @@ impl Uploads {
         }
     }
 
-    fn begin(&mut self, id: SourceId, block: Block, now: Instant) {
+    fn begin(&mut self, id: SourceId, block: Block, relayed: bool, now: Instant) {
         if self.active.is_empty() {
             self.recent.clear();
             self.recent.push_back(now);
         }
-        self.push(id, block, now, now);
+        let active = Active {
+            to: id,
+            block,
+            since: now,
+            relayed,
+        };
+        self.push(active, now);
     }
 
-    fn push(&mut self, to: SourceId, block: Block, since: Instant, now: Instant) {
-        self.active.push(Active { to, block, since });
+    fn push(&mut self, active: Active, now: Instant) {
+        self.active.push(active);
         self.last_event = now;
     }
 
@@ -188,6 +200,21 @@ impl Uploads {
         last[slots as usize - 1].map(|since| since + long)
     }
 
+    /// The piece is verified: what is being sent of it is like anything else.
+    pub(super) fn note_verified(&mut self, piece: PieceIndex) {
+        let of = self.active.iter_mut().filter(|a| a.block.piece() == piece);
+        of.for_each(|a| a.relayed = false);
+    }
+
+    /// Forgets what is passed on of the piece: to whom which block.
+    pub(super) fn abandon(&mut self, piece: PieceIndex) -> Vec<(SourceId, Block)> {
+        let of = |a: &Active| a.relayed && a.block.piece() == piece;
+        let sent = self.active.iter().filter(|a| of(a));
+        let sent = sent.map(|a| (a.to, a.block)).collect();
+        self.active.retain(|a| !of(a));
+        sent
+    }
+
     /// Whether the source has something queued changed.
     pub(super) fn note_queue(&mut self, id: SourceId, s: &Source) {
         if s.up.queue.is_empty() {
@@ -232,6 +259,11 @@ impl Uploads {
         self.slots() > 1 || self.shared_max() == 1
     }
 
+    /// Whether the block is being sent there.
+    pub(super) fn is_serving(&self, to: SourceId, block: Block) -> bool {
+        self.active.iter().any(|a| a.is(to, block))
+    }
+
     /// Whether a block of the piece is being sent there.
     fn is_sending(&self, to: SourceId, piece: PieceIndex) -> bool {
         let is = |a: &Active| a.to == to && a.block.piece() == piece;
@@ -248,6 +280,14 @@ impl Uploads {
         let mut is_next = |piece| last.replace(piece) != Some(piece);
         let waits = |b: &&Block| is_next(b.piece()) && !self.is_sending(id, b.piece());
         s.up.queue.iter().filter(waits).count()
+    }
+
+    /// Whether what has so long to come may be passed on. What is out in no time is not worth it, and what comes much
+    /// slower than it could go out would keep its receivers from taking anything else.
+    pub(super) fn may_relay(&self, left: Duration) -> bool {
+        self.piece_pace().map_or(left <= ARRIVES_FIRST, |pace| {
+            pace >= LONG_PIECE && left <= pace * ARRIVES_MAX
+        })
     }
 
     /// When the first of the blocks that are being sent is out, by the usual pace, if the next one is chosen before.
@@ -296,13 +336,21 @@ impl Swarm {
         if !s.up.unchoked {
             return Err(Refusal::Choked);
         }
-        if !self.pieces.have().has(block.piece()) {
-            return Err(Refusal::NotHeld);
-        }
         // One that is being sent may be asked for again: our Choke made the peer forget that it is on its way.
         if s.up.queue.contains(&block) {
             return Err(Refusal::Repeated);
         }
+        let relays = s.info.relays;
+        let held = self.pieces.have().has(block.piece());
+        if !held && !self.may_ask_for_relay(id, block) {
+            if relays {
+                // It may have been true when we offered it.
+                let source = id;
+                self.commands.push_back(Command::Abandon { source, block });
+            }
+            return Err(Refusal::NotHeld);
+        }
+        let s = self.sources.get_mut(&id).ok_or(Refusal::UnknownSource)?;
         if s.up.queue.len() >= max {
             return Err(Refusal::QueueFull { max });
         }
@@ -355,7 +403,13 @@ impl Swarm {
         };
         let block = s.up.queue.remove(at).expect("just found");
         self.uploads.note_queue(id, s);
-        self.uploads.push(id, block, since, now);
+        let active = Active {
+            to: id,
+            block,
+            since,
+            relayed: false,
+        };
+        self.uploads.push(active, now);
         self.commands
             .push_back(Command::Serve { source: id, block });
     }
@@ -399,9 +453,9 @@ impl Swarm {
             let s = self.sources.get_mut(&id).expect("chosen among the sources");
             s.up.queue.retain(|b| *b != block);
             self.uploads.note_queue(id, s);
-            self.uploads.begin(id, block, now);
-            self.commands
-                .push_back(Command::Serve { source: id, block });
+            let relayed = self.relays.has(block.piece());
+            self.uploads.begin(id, block, relayed, now);
+            self.commands.push_back(self.serve_command(id, block));
         }
     }
 
@@ -618,7 +672,7 @@ mod tests {
         let lengths = PieceLengths::new(64 << 20, 1 << 20).unwrap();
         for piece in lengths.pieces().take(count as usize) {
             let block = lengths.blocks(piece).next().unwrap();
-            uploads.begin(SourceId(0), block, now);
+            uploads.begin(SourceId(0), block, false, now);
             now += took;
             assert!(uploads.end(SourceId(0), block, now).is_some());
         }

@@ -2,13 +2,14 @@
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceLengths};
 use dosvc_scheduler::{
-    BlockUse, Command, FetchEnd, Giving, Lead, SourceId, SourceInfo, SourceKind, SourceState,
-    Swarm, SwarmConfig, Waiting,
+    BlockUse, Command, FetchEnd, Giving, Lead, Refusal, SourceId, SourceInfo, SourceKind,
+    SourceState, Swarm, SwarmConfig, Waiting,
 };
 use std::time::{Duration, Instant};
 
 mod http;
 mod offers;
+mod relays;
 
 const PIECES: u32 = 8;
 
@@ -45,6 +46,7 @@ impl Small {
             kind,
             peer_id,
             extended,
+            relays: false,
         };
         self.swarm.handle_source_added(SourceId(id), info, self.now);
         SourceId(id)
@@ -507,6 +509,7 @@ fn a_piece_of_several_blocks_goes_out_as_a_whole() {
             kind: SourceKind::LanPeer,
             peer_id: Some(PeerId::from_random([id; 16])),
             extended: true,
+            relays: false,
         };
         let id = SourceId(id.into());
         swarm.handle_source_added(id, info, now);

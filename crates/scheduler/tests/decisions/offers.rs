@@ -3,7 +3,7 @@
 use super::*;
 
 /// Which pieces were offered to whom.
-fn offers(commands: &[Command]) -> Vec<(SourceId, u32)> {
+pub(super) fn offers(commands: &[Command]) -> Vec<(SourceId, u32)> {
     let of = commands.iter().filter_map(|c| match c {
         Command::Offer { source, pieces, .. } => Some((*source, pieces.first()?.get())),
         _ => None,

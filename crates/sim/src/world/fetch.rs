@@ -80,6 +80,20 @@ impl World<'_> {
         }
     }
 
+    /// How much of the block is here from this source.
+    pub(super) fn fetched(&self, at: Node, from: SourceId, block: Block) -> u32 {
+        let running = self.machines[at].fetches.values();
+        let mut running = running.map(|n| &self.fetches[*n as usize]);
+        let of = |f: &&Fetch| f.source == from && f.blocks.front() == Some(&block);
+        let fetch = running.find(of);
+        fetch
+            .and_then(|f| Some((f, f.flow?)))
+            .map_or(0, |(f, flow)| {
+                let here = self.network.flow(flow).delivered() - f.taken;
+                u32::try_from(here).map_or(block.len(), |here| here.min(block.len()))
+            })
+    }
+
     /// The request is at the server.
     pub(super) fn fetch_arrives(&mut self, number: u32) {
         let fetch = &self.fetches[number as usize];
@@ -111,11 +125,16 @@ impl World<'_> {
             if here < u64::from(block.len()) {
                 let here = u32::try_from(here).expect("less than a block");
                 let untold = here - fetch.told;
-                if untold >= PROGRESS_BYTES || (fetch.told == 0 && untold > 0) {
+                let tell = untold >= PROGRESS_BYTES || (fetch.told == 0 && untold > 0);
+                if tell {
                     fetch.told = here;
-                    super::swarm_of(&mut self.machines[at]).handle_progress(source, untold, now);
-                    self.after(at);
+                    let swarm = super::swarm_of(&mut self.machines[at]);
+                    swarm.handle_progress(source, untold, now);
                 }
+                let swarm = super::swarm_of(&mut self.machines[at]);
+                swarm.handle_block_part(source, block, here, now);
+                self.wake_relays(at, block.piece());
+                self.after(at);
                 break;
             }
             fetch.taken += u64::from(block.len());
@@ -124,6 +143,7 @@ impl World<'_> {
             let last = fetch.blocks.is_empty();
             let id = fetch.id;
             self.block_here(at, source, block, false);
+            self.wake_relays(at, block.piece());
             if last {
                 self.machines[at].fetches.remove(&id.0);
                 self.end_fetch(number);

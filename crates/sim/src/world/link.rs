@@ -14,8 +14,8 @@ use crate::{
 use dosvc_content::{Block, PieceIndex};
 use dosvc_scheduler::{BlockUse, SourceId, SourceInfo, SourceKind};
 use dosvc_wire::{
-    CAPABILITY_PARTS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Header, Lead,
-    Limits, Pace, Payload, PeerEvent,
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION,
+    Extension, Header, Lead, Limits, Pace, Payload, PeerEvent, RELAY_HELD, RELAY_PART_MIN,
 };
 use std::{collections::VecDeque, time::Duration};
 
@@ -84,6 +84,10 @@ struct Writing {
     /// Where the current part ends.
     end: u32,
     begun: Nanos,
+    /// It is passed on while it arrives from there.
+    from: Option<SourceId>,
+    /// Nothing of it follows what was begun.
+    abandoned: bool,
 }
 
 /// A block that is arriving.
@@ -112,7 +116,7 @@ pub(super) struct LinkEnd {
     out: FlowId,
     stream: VecDeque<Chunk>,
     /// Answers that wait to be sent.
-    pub(super) answers: VecDeque<Block>,
+    pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
     writing: Option<Writing>,
     pace: Pace,
     arriving: Option<Arriving>,
@@ -167,7 +171,7 @@ impl World<'_> {
                 nonce[..8].copy_from_slice(&self.random().to_be_bytes());
                 self.end_mut(end).wire.extension(&Extension::Hello {
                     version: EXTENSION_VERSION,
-                    capabilities: CAPABILITY_PARTS,
+                    capabilities: CAPABILITY_PARTS | CAPABILITY_RELAYS,
                     listen_port: 7680,
                     nonce,
                 });
@@ -198,6 +202,7 @@ impl World<'_> {
             kind,
             peer_id: self.machines[peer].id,
             extended,
+            relays: extended,
         };
         let now = self.time();
         swarm_of(&mut self.machines[node]).handle_source_added(source, info, now);
@@ -305,23 +310,45 @@ impl World<'_> {
     fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> bool {
         let (now, clock) = (self.time(), self.now);
         let state = self.end_mut(end);
+        state.writing.take_if(|w| w.abandoned && w.done == w.end);
         if state.writing.is_none() {
             state.writing = state.next_answer(clock);
         }
         let mut part = None;
+        let passed_on = state.writing.and_then(|w| Some((w, w.from?)));
+        let ready = passed_on.map_or(u32::MAX, |(writing, from)| {
+            let node = self.end(end).node;
+            let ready = self.may_relay(node, from, writing.block);
+            let enough = writing.done + RELAY_PART_MIN;
+            let last = writing.block.len().saturating_sub(RELAY_HELD);
+            if ready >= enough || ready >= last {
+                ready
+            } else {
+                writing.done
+            }
+        });
+        let state = self.end_mut(end);
         match &mut state.writing {
             None => state.wire.poll_transmit(bytes),
             Some(writing) if writing.done == writing.block.len() => {
                 let took = Duration::from_nanos(clock - writing.begun);
                 let block = writing.block;
-                state.pace.note(block.len(), took);
+                let relayed = writing.from.is_some();
+                if !relayed {
+                    state.pace.note(block.len(), took);
+                }
                 state.wire.end_answer(block);
                 state.writing = None;
                 let (node, source, out) = (state.node, state.source, state.out);
                 let unsent_max = u64::from(state.pace.unsent_max());
                 self.network.flow_mut(out).unsent_max = unsent_max;
+                let held = self.machines[node].holds(block.piece());
+                assert!(held || !relayed, "{block:?} is out before it is verified");
                 self.served(node, source, block);
                 return true;
+            }
+            Some(writing) if writing.done == writing.end && ready <= writing.done => {
+                state.wire.poll_transmit(bytes);
             }
             Some(writing) if writing.done == writing.end => {
                 let rest = writing.block.len() - writing.done;
@@ -329,6 +356,7 @@ impl World<'_> {
                     true => state.pace.part(rest),
                     false => rest,
                 };
+                let len = len.min(ready.saturating_sub(writing.done));
                 let (block, from) = (writing.block, writing.done);
                 state.wire.answer_part(block, from, len, bytes);
                 writing.end += len;
@@ -373,6 +401,41 @@ impl World<'_> {
         if let Some(len) = part {
             state.stream.push_back(Chunk::Body { start: at, len });
         }
+    }
+
+    /// How much of a block that arrives from there may go out.
+    fn may_relay(&self, node: Node, from: SourceId, block: Block) -> u32 {
+        let machine = &self.machines[node];
+        let Some(swarm) = &machine.swarm else {
+            return 0;
+        };
+        if machine.holds(block.piece()) {
+            return block.len();
+        }
+        let here = match machine.other(from) {
+            _ if swarm.is_checking(block.piece()) => block.len(),
+            Other::Peer(end) => {
+                let arriving = self.end(end).arriving;
+                arriving
+                    .filter(|a| a.block == Some(block))
+                    .map_or(0, |a| a.here)
+            }
+            Other::Http(_) => self.fetched(node, from, block),
+        };
+        here.min(block.len().saturating_sub(RELAY_HELD))
+    }
+
+    /// More of a piece is here: it may be passed on. False when nobody gets it.
+    pub(super) fn wake_relays(&mut self, node: Node, piece: PieceIndex) -> bool {
+        let piece = piece.get();
+        let ends = self.machines[node]
+            .relays
+            .range((piece, (0, 0))..(piece + 1, (0, 0)));
+        let ends: Vec<End> = ends.map(|(_, end)| *end).collect();
+        for end in &ends {
+            self.wants_to_write(*end);
+        }
+        !ends.is_empty()
     }
 
     fn served(&mut self, node: Node, source: SourceId, block: Block) {
@@ -502,6 +565,7 @@ impl World<'_> {
         }
         match &event {
             PeerEvent::Extension(Extension::Hello { .. }) => return self.greeted(end, true),
+            PeerEvent::Abandoned(_) => {}
             PeerEvent::Extension(_) => {}
             // Somebody who speaks of anything else first knows no extensions.
             _ => self.greeted(end, false),
@@ -539,7 +603,16 @@ impl World<'_> {
             }
             PeerEvent::Cancelled(block) => {
                 swarm.handle_cancelled(id, block, now);
-                self.end_mut(end).answers.retain(|queued| *queued != block);
+                self.end_mut(end)
+                    .answers
+                    .retain(|(queued, _)| *queued != block);
+            }
+            PeerEvent::Abandoned(block) => {
+                let state = self.end_mut(end);
+                if state.arriving.is_some_and(|a| a.block == Some(block)) {
+                    state.arriving = None;
+                }
+                swarm_of(&mut self.machines[node]).handle_abandoned(id, block, now);
             }
             PeerEvent::Extension(Extension::Fetching { add, drop }) => {
                 swarm.handle_fetching(id, &pieces(add), &pieces(drop), now);
@@ -573,6 +646,7 @@ impl World<'_> {
         let Some(block) = arriving.block else {
             return false;
         };
+        self.wake_relays(node, block.piece());
         let wait = if untold < PROGRESS_BYTES {
             PROGRESS_INTERVAL_MAX
         } else {
@@ -580,8 +654,10 @@ impl World<'_> {
         };
         let waited = arriving.told_at.is_none_or(|at| clock >= at + wait);
         if !waited && !whole {
-            return false;
+            swarm_of(&mut self.machines[node]).handle_block_part(id, block, arriving.here, now);
+            return true;
         }
+        let state = self.end_mut(end);
         if let Some(arriving) = &mut state.arriving {
             arriving.told = arriving.here;
             arriving.told_at = Some(clock);
@@ -594,6 +670,7 @@ impl World<'_> {
         }
         if !whole {
             swarm.handle_progress(id, untold, now);
+            swarm.handle_block_part(id, block, arriving.here, now);
             return true;
         }
         let from = self.end((end.0, 1 - end.1)).node;
@@ -643,15 +720,27 @@ impl LinkEnd {
         });
     }
 
+    /// A block is not sent, or not to its end.
+    pub(super) fn abandon(&mut self, block: Block) {
+        self.answers.retain(|(queued, _)| *queued != block);
+        // A part that has begun goes out.
+        if let Some(writing) = self.writing.as_mut().filter(|w| w.block == block) {
+            writing.abandoned = true;
+        }
+        self.wire.abandon(block);
+    }
+
     /// The next answer that the peer still waits for.
     fn next_answer(&mut self, now: Nanos) -> Option<Writing> {
-        while let Some(block) = self.answers.pop_front() {
+        while let Some((block, from)) = self.answers.pop_front() {
             if self.wire.begin_answer(block) {
                 return Some(Writing {
                     block,
                     done: 0,
                     end: 0,
                     begun: now,
+                    from,
+                    abandoned: false,
                 });
             }
         }

@@ -31,6 +31,8 @@ pub(super) struct Machine {
     pub(super) timer: Option<Nanos>,
     /// Pieces with wrong bytes in them.
     pub(super) tainted: BTreeSet<u32>,
+    /// Who gets which pieces while they arrive.
+    pub(super) relays: BTreeSet<(u32, End)>,
     /// It says nothing any more.
     pub(super) silenced: bool,
     pub(super) done: Option<Nanos>,
@@ -49,6 +51,7 @@ impl Default for Machine {
             fetches: BTreeMap::new(),
             timer: None,
             tainted: BTreeSet::new(),
+            relays: BTreeSet::new(),
             silenced: false,
             done: None,
             stats: Stats::default(),
@@ -62,7 +65,13 @@ impl Machine {
         super::meet::source(self.sources.len() - 1)
     }
 
-    fn other(&self, source: SourceId) -> Other {
+    /// Whether it has verified the piece.
+    pub(super) fn holds(&self, piece: PieceIndex) -> bool {
+        let swarm = self.swarm.as_ref();
+        swarm.is_some_and(|s| s.have().has(piece))
+    }
+
+    pub(super) fn other(&self, source: SourceId) -> Other {
         self.sources[source.0 as usize]
     }
 }
@@ -144,6 +153,17 @@ impl World<'_> {
                 self.tell(at, source, |w| w.wire.extension(&offer));
             }
             Command::Serve { source, block } => self.serve(at, source, block),
+            Command::Relay {
+                source,
+                block,
+                from,
+            } => self.relay(at, source, block, from),
+            Command::Abandon { source, block } => {
+                if let Other::Peer(end) = self.machines[at].other(source) {
+                    self.machines[at].relays.remove(&(block.piece().get(), end));
+                }
+                self.tell(at, source, |w| w.abandon(block));
+            }
             Command::Fetch {
                 source,
                 fetch,
@@ -186,14 +206,11 @@ impl World<'_> {
 
     fn serve(&mut self, at: Node, source: SourceId, block: Block) {
         let machine = &mut self.machines[at];
-        let held = machine
-            .swarm
-            .as_ref()
-            .is_some_and(|s| s.have().has(block.piece()));
         assert!(
-            held,
+            machine.holds(block.piece()),
             "{} with seed {}: {at} serves {block:?} unverified",
-            self.scenario.name, self.scenario.seed
+            self.scenario.name,
+            self.scenario.seed
         );
         if self.scenario.machines[at].role == Role::Silent {
             machine.silenced = true;
@@ -201,7 +218,24 @@ impl World<'_> {
         }
         self.tell(at, source, |w| {
             if w.wire.accept_answer(block) {
-                w.answers.push_back(block);
+                w.answers.push_back((block, None));
+            }
+        });
+    }
+
+    /// Sends a block while it arrives.
+    fn relay(&mut self, at: Node, source: SourceId, block: Block, from: SourceId) {
+        let Other::Peer(end) = self.machines[at].other(source) else {
+            return;
+        };
+        if self.scenario.machines[at].role == Role::Silent {
+            self.machines[at].silenced = true;
+            return;
+        }
+        self.machines[at].relays.insert((block.piece().get(), end));
+        self.tell(at, source, |w| {
+            if w.wire.accept_answer(block) {
+                w.answers.push_back((block, Some(from)));
             }
         });
     }
@@ -241,6 +275,8 @@ fn digest(now: Nanos, at: Node, command: &Command) -> u64 {
             free,
         } => (14, source, pieces.len() as u64 * 2 + u64::from(*free)),
         Command::TellLead { source, lead } => (15, source, lead.map_or(0, |l| l.rank)),
+        Command::Relay { source, block, .. } => (16, source, of(block)),
+        Command::Abandon { source, block } => (17, source, of(block)),
         Command::Ban { source, .. } => (12, source, 0),
         Command::Disconnect { source, .. } => (13, source, 0),
     };

@@ -140,6 +140,7 @@ impl World<'_> {
             kind,
             peer_id: None,
             extended: false,
+            relays: false,
         };
         let now = self.time();
         swarm_of(&mut self.machines[node]).handle_source_added(id, info, now);

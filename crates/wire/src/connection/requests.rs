@@ -68,6 +68,15 @@ impl Requests {
         Some(Answer::Withdrawn)
     }
 
+    /// The peer will not answer. True when the block was waited for; a request that was withdrawn before is meant first.
+    pub(super) fn abandon(&mut self, block: Block) -> bool {
+        if let Some(at) = self.withdrawn.iter().position(|(b, _)| *b == block) {
+            self.withdrawn.remove(at);
+            return false;
+        }
+        self.open.remove(&block)
+    }
+
     /// An open request that fits, else a withdrawn one.
     pub(super) fn find(&self, fits: impl Fn(&Block) -> bool) -> Option<Block> {
         let withdrawn = self.withdrawn.iter().map(|(block, _)| block);

@@ -350,6 +350,81 @@ fn answers_are_parted_for_peers_that_said_so_with_messages_between() {
     );
 }
 
+fn abandon(block: Block) -> Message {
+    extension(&Extension::Abandon(block.into()))
+}
+
+/// What a peer abandons is waited for no longer, whether a part of it is here or nothing.
+#[test]
+fn an_abandoned_block_may_be_asked_for_again_and_comes_from_its_start() {
+    let now = Instant::now();
+    for begun in [false, true] {
+        let mut c = open(now);
+        c.extension(&hello(CAPABILITY_PARTS | CAPABILITY_RELAYS));
+        let asked = block(0, 0, 100);
+        assert!(c.request(asked));
+        if begun {
+            let first = Payload::Block {
+                block: asked,
+                part: 60,
+            };
+            assert_eq!(c.handle_header(now, part(asked, 0, 60)), Ok(first));
+        }
+        feed(&mut c, now, &abandon(asked)).expect("allowed");
+        assert_eq!(events(&mut c), [PeerEvent::Abandoned(asked)]);
+        assert_eq!(c.requests_open(), 0);
+        let rest = c.handle_header(now, part(asked, 60, 40));
+        assert!(rest.is_err(), "{rest:?}");
+
+        let mut c = open(now);
+        c.extension(&hello(CAPABILITY_PARTS | CAPABILITY_RELAYS));
+        assert!(c.request(asked));
+        feed(&mut c, now, &abandon(asked)).expect("allowed");
+        assert!(c.request(asked), "begun: {begun}");
+        let whole = Payload::Block {
+            block: asked,
+            part: 100,
+        };
+        assert_eq!(c.handle_header(now, part(asked, 0, 100)), Ok(whole));
+    }
+}
+
+/// The peer abandoned the first request before it heard of the second.
+#[test]
+fn a_request_that_was_withdrawn_before_is_the_one_that_is_abandoned() {
+    let now = Instant::now();
+    let mut c = open(now);
+    c.extension(&hello(CAPABILITY_PARTS | CAPABILITY_RELAYS));
+    let asked = block(0, 0, 100);
+    assert!(c.request(asked));
+    assert!(c.cancel(now, asked));
+    assert!(c.request(asked));
+    feed(&mut c, now, &abandon(asked)).expect("allowed");
+    assert_eq!((events(&mut c).len(), c.requests_open()), (0, 1));
+}
+
+#[test]
+fn abandoning_what_nobody_asked_for_means_nothing_and_what_is_no_block_is_refused() {
+    let now = Instant::now();
+    let asked = block(0, 0, 100);
+    let mut plain = open(now);
+    assert!(plain.request(asked));
+    feed(&mut plain, now, &abandon(asked)).expect("allowed");
+    assert_eq!((events(&mut plain).len(), plain.requests_open()), (0, 1));
+
+    let mut c = open(now);
+    c.extension(&hello(CAPABILITY_PARTS | CAPABILITY_RELAYS));
+    feed(&mut c, now, &abandon(asked)).expect("allowed");
+    assert!(events(&mut c).is_empty());
+    let outside = RawBlock {
+        piece: u32::MAX,
+        offset: 0,
+        length: 1,
+    };
+    let refused = feed(&mut c, now, &extension(&Extension::Abandon(outside)));
+    assert_eq!(refused, Err(Violation::BadRange(outside)));
+}
+
 const WITHDRAWN: Duration = crate::limits::WITHDRAWN_FOR;
 
 #[test]

@@ -81,6 +81,14 @@ fn golden() -> Vec<(Extension, Vec<u8>)> {
         ),
         (Extension::Lead(None), with(&[7, 255], &[0; 8])),
         (
+            Extension::Abandon(RawBlock {
+                piece: 1,
+                offset: 2,
+                length: 3,
+            }),
+            with(&[8], &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]),
+        ),
+        (
             Extension::MetainfoRequest {
                 first: 5,
                 count: 0x8000,
@@ -118,7 +126,7 @@ fn what_others_put_into_id_20_is_skipped() {
         b"dosvc",
         b"d1:md11:ut_metadatai3ee",
         b"DOSVC\x00",
-        b"dosvc\x08later version",
+        b"dosvc\x09later version",
         b"dosvc\xff",
     ] {
         assert_eq!(Extension::decode(payload), Ok(None), "{payload:?}");
@@ -226,6 +234,7 @@ proptest! {
             Extension::MetainfoRequest { first, count },
             Extension::Offer { free: version % 2 == 0, pieces: add },
             Extension::Lead((version != u8::MAX).then_some(Lead { rank: content_length, hops: version })),
+            Extension::Abandon(RawBlock { piece: first, offset: count, length: capabilities }),
             Extension::MemberProof(MemberProof {
                 dialled: SocketAddr::from((nonce, listen_port)).into(),
                 mac: proof,

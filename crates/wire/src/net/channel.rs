@@ -1,6 +1,6 @@
 //! What goes into a driver and what comes out.
 
-use super::{BlockBuf, CloseReason};
+use super::{BlockBuf, CloseReason, Feed};
 use crate::connection::PeerEvent;
 use crate::extension::Extension;
 use crate::limits::COMMANDS_MAX;
@@ -35,6 +35,24 @@ pub enum Command {
         /// Its bytes.
         body: Body,
     },
+    /// Answer a request of the peer with a block that is still arriving here, as far as it has come; its end follows
+    /// with [`Command::Release`]. Only for a peer that takes blocks in parts and knows of relays
+    /// ([`CAPABILITY_RELAYS`](crate::CAPABILITY_RELAYS)). Ignored when the peer withdrew it meanwhile.
+    Relay {
+        /// The block, as in [`Event::Requested`].
+        block: Block,
+        /// What arrives of it.
+        feed: Feed,
+    },
+    /// What was passed on while it arrived is verified: here is all of it.
+    Release {
+        /// The block.
+        block: Block,
+        /// Its bytes.
+        body: Body,
+    },
+    /// What was passed on while it arrives, or was to be, will not be completed; the peer is told so.
+    Abandon(Block),
     /// Drop a request of the peer silently.
     Refuse(Block),
     /// Send a message of our own kind.
@@ -78,6 +96,8 @@ pub enum Event {
     /// The peer withdrew its request, or our Choke made it void. An answer that was commanded and had not begun is
     /// not sent.
     Cancelled(Block),
+    /// A block that we asked for will not come from this peer, or not the rest of it. No [`Event::Received`] follows.
+    Abandoned(Block),
     /// A block has begun (perhaps with no byte yet), or a part of it arrived: about every 128 KiB, every 20 ms of a
     /// fast one and every 100 ms of a slow one. What no `Progress` told is implied by [`Event::Received`].
     Progress {
@@ -114,6 +134,7 @@ impl From<PeerEvent> for Event {
             PeerEvent::Interested(interested) => Self::Interested(interested),
             PeerEvent::Requested(block) => Self::Requested(block),
             PeerEvent::Cancelled(block) => Self::Cancelled(block),
+            PeerEvent::Abandoned(block) => Self::Abandoned(block),
             PeerEvent::Extension(extension) => Self::Extension(extension),
         }
     }

@@ -20,7 +20,9 @@ mod read;
 mod tally;
 mod write;
 
-use super::{BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Throttle, Transport};
+use super::{
+    BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Feed, Feeds, Throttle, Transport,
+};
 use crate::connection::Connection;
 use crate::limits::{CONTROL_BYTES_MAX, Limits};
 use dosvc_content::{Block, PieceLengths};
@@ -53,6 +55,8 @@ pub struct DriveParams {
     pub down: Arc<dyn Throttle>,
     /// Limit of blocks sent.
     pub up: Arc<dyn Throttle>,
+    /// Where blocks of this content are passed on from while they arrive.
+    pub feeds: Feeds,
     /// Where events go; one channel can serve all connections of a swarm.
     pub events: mpsc::Sender<(u32, Event)>,
 }
@@ -107,8 +111,31 @@ struct Driver {
 struct State {
     connection: Connection,
     /// Answers that wait to be sent; each is one that the core has accepted.
-    answers: VecDeque<(Block, Body)>,
+    answers: VecDeque<(Block, Source)>,
+    /// The answer that is being sent.
+    sending: Option<Block>,
+    /// The same while it is arriving itself.
+    relay: Option<Relay>,
     outbox: VecDeque<Event>,
+}
+
+/// Where an answer comes from.
+enum Source {
+    Body(Body),
+    Feed(Feed),
+}
+
+/// An answer that has begun and is still arriving.
+struct Relay {
+    block: Block,
+    end: Option<RelayEnd>,
+}
+
+/// How it ends.
+enum RelayEnd {
+    /// All of the block.
+    Whole(Body),
+    Abandoned,
 }
 
 impl Driver {
@@ -120,6 +147,8 @@ impl Driver {
             state: Mutex::new(State {
                 connection,
                 answers: VecDeque::new(),
+                sending: None,
+                relay: None,
                 outbox: VecDeque::new(),
             }),
             write_wake: Notify::new(),
@@ -246,13 +275,12 @@ impl State {
                         "body of another length than its block",
                     ));
                 }
-                if connection.accept_answer(block) {
-                    read_ahead(&body, block.len());
-                    self.answers.push_back((block, body));
-                } else {
-                    self.outbox.push_back(Event::Cancelled(block));
-                }
+                read_ahead(&body, block.len());
+                self.answer(block, Source::Body(body));
             }
+            Command::Relay { block, feed } => self.answer(block, Source::Feed(feed)),
+            Command::Release { block, body } => self.release(block, body),
+            Command::Abandon(block) => self.abandon(block),
             Command::Refuse(block) => {
                 connection.refuse(block);
                 self.answers.retain(|(queued, _)| *queued != block);
@@ -262,6 +290,35 @@ impl State {
             Command::Close => return Err(CloseReason::Local),
         }
         Ok(())
+    }
+
+    fn answer(&mut self, block: Block, source: Source) {
+        if self.connection.accept_answer(block) {
+            self.answers.push_back((block, source));
+        } else {
+            self.outbox.push_back(Event::Cancelled(block));
+        }
+    }
+
+    /// What was to be passed on while it arrives is here.
+    fn release(&mut self, block: Block, body: Body) {
+        if let Some((_, source)) = self.answers.iter_mut().find(|(queued, _)| *queued == block) {
+            *source = Source::Body(body);
+        } else if let Some(relay) = self.relay.as_mut().filter(|relay| relay.block == block) {
+            relay.end = Some(RelayEnd::Whole(body));
+        }
+    }
+
+    fn abandon(&mut self, block: Block) {
+        if let Some(at) = self.answers.iter().position(|(queued, _)| *queued == block) {
+            self.answers.remove(at);
+            self.connection.abandon(block);
+        } else if let Some(relay) = self.relay.as_mut().filter(|relay| relay.block == block) {
+            relay.end = Some(RelayEnd::Abandoned);
+        } else if self.sending != Some(block) {
+            // It was never to be sent, and is waited for all the same.
+            self.connection.abandon(block);
+        }
     }
 
     fn collect_events(&mut self) {
@@ -274,11 +331,24 @@ impl State {
         }
     }
 
+    /// How the answer that is being passed on ends, if that is known.
+    fn relay_end(&mut self) -> Option<RelayEnd> {
+        let end = self.relay.as_mut()?.end.take();
+        if end.is_some() {
+            self.relay = None;
+        }
+        end
+    }
+
     /// Takes the next answer that the peer still waits for.
-    fn begin_answer(&mut self) -> Option<(Block, Body)> {
-        while let Some((block, body)) = self.answers.pop_front() {
+    fn begin_answer(&mut self) -> Option<(Block, Source)> {
+        while let Some((block, source)) = self.answers.pop_front() {
             if self.connection.begin_answer(block) {
-                return Some((block, body));
+                self.sending = Some(block);
+                if let Source::Feed(_) = source {
+                    self.relay = Some(Relay { block, end: None });
+                }
+                return Some((block, source));
             }
         }
         None

@@ -157,10 +157,7 @@ async fn with_a_part_here() -> (Driven, Raw) {
         nonce: [0; 16],
     };
     driven.send(Command::Extension(hello));
-    let Header::Extension { length } = peer.header().await else {
-        panic!("no Hello");
-    };
-    peer.payload(length as usize).await;
+    peer.extension().await;
     peer.send(&Message::Unchoke).await;
     assert!(matches!(driven.next().await, Event::Unchoked));
     driven.send(Command::Request(block(0, 100, 150)));

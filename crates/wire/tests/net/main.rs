@@ -10,4 +10,5 @@ mod group;
 mod handshake;
 mod hostile;
 mod limits;
+mod relay;
 mod rig;

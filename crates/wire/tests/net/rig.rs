@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 /// Far longer than any step needs; only a failing test waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const MIB: u32 = 1 << 20;
+/// What every driven connection is called.
+pub(crate) const KEY: u32 = 7;
 
 /// Two ends of a connection over loopback.
 pub(crate) async fn streams() -> (TcpStream, TcpStream) {
@@ -69,6 +71,7 @@ pub(crate) struct Options {
     pub(crate) pool: BlockPool,
     pub(crate) down: Arc<dyn Throttle>,
     pub(crate) up: Arc<dyn Throttle>,
+    pub(crate) feeds: Feeds,
     pub(crate) events_max: usize,
 }
 
@@ -80,6 +83,7 @@ impl Default for Options {
             pool: BlockPool::new(MIB as usize, 16),
             down: Arc::new(Unlimited),
             up: Arc::new(Unlimited),
+            feeds: Feeds::default(),
             events_max: 64,
         }
     }
@@ -98,12 +102,13 @@ impl Driven {
         let (commands, receiver) = command_channel();
         let (sender, events) = mpsc::channel(options.events_max);
         let params = DriveParams {
-            key: 7,
+            key: KEY,
             lengths: options.lengths,
             limits: options.limits,
             pool: options.pool.clone(),
             down: options.down,
             up: options.up,
+            feeds: options.feeds,
             events: sender,
         };
         Self {
@@ -125,7 +130,7 @@ impl Driven {
                 .await
                 .expect("an event in time")
                 .expect("Closed is the last event");
-            assert_eq!(key, 7);
+            assert_eq!(key, KEY);
             if !matches!(event, Event::Progress { .. }) {
                 return event;
             }
@@ -178,6 +183,14 @@ impl Raw {
                 assert_eq!(used, bytes.len());
                 return header;
             }
+        }
+    }
+
+    /// The payload of the extension message that comes next.
+    pub(crate) async fn extension(&mut self) -> Vec<u8> {
+        match self.header().await {
+            Header::Extension { length } => self.payload(length as usize).await,
+            other => panic!("{other:?} instead of an extension"),
         }
     }
 

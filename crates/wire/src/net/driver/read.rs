@@ -21,6 +21,10 @@ const PROGRESS_BYTES: u32 = 128 << 10;
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// However few they are, bytes are told after this long.
 const PROGRESS_INTERVAL_MAX: Duration = Duration::from_millis(100);
+/// Once so many are here, the block may be passed on: that is told the sooner, ...
+const RELAY_BYTES: u32 = 64 << 10;
+/// ... if the block is not as fast as to be here before anybody would have asked for it.
+const RELAY_INTERVAL: Duration = Duration::from_millis(2);
 
 impl Driver {
     pub(super) async fn read_loop(&self, half: impl ReadHalf) -> CloseReason {
@@ -176,6 +180,9 @@ impl<R: ReadHalf> Reader<'_, R> {
         partial.data[partial.filled..partial.filled + n].copy_from_slice(ready);
         loop {
             partial.filled += n;
+            let params = &self.driver.params;
+            let here = &partial.data[..partial.filled];
+            params.feeds.arrived(params.key, block, here);
             partial.progress.add(self.driver, n);
             if partial.filled == end {
                 break;
@@ -280,8 +287,14 @@ impl<R: ReadHalf> Reader<'_, R> {
             return self.drain(rest, false).await;
         }
         let payload = self.collect(payload, rest).await?;
-        self.driver
-            .with(|state| state.connection.handle_extension(&payload))?;
+        let arriving = self.driver.with(|state| {
+            state.connection.handle_extension(&payload)?;
+            Ok::<_, CloseReason>(state.connection.arriving())
+        })?;
+        if arriving.is_none() {
+            // Of a block that was abandoned.
+            self.partial = None;
+        }
         Ok(())
     }
 }
@@ -289,6 +302,7 @@ impl<R: ReadHalf> Reader<'_, R> {
 /// When to tell how far a block has come: that it has begun at once, the rest now and then.
 struct Progress {
     block: Block,
+    told: u32,
     untold: u32,
     told_at: Option<Instant>,
 }
@@ -297,6 +311,7 @@ impl Progress {
     fn new(block: Block) -> Self {
         Self {
             block,
+            told: 0,
             untold: 0,
             told_at: None,
         }
@@ -305,16 +320,17 @@ impl Progress {
     fn add(&mut self, driver: &Driver, bytes: usize) {
         self.untold += u32::try_from(bytes).unwrap_or(u32::MAX);
         if let Some(told_at) = self.told_at {
-            let wait = if self.untold < PROGRESS_BYTES {
-                PROGRESS_INTERVAL_MAX
-            } else {
-                PROGRESS_INTERVAL_MIN
+            let wait = match self.untold {
+                RELAY_BYTES.. if self.told < RELAY_BYTES => RELAY_INTERVAL,
+                PROGRESS_BYTES.. => PROGRESS_INTERVAL_MIN,
+                _ => PROGRESS_INTERVAL_MAX,
             };
             if self.untold == 0 || told_at.elapsed() < wait {
                 return;
             }
         }
         let bytes = std::mem::take(&mut self.untold);
+        self.told += bytes;
         self.told_at = Some(Instant::now());
         let ours = self.block;
         driver.with(|state| match state.outbox.back_mut() {

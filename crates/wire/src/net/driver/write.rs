@@ -1,14 +1,16 @@
 //! The sending loop.
 
-use super::{Driver, lost, tally::Tally};
+use super::{Driver, RelayEnd, Source, lost, tally::Tally};
 use crate::Pace;
 use crate::net::transport::SendFileError;
-use crate::net::{Body, CloseReason, Event, WriteHalf};
+use crate::net::{Body, CloseReason, Event, Feed, WriteHalf};
+use bytes::Bytes;
 use dosvc_content::Block;
 use dosvc_polite::{Leave, Outlet};
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,6 +37,16 @@ impl Driver {
             if let Err(reason) = writer.write_next().await {
                 return reason;
             }
+        }
+    }
+
+    /// Waits for more of a block that arrives; `None`: something else is to be done before.
+    async fn next_of(&self, feed: &mut Feed) -> Option<Bytes> {
+        tokio::select! {
+            biased;
+            () = self.write_wake.notified() => None,
+            // Once all that may be passed on is out, only that is waited for.
+            Some(bytes) = feed.next() => Some(bytes),
         }
     }
 
@@ -81,7 +93,8 @@ impl<W: WriteHalf> Writer<'_, W> {
             answer
         };
         match answer {
-            Some((block, body)) => self.write_block(block, &body).await,
+            Some((block, Source::Body(body))) => self.write_block(block, &body).await,
+            Some((block, Source::Feed(feed))) => self.relay(block, feed).await,
             None if self.messages.is_empty() => {
                 self.wait().await;
                 Ok(())
@@ -92,9 +105,32 @@ impl<W: WriteHalf> Writer<'_, W> {
 
     async fn write_block(&mut self, block: Block, body: &Body) -> Result<(), CloseReason> {
         let begun = Instant::now();
-        let mut sent = 0;
-        while sent < block.len() {
-            let rest = block.len() - sent;
+        self.write_range(block, body, 0..block.len(), 0).await?;
+        self.pace.note(block.len(), begun.elapsed());
+        self.bound_unsent();
+        self.end_answer(block);
+        Ok(())
+    }
+
+    fn end_answer(&self, block: Block) {
+        self.driver.with(|state| {
+            state.sending = None;
+            state.connection.end_answer(block);
+            state.outbox.push_back(Event::Served { block });
+        });
+    }
+
+    /// Writes these bytes of the block; `body` begins with its byte `first`.
+    async fn write_range(
+        &mut self,
+        block: Block,
+        body: &Body,
+        range: Range<u32>,
+        first: u32,
+    ) -> Result<(), CloseReason> {
+        let mut sent = range.start;
+        while sent < range.end {
+            let rest = range.end - sent;
             self.messages.clear();
             let part = {
                 let connection = &mut self.driver.state().connection;
@@ -109,16 +145,59 @@ impl<W: WriteHalf> Writer<'_, W> {
             let end = sent + part;
             while sent < end {
                 let max = self.draw(end - sent).await.min(self.burst());
-                sent += self.write_part(block, body, sent, max).await?;
+                sent += self.write_part(block, body, sent - first, max).await?;
             }
         }
-        self.pace.note(block.len(), begun.elapsed());
-        self.bound_unsent();
-        self.driver.with(|state| {
-            state.connection.end_answer(block);
-            state.outbox.push_back(Event::Served { block });
-        });
         Ok(())
+    }
+
+    /// Passes a block on as it arrives, messages between its parts, until it is verified: then its rest follows. How long
+    /// that takes says nothing about the path.
+    async fn relay(&mut self, block: Block, mut feed: Feed) -> Result<(), CloseReason> {
+        let mut sent = 0;
+        loop {
+            let end = self.driver.state().relay_end();
+            match end {
+                Some(RelayEnd::Whole(body)) => {
+                    let rest = sent..block.len();
+                    self.write_range(block, &body, rest, 0).await?;
+                    self.end_answer(block);
+                    return Ok(());
+                }
+                Some(RelayEnd::Abandoned) => {
+                    let mut state = self.driver.state();
+                    state.sending = None;
+                    state.connection.abandon(block);
+                    return Ok(());
+                }
+                None => {}
+            }
+            self.messages.clear();
+            let driver = self.driver;
+            driver.state().connection.poll_transmit(&mut self.messages);
+            self.write_messages(false).await?;
+            if let Some(bytes) = self.next_of(&mut feed).await {
+                let end = sent + u32::try_from(bytes.len()).expect("a part of a block");
+                let body = Body::Bytes(bytes);
+                self.write_range(block, &body, sent..end, sent).await?;
+                sent = end;
+            }
+        }
+    }
+
+    /// As the driver does it, looking after the pace of what is held back to give way.
+    async fn next_of(&mut self, feed: &mut Feed) -> Option<Bytes> {
+        let driver = self.driver;
+        let next = driver.hold_send(driver.next_of(feed));
+        let Some(interval) = self.outlet.interval() else {
+            return next.await;
+        };
+        let waited = tokio::time::timeout(interval, next).await;
+        if waited.is_err() {
+            self.give_way(Instant::now());
+            driver.state().connection.hold_send(Instant::now(), false);
+        }
+        waited.ok().flatten()
     }
 
     async fn write_messages(&mut self, more: bool) -> Result<(), CloseReason> {
