@@ -28,10 +28,10 @@ fn piece(c: &mut Criterion) {
 
 /// Pieces that wait together are hashed together; from five on that is faster than one by one, with AVX-512.
 fn pieces(c: &mut Criterion) {
-    let bytes: Vec<Vec<u8>> = (0..8).map(|_| bytes(MIB)).collect();
+    let bytes: Vec<Vec<u8>> = (0..16).map(|_| bytes(MIB)).collect();
     let pieces: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
     let mut group = c.benchmark_group("hash pieces of 1 MiB together");
-    for count in [1, 4, 6, 8] {
+    for count in [1, 4, 6, 8, 12, 16] {
         group.throughput(Throughput::Bytes((count * MIB) as u64));
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter(|| PieceHash::of_each(black_box(&pieces[..count])));

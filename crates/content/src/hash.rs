@@ -30,6 +30,16 @@ impl PieceHash {
         }
     }
 
+    /// From how many pieces on [`Self::of_each`] is faster with as many as it hashes at once than with half of them, and
+    /// the rest one after the other; 1 where it never hashes several.
+    pub fn worth_all_at_once() -> usize {
+        if dosvc_sha_lanes::pays() {
+            dosvc_sha_lanes::LANES_WORTH_ALL
+        } else {
+            1
+        }
+    }
+
     /// From how many pieces on [`Self::of_each`] is faster than one after the other here; 1 where it never is.
     pub fn worth_at_once() -> usize {
         if dosvc_sha_lanes::pays() {

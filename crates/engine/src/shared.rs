@@ -314,7 +314,7 @@ impl Shared {
             budgets: Arc::new(budgets),
             bandwidth: Arc::new(bandwidth),
             ledger: Arc::new(Ledger::open(&settings.config.state_dir)),
-            workers: Arc::new(Workers::new(settings.config.hash_threads)),
+            workers: Arc::new(Workers::new(settings.config.hash_threads, pool.clone())),
             settings: ArcSwap::from_pointee(settings),
             membership,
             peer_id: identity.peer_id(),

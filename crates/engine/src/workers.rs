@@ -4,15 +4,15 @@
 //! ([`PieceHash::of_each`]). So a thread is not started for each piece: one works alone until a whole batch waits
 //! behind it, and a thread beside others does not take less than what is worth hashing together; whoever is done next
 //! finds more. Under load there are few threads with full batches. When nobody works, pieces wait for a batch to fill only
-//! on a machine that is busy with other things, and not for long ([`company`]).
+//! where that takes no time, or on a machine that is busy with other things, and not for long ([`company`]).
 
 mod company;
 
 use crate::shared::lock;
-use company::{COMPANY_WAIT, Company};
+use company::Company;
 use dosvc_content::PieceHash;
 use dosvc_piece_store::{Accepted, Arrival, StoreError, accept_pieces, processor_time};
-use dosvc_wire::net::BlockBuf;
+use dosvc_wire::net::{BlockBuf, BlockPool};
 use std::{
     collections::VecDeque,
     fmt,
@@ -44,10 +44,27 @@ enum Turn {
 /// How many pieces are hashed together.
 #[derive(Clone, Copy, Debug)]
 struct Batch {
-    /// As many as can be.
+    /// As many as can be. Half of them take two thirds of their time.
     full: usize,
+    /// From as many on a full batch is faster than half a one and the rest one by one.
+    worth_full: usize,
     /// From as many on it is faster than one by one.
     worth: usize,
+}
+
+impl Batch {
+    fn half(self) -> usize {
+        self.full.div_ceil(2)
+    }
+
+    /// How many of so many are best taken at a time.
+    fn best_of(self, waiting: usize) -> usize {
+        if waiting < self.worth_full {
+            self.half()
+        } else {
+            self.full
+        }
+    }
 }
 
 /// A bound on what runs of the blocking pool. What waits is bounded by who asks: blocks by the buffers that hold them,
@@ -56,6 +73,8 @@ pub(crate) struct Workers {
     max: usize,
     /// Pieces that are taken together.
     batch: Batch,
+    /// Where the bytes of pieces lie.
+    pool: BlockPool,
     state: Mutex<State>,
 }
 
@@ -64,27 +83,30 @@ struct State {
     running: usize,
     waiting: VecDeque<Work>,
     company: Company,
-    /// Somebody looks at what waits in [`COMPANY_WAIT`] at the latest.
-    looked_after: bool,
+    /// Pieces wait for company, with nobody at work; the number tells one such time from another.
+    gathering: Option<u64>,
+    gatherings: u64,
     /// What waits has waited long enough.
     is_due: bool,
 }
 
 impl Workers {
-    /// `max`: threads at once; `None`: one for each processor.
-    pub(crate) fn new(max: Option<NonZeroUsize>) -> Self {
+    /// `max`: threads at once; `None`: one for each processor. `pool`: where pieces come from.
+    pub(crate) fn new(max: Option<NonZeroUsize>, pool: BlockPool) -> Self {
         let batch = Batch {
             full: PieceHash::at_once(),
+            worth_full: PieceHash::worth_all_at_once(),
             worth: PieceHash::worth_at_once(),
         };
-        Self::with_batches(max, batch)
+        Self::with_batches(max, batch, pool)
     }
 
-    fn with_batches(max: Option<NonZeroUsize>, batch: Batch) -> Self {
+    fn with_batches(max: Option<NonZeroUsize>, batch: Batch, pool: BlockPool) -> Self {
         let processors = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             max: max.unwrap_or_else(processors).get(),
             batch,
+            pool,
             state: Mutex::default(),
         }
     }
@@ -106,9 +128,8 @@ impl Workers {
             state.waiting.push_back(work);
             if is_piece {
                 state.company.came(Instant::now());
-                if state.waiting.len() < self.batch.full
-                    && (state.running > 0 || self.gathers(&mut state))
-                {
+                let wanted = state.company.wanted(self.batch);
+                if state.waiting.len() < wanted && (state.running > 0 || self.gathers(&mut state)) {
                     return;
                 }
             }
@@ -140,29 +161,45 @@ impl Workers {
     }
 
     /// Whether what waits is left alone for now, with nobody at work, because it is to be hashed together with what
-    /// comes soon. It is looked after then.
+    /// comes soon. Somebody comes back for it then.
     fn gathers(self: &Arc<Self>, state: &mut State) -> bool {
-        let gathers = !state.is_due
-            && !state.waiting.is_empty()
-            && state.are_few_pieces(self.batch.full)
-            && state.company.is_worth_waiting_for(self.batch.worth);
-        if gathers && !std::mem::replace(&mut state.looked_after, true) {
-            let workers = Arc::clone(self);
-            tokio::spawn(async move {
-                tokio::time::sleep(COMPANY_WAIT).await;
-                workers.look_after();
-            });
+        let waiting = state.waiting.len();
+        // Without a buffer nothing more can come.
+        if waiting == 0
+            || state.is_due
+            || self.pool.is_exhausted()
+            || !state.are_few_pieces(state.company.wanted(self.batch))
+        {
+            return false;
         }
-        gathers
+        if state.gathering.is_some() {
+            return true;
+        }
+        let Some(wait) = state.company.wait(waiting, self.batch) else {
+            return false;
+        };
+        state.gatherings += 1;
+        let number = state.gatherings;
+        state.gathering = Some(number);
+        let workers = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            workers.end_gathering(number);
+        });
+        true
     }
 
-    /// What has waited for company waits no longer.
-    fn look_after(self: &Arc<Self>) {
+    /// What has waited for company waits no longer, if it is still there.
+    fn end_gathering(self: &Arc<Self>, number: u64) {
         {
             let mut state = lock(&self.state);
-            state.looked_after = false;
-            state.is_due = !state.waiting.is_empty();
-            if !state.is_due || state.running > 0 {
+            if state.gathering != Some(number) {
+                return;
+            }
+            state.gathering = None;
+            state.is_due = true;
+            if state.running > 0 {
+                // Whoever it is takes them next.
                 return;
             }
             state.running += 1;
@@ -183,7 +220,7 @@ impl Workers {
             state.running -= 1;
             return None;
         }
-        state.is_due = false;
+        let best = self.batch.best_of(state.waiting.len());
         match state.waiting.pop_front() {
             None => {
                 state.running -= 1;
@@ -191,8 +228,10 @@ impl Workers {
             }
             Some(Work::Other(work)) => Some(Turn::Other(work)),
             Some(Work::Piece(first)) => {
+                state.is_due = false;
+                state.gathering = None;
                 let mut pieces = vec![first];
-                while pieces.len() < self.batch.full {
+                while pieces.len() < best {
                     match state.waiting.pop_front() {
                         Some(Work::Piece(piece)) => pieces.push(piece),
                         Some(other) => {

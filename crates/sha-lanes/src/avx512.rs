@@ -1,12 +1,9 @@
-//! Eight messages at once with the vector instructions of AVX-512, on registers of 256 bits: a lane for each message.
+//! Several messages at once with the vector instructions of AVX-512: a lane of a register for each message.
+//!
+//! [`sixteen`] lie in registers of 512 bits, [`eight`] in those of 256, of which a processor works on half as many again at a
+//! time. Both do the same with instructions of their own, so the rounds are written down once, as a macro.
 
-use super::{BLOCK_BYTES, Block, Chain, LANES};
-use std::arch::x86_64::{
-    __m256i, _mm256_add_epi32, _mm256_permute2x128_si256, _mm256_ror_epi32, _mm256_set_epi32,
-    _mm256_set_epi64x, _mm256_set1_epi32, _mm256_shuffle_epi8, _mm256_srli_epi32,
-    _mm256_ternarylogic_epi32, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32,
-    _mm256_unpacklo_epi64,
-};
+use super::{BLOCK_BYTES, Block, Chain};
 
 /// FIPS 180-4, section 4.2.2.
 #[rustfmt::skip]
@@ -26,28 +23,6 @@ const XOR: i32 = 0x96;
 const CHOOSE: i32 = 0xca;
 const MAJORITY: i32 = 0xe8;
 
-pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx2")
-}
-
-/// Hashes blocks, as many of each message, into the chaining values; false, and nothing done, where the processor
-/// cannot.
-pub(super) fn compress_lanes(chains: &mut [Chain; LANES], blocks: [&[Block]; LANES]) -> bool {
-    if !is_available() {
-        return false;
-    }
-    #[expect(
-        unsafe_code,
-        reason = "safe code that needs the features that were just asked for"
-    )]
-    unsafe {
-        compress(chains, blocks);
-    }
-    true
-}
-
 /// A loop of sixteen, unrolled: with numbers known when it is compiled, a schedule stays in registers.
 macro_rules! sixteen_times {
     ($i:ident => $body:expr) => {
@@ -61,179 +36,117 @@ macro_rules! sixteen_times {
     };
 }
 
-/// One word of every message.
-type Words = __m256i;
-
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn compress(chains: &mut [Chain; LANES], blocks: [&[Block]; LANES]) {
-    let together = blocks.iter().map(|blocks| blocks.len()).min().unwrap_or(0);
-    let blocks = blocks.map(|blocks| &blocks[..together]);
-    let mut state: [Words; 8] = [0, 1, 2, 3, 4, 5, 6, 7].map(|word| {
-        let lane = |lane: usize| chains[lane][word].cast_signed();
-        _mm256_set_epi32(
-            lane(7),
-            lane(6),
-            lane(5),
-            lane(4),
-            lane(3),
-            lane(2),
-            lane(1),
-            lane(0),
-        )
-    });
-    for at in 0..together {
-        let mut schedule = load(blocks.map(|blocks| &blocks[at]));
-        let before = state;
-        sixteen_times!(ROUND => state = step(state, ROUND_CONSTANTS[ROUND], schedule[ROUND]));
-        for constants in ROUND_CONSTANTS[16..].as_chunks::<16>().0 {
-            sixteen_times!(ROUND => {
-                extend(&mut schedule, ROUND);
-                state = step(state, constants[ROUND], schedule[ROUND]);
-            });
+/// The compression function of `LANES` messages for a module that has
+///
+/// - `Words`: one word of every message, and how to `add`, `rotate_right`, `shift_right`, `ternary`, `splat` them;
+/// - `load`: the sixteen words of one block of every message;
+/// - `gather` and `scatter`: from chaining values to words, and back.
+macro_rules! compression {
+    () => {
+        /// Hashes blocks, as many of each message, into the chaining values.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+        pub(super) fn compress(chains: &mut [Chain; LANES], blocks: [&[Block]; LANES]) {
+            let together = blocks.iter().map(|blocks| blocks.len()).min().unwrap_or(0);
+            let blocks = blocks.map(|blocks| &blocks[..together]);
+            let mut state = gather(chains);
+            for at in 0..together {
+                let mut schedule = load(&blocks, at);
+                let before = state;
+                sixteen_times!(ROUND => state = step(state, ROUND_CONSTANTS[ROUND], schedule[ROUND]));
+                for constants in ROUND_CONSTANTS[16..].as_chunks::<16>().0 {
+                    sixteen_times!(ROUND => {
+                        extend(&mut schedule, ROUND);
+                        state = step(state, constants[ROUND], schedule[ROUND]);
+                    });
+                }
+                for (word, before) in state.iter_mut().zip(before) {
+                    *word = add(*word, before);
+                }
+            }
+            *chains = scatter(state);
         }
-        for (word, before) in state.iter_mut().zip(before) {
-            *word = _mm256_add_epi32(*word, before);
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+        fn xor3(a: Words, b: Words, c: Words) -> Words {
+            ternary::<XOR>(a, b, c)
         }
-    }
-    let lanes = transpose(state);
-    for (chain, lane) in chains.iter_mut().zip(lanes) {
-        *chain = words_of(lane);
-    }
-}
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn xor3(a: Words, b: Words, c: Words) -> Words {
-    _mm256_ternarylogic_epi32::<XOR>(a, b, c)
-}
+        /// A round (FIPS 180-4, section 6.2.2) with its constant and its word of the schedule.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+        fn step([a, b, c, d, e, f, g, h]: [Words; 8], constant: u32, word: Words) -> [Words; 8] {
+            let constant = splat(constant.cast_signed());
+            let sum1 = xor3(
+                rotate_right::<6>(e),
+                rotate_right::<11>(e),
+                rotate_right::<25>(e),
+            );
+            let choice = ternary::<CHOOSE>(e, f, g);
+            let known = add(add(h, constant), word);
+            let t1 = add(add(known, choice), sum1);
+            let sum0 = xor3(
+                rotate_right::<2>(a),
+                rotate_right::<13>(a),
+                rotate_right::<22>(a),
+            );
+            let t2 = add(sum0, ternary::<MAJORITY>(a, b, c));
+            [add(t1, t2), a, b, c, add(d, t1), e, f, g]
+        }
 
-/// A round (FIPS 180-4, section 6.2.2) with its constant and its word of the schedule.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn step([a, b, c, d, e, f, g, h]: [Words; 8], constant: u32, word: Words) -> [Words; 8] {
-    let constant = _mm256_set1_epi32(constant.cast_signed());
-    let sum1 = xor3(
-        _mm256_ror_epi32::<6>(e),
-        _mm256_ror_epi32::<11>(e),
-        _mm256_ror_epi32::<25>(e),
-    );
-    let choice = _mm256_ternarylogic_epi32::<CHOOSE>(e, f, g);
-    let known = _mm256_add_epi32(_mm256_add_epi32(h, constant), word);
-    let t1 = _mm256_add_epi32(_mm256_add_epi32(known, choice), sum1);
-    let sum0 = xor3(
-        _mm256_ror_epi32::<2>(a),
-        _mm256_ror_epi32::<13>(a),
-        _mm256_ror_epi32::<22>(a),
-    );
-    let t2 = _mm256_add_epi32(sum0, _mm256_ternarylogic_epi32::<MAJORITY>(a, b, c));
-    [
-        _mm256_add_epi32(t1, t2),
-        a,
-        b,
-        c,
-        _mm256_add_epi32(d, t1),
-        e,
-        f,
-        g,
-    ]
-}
-
-/// The schedule's next word, in place of the oldest.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn extend(schedule: &mut [Words; 16], at: usize) {
-    let ago = |words: usize| schedule[(at + 16 - words) % 16];
-    let (old, recent) = (ago(15), ago(2));
-    let sigma0 = xor3(
-        _mm256_ror_epi32::<7>(old),
-        _mm256_ror_epi32::<18>(old),
-        _mm256_srli_epi32::<3>(old),
-    );
-    let sigma1 = xor3(
-        _mm256_ror_epi32::<17>(recent),
-        _mm256_ror_epi32::<19>(recent),
-        _mm256_srli_epi32::<10>(recent),
-    );
-    schedule[at] = _mm256_add_epi32(
-        _mm256_add_epi32(schedule[at], sigma0),
-        _mm256_add_epi32(ago(7), sigma1),
-    );
-}
-
-/// The sixteen words of a block of every message.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn load(blocks: [&Block; LANES]) -> [Words; 16] {
-    let low = transpose(blocks.map(|block| half(block, 0)));
-    let high = transpose(blocks.map(|block| half(block, 1)));
-    let mut words = [low[0]; 16];
-    words[..8].copy_from_slice(&low);
-    words[8..].copy_from_slice(&high);
-    words
-}
-
-/// Eight words of one block; they are big-endian in the message.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn half(block: &Block, which: usize) -> Words {
-    let parts: &[[u8; 8]; BLOCK_BYTES / 8] =
-        block.as_chunks().0.try_into().expect("a block has as many");
-    let part = |i: usize| i64::from_le_bytes(parts[4 * which + i]);
-    let order = _mm256_set_epi64x(
-        0x0c0d_0e0f_0809_0a0b,
-        0x0405_0607_0001_0203,
-        0x0c0d_0e0f_0809_0a0b,
-        0x0405_0607_0001_0203,
-    );
-    _mm256_shuffle_epi8(_mm256_set_epi64x(part(3), part(2), part(1), part(0)), order)
-}
-
-/// Rows to columns.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn transpose(rows: [Words; 8]) -> [Words; 8] {
-    let [r0, r1, r2, r3, r4, r5, r6, r7] = rows;
-    let quarter = |a, b, c, d| {
-        let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-        let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-        [
-            _mm256_unpacklo_epi64(ab_low, cd_low),
-            _mm256_unpackhi_epi64(ab_low, cd_low),
-            _mm256_unpacklo_epi64(ab_high, cd_high),
-            _mm256_unpackhi_epi64(ab_high, cd_high),
-        ]
+        /// The schedule's next word, in place of the oldest.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+        fn extend(schedule: &mut [Words; 16], at: usize) {
+            let (old, recent) = (schedule[(at + 1) % 16], schedule[(at + 14) % 16]);
+            let sigma0 = xor3(
+                rotate_right::<7>(old),
+                rotate_right::<18>(old),
+                shift_right::<3>(old),
+            );
+            let sigma1 = xor3(
+                rotate_right::<17>(recent),
+                rotate_right::<19>(recent),
+                shift_right::<10>(recent),
+            );
+            schedule[at] = add(add(schedule[at], sigma0), add(schedule[(at + 9) % 16], sigma1));
+        }
     };
-    // Columns 0 to 3 are in the low halves, 4 to 7 in the high ones.
-    let top = quarter(r0, r1, r2, r3);
-    let bottom = quarter(r4, r5, r6, r7);
-    let low = |i: usize| _mm256_permute2x128_si256::<0x20>(top[i], bottom[i]);
-    let high = |i: usize| _mm256_permute2x128_si256::<0x31>(top[i], bottom[i]);
-    [
-        low(0),
-        low(1),
-        low(2),
-        low(3),
-        high(0),
-        high(1),
-        high(2),
-        high(3),
-    ]
 }
 
-/// A register's words, lowest first.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx2")]
-fn words_of(lane: Words) -> Chain {
-    use std::arch::x86_64::_mm256_extract_epi32;
-    [
-        _mm256_extract_epi32::<0>(lane),
-        _mm256_extract_epi32::<1>(lane),
-        _mm256_extract_epi32::<2>(lane),
-        _mm256_extract_epi32::<3>(lane),
-        _mm256_extract_epi32::<4>(lane),
-        _mm256_extract_epi32::<5>(lane),
-        _mm256_extract_epi32::<6>(lane),
-        _mm256_extract_epi32::<7>(lane),
-    ]
-    .map(i32::cast_unsigned)
+mod eight;
+mod sixteen;
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx2")
+}
+
+/// Hashes blocks, as many of each message, into the chaining values of eight or sixteen; false, and nothing done, for
+/// another number of them, or where the processor cannot.
+pub(super) fn compress<'a>(chains: &mut [Chain], lane: impl FnMut() -> &'a [Block]) -> bool {
+    if !is_available() {
+        return false;
+    }
+    #[expect(
+        unsafe_code,
+        reason = "safe code that needs the features that were just asked for"
+    )]
+    unsafe {
+        compress_in(chains, lane)
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+fn compress_in<'a>(chains: &mut [Chain], mut lane: impl FnMut() -> &'a [Block]) -> bool {
+    if let Ok(chains) = <&mut [Chain; 16]>::try_from(&mut *chains) {
+        sixteen::compress(chains, [(); 16].map(|()| lane()));
+    } else if let Ok(chains) = <&mut [Chain; 8]>::try_from(chains) {
+        eight::compress(chains, [(); 8].map(|()| lane()));
+    } else {
+        return false;
+    }
+    true
 }

@@ -2,12 +2,18 @@
 //!
 //! On a busy machine the pieces of one download come apart, and hashed one by one they take twice the processor time
 //! that they take together. Nobody can use them earlier for that, because everybody waits for a processor. On a machine
-//! with a processor to spare they are passed on at once.
+//! with a processor to spare they are passed on at once, unless they come so fast that the largest batch gathers in no
+//! time: sixteen together take three quarters of the time of eight and eight more.
 
+use super::Batch;
 use std::time::{Duration, Instant};
 
 /// Pieces wait no longer than this, and only where a batch is expected to gather meanwhile.
-pub(super) const COMPANY_WAIT: Duration = Duration::from_millis(60);
+const COMPANY_WAIT: Duration = Duration::from_millis(60);
+/// The largest batch is waited for where it gathers in as much, and no longer.
+const FULL_WAIT: Duration = Duration::from_millis(20);
+/// Timers are no finer.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 /// Pieces that come faster gather by themselves while others are hashed, and who receives them may lack the buffers.
 const INTERVAL_MIN: Duration = Duration::from_millis(2);
 /// A longer pause between two pieces counts as no more.
@@ -51,18 +57,41 @@ impl Company {
         self.processor = self.processor * 7 / 8 + processor;
     }
 
-    /// Whether to wait until as many are there as are worth hashing together.
-    pub(super) fn is_worth_waiting_for(&self, pieces: usize) -> bool {
-        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
-        self.is_machine_busy()
-            && self.interval >= INTERVAL_MIN
-            && self.interval.saturating_mul(pieces) <= COMPANY_WAIT
+    /// How many pieces are to be hashed together: as many as can be, where these come in no time.
+    pub(super) fn wanted(&self, batch: Batch) -> usize {
+        if self.fills(batch.full) {
+            batch.full
+        } else {
+            batch.half()
+        }
+    }
+
+    /// How long so many pieces wait for more of them, with nobody at work, if they do.
+    pub(super) fn wait(&self, waiting: usize, batch: Batch) -> Option<Duration> {
+        if self.fills(batch.full) {
+            let lacking = count(batch.full.saturating_sub(waiting));
+            // The next ones may come as fast, or there are no more.
+            let twice = self.interval * lacking * 2;
+            return Some(twice.clamp(WAIT_MIN, FULL_WAIT));
+        }
+        let gathers = self.interval >= INTERVAL_MIN
+            && self.interval.saturating_mul(count(batch.worth)) <= COMPANY_WAIT;
+        (gathers && self.is_machine_busy()).then_some(COMPANY_WAIT)
+    }
+
+    /// Whether so many pieces come in no time.
+    fn fills(&self, pieces: usize) -> bool {
+        self.interval.saturating_mul(count(pieces)) <= FULL_WAIT
     }
 
     /// Whether a quarter of the time of the last batches went by in waiting for a processor, or for a disk.
     fn is_machine_busy(&self) -> bool {
         self.processor * 4 < self.wall * 3
     }
+}
+
+fn count(pieces: usize) -> u32 {
+    u32::try_from(pieces).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -82,18 +111,42 @@ mod tests {
         company
     }
 
+    const BATCH: Batch = Batch {
+        full: 16,
+        worth_full: 11,
+        worth: 5,
+    };
+
+    fn waits(company: &Company) -> bool {
+        company.wait(1, BATCH).is_some()
+    }
+
     #[test]
     fn pieces_wait_on_a_busy_machine_where_a_batch_gathers_soon() {
-        assert!(company(7 * MILLI, MILLI).is_worth_waiting_for(5));
+        let company = company(7 * MILLI, MILLI);
+        assert_eq!(company.wait(1, BATCH), Some(COMPANY_WAIT));
+        assert_eq!(company.wanted(BATCH), 8);
     }
 
     #[test]
     fn nothing_waits_while_a_processor_is_free_or_where_pieces_come_slowly_or_gather_by_themselves()
     {
-        assert!(!company(7 * MILLI, 4 * MILLI).is_worth_waiting_for(5));
-        assert!(!company(40 * MILLI, MILLI).is_worth_waiting_for(5));
-        assert!(!company(MILLI, MILLI / 4).is_worth_waiting_for(5));
-        assert!(!Company::default().is_worth_waiting_for(5));
+        assert!(!waits(&company(7 * MILLI, 4 * MILLI)));
+        assert!(!waits(&company(40 * MILLI, MILLI)));
+        assert!(!waits(&company(3 * MILLI / 2, MILLI)));
+        assert!(!waits(&Company::default()));
+    }
+
+    #[test]
+    fn the_largest_batch_is_waited_for_where_it_is_there_in_no_time() {
+        let company = company(MILLI / 2, 4 * MILLI);
+        assert_eq!(company.wanted(BATCH), 16);
+        let waits = [0, 8, 12, 15].map(|waiting| {
+            let wait = company.wait(waiting, BATCH).expect("it waits");
+            // The mean is not exact.
+            (wait + MILLI / 10).as_millis()
+        });
+        assert_eq!(waits, [16, 8, 4, 1]);
     }
 
     #[test]
@@ -104,6 +157,6 @@ mod tests {
         for number in 1..20 {
             company.came(later + 7 * MILLI * number);
         }
-        assert!(company.is_worth_waiting_for(5));
+        assert!(waits(&company));
     }
 }

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 #[tokio::test]
 async fn no_more_run_at_once_than_may_and_all_are_done() {
-    let workers = Arc::new(Workers::new(NonZeroUsize::new(3)));
+    let pool = BlockPool::new(PIECE_BYTES, 1);
+    let workers = Arc::new(Workers::new(NonZeroUsize::new(3), pool));
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (done, mut all_done) = mpsc::channel(1000);
     for n in 0..200 {
@@ -34,7 +35,11 @@ async fn no_more_run_at_once_than_may_and_all_are_done() {
 }
 
 const PIECE_BYTES: usize = 1 << 16;
-const BATCH: Batch = Batch { full: 8, worth: 4 };
+const BATCH: Batch = Batch {
+    full: 8,
+    worth_full: 6,
+    worth: 4,
+};
 
 /// A content and buffers to fill with what comes of it.
 struct Bench {
@@ -59,9 +64,15 @@ impl Bench {
         };
         Self {
             content: store.add(&hash_file, info).expect("added"),
-            pool: BlockPool::new(PIECE_BYTES, pieces as usize),
+            // One is left when all pieces are here.
+            pool: BlockPool::new(PIECE_BYTES, pieces as usize + 1),
             _dir: dir,
         }
+    }
+
+    fn workers(&self, max: usize) -> Arc<Workers> {
+        let pool = self.pool.clone();
+        Arc::new(Workers::with_batches(NonZeroUsize::new(max), BATCH, pool))
     }
 
     /// All pieces, as they should be.
@@ -106,7 +117,7 @@ fn right(n: u32) -> Vec<u8> {
 #[tokio::test]
 async fn few_pieces_are_left_to_who_is_done_next() {
     let bench = Bench::new(3);
-    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(2), BATCH));
+    let workers = bench.workers(2);
     let (done, mut results) = mpsc::channel(3);
     let start_one = || {
         let (end, wait) = std::sync::mpsc::channel::<()>();
@@ -147,7 +158,7 @@ fn make_busy(workers: &Workers) {
 #[tokio::test]
 async fn pieces_without_company_are_taken_after_a_while() {
     let bench = Bench::new(3);
-    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(2), BATCH));
+    let workers = bench.workers(2);
     let (done, mut results) = mpsc::channel(3);
     let pieces = bench.all_arrived(&done).await;
     make_busy(&workers);
@@ -164,12 +175,68 @@ async fn pieces_without_company_are_taken_after_a_while() {
     }
 }
 
+/// Pieces of which a whole batch is here in no time.
+fn make_fast(workers: &Workers) {
+    let mut state = lock(&workers.state);
+    let begin = Instant::now();
+    for number in 0..100 {
+        state.company.came(begin + Duration::from_millis(number));
+    }
+}
+
+/// However fast pieces come, the last ones are not left alone.
+#[tokio::test]
+async fn pieces_that_come_fast_are_taken_when_no_more_come() {
+    let bench = Bench::new(7);
+    let workers = bench.workers(2);
+    let (done, mut results) = mpsc::channel(7);
+    let pieces = bench.all_arrived(&done).await;
+    make_fast(&workers);
+    for piece in pieces {
+        workers.accept(piece);
+    }
+    {
+        let state = lock(&workers.state);
+        assert_eq!((state.running, state.waiting.len()), (0, 7));
+    }
+    drop(done);
+    while results.recv().await.is_some() {}
+    assert!(bench.content.is_complete());
+}
+
+/// Nothing more can come when there is no buffer for it.
+#[tokio::test]
+async fn pieces_that_come_fast_wait_for_nobody_when_they_have_all_buffers() {
+    let bench = Bench::new(7);
+    let workers = bench.workers(1);
+    let (done, mut results) = mpsc::channel(7);
+    let pieces = bench.all_arrived(&done).await;
+    let _last = bench.pool.acquire(PIECE_BYTES).await;
+    make_fast(&workers);
+    for piece in pieces {
+        workers.accept(piece);
+    }
+    {
+        let state = lock(&workers.state);
+        assert!(state.running == 1 || state.waiting.is_empty());
+    }
+    drop(done);
+    while results.recv().await.is_some() {}
+    assert!(bench.content.is_complete());
+}
+
+#[test]
+fn a_few_more_than_half_a_batch_are_left_for_the_next() {
+    let best = [1, 4, 5, 6, 8, 20].map(|waiting| BATCH.best_of(waiting));
+    assert_eq!(best, [4, 4, 4, 8, 8, 8]);
+}
+
 /// On a busy machine, too, a whole batch waits for nothing, and neither do pieces behind which other work waits.
 #[tokio::test]
 async fn pieces_that_need_no_company_are_taken_at_once() {
     for other_work in [false, true] {
         let bench = Bench::new(if other_work { 3 } else { 8 });
-        let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(1), BATCH));
+        let workers = bench.workers(1);
         let (done, mut results) = mpsc::channel(8);
         let pieces = bench.all_arrived(&done).await;
         make_busy(&workers);
@@ -194,7 +261,7 @@ async fn pieces_that_need_no_company_are_taken_at_once() {
 async fn pieces_that_wait_are_judged_one_by_one() {
     const PIECES: u32 = 21;
     let bench = Bench::new(PIECES);
-    let workers = Arc::new(Workers::with_batches(NonZeroUsize::new(1), BATCH));
+    let workers = bench.workers(1);
     let (done, mut results) = mpsc::channel(100);
     let (go, wait) = std::sync::mpsc::channel::<()>();
     workers.run(move || wait.recv().expect("told to go on"));
@@ -230,7 +297,7 @@ async fn pieces_that_wait_are_judged_one_by_one() {
     );
     // Every buffer comes back, or this would wait for ever.
     let mut buffers = Vec::new();
-    for _ in 0..PIECES {
+    for _ in 0..=PIECES {
         buffers.push(bench.pool.acquire(1).await);
     }
 }

@@ -37,8 +37,8 @@ use tokio::sync::{Notify, mpsc};
 const OUTBOX_MAX: usize = 32;
 
 /// Buffers that one connection may have out: for a block that arrives, and for those before it until they are hashed and
-/// written. A peer faster than that is waited for by TCP.
-const BUFFERS_MAX: usize = 14;
+/// written: as many as are hashed at once. A peer faster than that is waited for by TCP.
+const BUFFERS_MAX: usize = 16;
 
 /// What a connection needs beside its stream.
 #[derive(Clone)]

@@ -90,6 +90,11 @@ impl BlockPool {
         self.shared.buffers_max - self.shared.permits.available_permits()
     }
 
+    /// Whether all buffers are in use: who needs another one waits.
+    pub fn is_exhausted(&self) -> bool {
+        self.shared.permits.available_permits() == 0
+    }
+
     /// A buffer of `len` bytes with arbitrary content. Waits, in order, while all are out.
     ///
     /// # Panics
@@ -213,6 +218,7 @@ mod tests {
         let mut first = pool.acquire(10).await;
         first.fill(7);
         assert_eq!((first.len(), pool.in_use()), (10, 1));
+        assert!(pool.is_exhausted());
         let second = tokio::spawn({
             let pool = pool.clone();
             async move { pool.acquire(20).await }
@@ -225,6 +231,7 @@ mod tests {
         assert_eq!(second.len(), 20);
         drop(second);
         assert_eq!(pool.in_use(), 0);
+        assert!(!pool.is_exhausted());
     }
 
     #[tokio::test]
