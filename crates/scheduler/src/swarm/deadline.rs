@@ -129,7 +129,7 @@ impl Swarm {
         !s.is_peer() || self.sources.iter().any(|(other, o)| *other != id && can(o))
     }
 
-    fn demote(&mut self, id: SourceId, now: Instant) {
+    pub(super) fn demote(&mut self, id: SourceId, now: Instant) {
         let Some(s) = self.sources.get_mut(&id) else {
             return;
         };

@@ -144,9 +144,14 @@ impl Swarm {
         }
         s.abandoned += 1;
         s.note_busy(now);
+        let has = s.has.has(block.piece());
         self.stats.abandoned += 1;
         self.unask(block, Giver::Peer(id));
         self.ready.insert(id);
+        // What it has it need not abandon: it would be asked for that again and again.
+        if has && !self.keeps_its_word(&self.sources[&id]) {
+            self.demote(id, now);
+        }
         self.wake_peers();
         self.http.due = true;
         self.settle(now);
@@ -154,13 +159,17 @@ impl Swarm {
 
     /// Whether we take a piece from this peer that it may not have itself.
     pub(super) fn takes_relay(&self, s: &Source, piece: PieceIndex, now: Instant) -> bool {
-        let length = u64::from(self.pieces.lengths().piece_size());
-        let more = u64::from(s.abandoned.saturating_sub(ABANDONED_FREE));
-        let keeps_its_word = more * ABANDONED_EVERY * length <= s.delivered;
         let ours = self.peer_meter.rate_at(now);
         let is_slow = |rate: f64| rate * SLOWER_MAX < ours;
         let may = s.info.relays && self.is_single(piece);
-        may && keeps_its_word && !s.meter.rate().is_some_and(is_slow)
+        may && self.keeps_its_word(s) && !s.meter.rate().is_some_and(is_slow)
+    }
+
+    /// Whether it delivers much more than it abandons.
+    fn keeps_its_word(&self, s: &Source) -> bool {
+        let length = u64::from(self.pieces.lengths().piece_size());
+        let more = u64::from(s.abandoned.saturating_sub(ABANDONED_FREE));
+        more * ABANDONED_EVERY * length <= s.delivered
     }
 
     /// Whether the piece is one block: bytes of several senders are never mixed in what is passed on.

@@ -316,6 +316,29 @@ fn who_abandons_what_it_passes_on_is_not_believed_for_ever() {
     assert_eq!(requests(&small.commands()), [(peer, block)]);
 }
 
+/// It would be asked again at once, for ever, and nothing would ever come.
+#[test]
+fn who_abandons_what_it_has_is_left_alone_for_a_while() {
+    let mut small = Small::new(false, |_| {});
+    let peer = small.add_relaying_with(1, Bitfield::full(PIECES));
+    let mut asked = 0;
+    loop {
+        let requests = requests(&small.commands());
+        let Some((_, block)) = requests.first() else {
+            break;
+        };
+        asked += 1;
+        assert!(asked <= 3, "asked again");
+        small.swarm.handle_abandoned(peer, *block, small.now);
+    }
+    assert_eq!(small.swarm.stats().demotions, 1);
+    small.swarm.check_invariants();
+    // It gets another chance.
+    small.now += Duration::from_secs(6);
+    small.swarm.handle_timeout(small.now);
+    assert!(!requests(&small.commands()).is_empty());
+}
+
 #[test]
 fn abandoning_what_is_not_asked_for_means_nothing() {
     let mut small = Small::new(false, |_| {});
