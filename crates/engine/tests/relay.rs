@@ -1,6 +1,10 @@
 //! Pieces that are passed on while they arrive: a real engine between a giver and takers that a test plays.
 
-#[allow(dead_code, unreachable_pub, reason = "a module of tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by test programs, each of which uses a part of it"
+)]
 mod support;
 
 use dosvc_content::PeerId;

@@ -29,6 +29,18 @@ impl Small {
         id
     }
 
+    /// A peer asks for what it was offered, and gets it while it arrives from there.
+    fn assert_relays(&mut self, source: SourceId, block: Block, from: SourceId) {
+        let asked = self.swarm.handle_request(source, block, self.now);
+        asked.expect("just offered");
+        let relay = Command::Relay {
+            source,
+            block,
+            from,
+        };
+        assert!(self.commands().contains(&relay));
+    }
+
     /// `part` more of the block comes within `time`; `here` with it.
     fn part(&mut self, from: SourceId, block: Block, part: u32, here: u32, time: Duration) {
         self.now += time;
@@ -71,14 +83,7 @@ fn passing_on() -> (Small, SourceId, Block, [SourceId; 2]) {
 #[test]
 fn a_piece_is_offered_and_sent_while_it_arrives() {
     let (mut small, giver, block, [peer, other]) = passing_on();
-    let asked = small.swarm.handle_request(peer, block, small.now);
-    asked.expect("just offered");
-    let relay = Command::Relay {
-        source: peer,
-        block,
-        from: giver,
-    };
-    assert!(small.commands().contains(&relay));
+    small.assert_relays(peer, block, giver);
     small.swarm.check_invariants();
     let taken = small.swarm.handle_block(giver, block, small.now);
     assert_eq!(taken, BlockUse::Wanted);
@@ -415,12 +420,5 @@ fn what_arrives_over_http_is_passed_on() {
     let offered = offers(&small.commands());
     let (to, _) = offered[0];
     assert!(peers.contains(&to));
-    let asked = small.swarm.handle_request(to, block, small.now);
-    asked.expect("just offered");
-    let relay = Command::Relay {
-        source: to,
-        block,
-        from: origin,
-    };
-    assert!(small.commands().contains(&relay));
+    small.assert_relays(to, block, origin);
 }

@@ -113,9 +113,7 @@ struct State {
     /// Answers that wait to be sent; each is one that the core has accepted.
     answers: VecDeque<(Block, Source)>,
     /// The answer that is being sent.
-    sending: Option<Block>,
-    /// The same while it is arriving itself.
-    relay: Option<Relay>,
+    sending: Option<Sending>,
     outbox: VecDeque<Event>,
 }
 
@@ -125,9 +123,10 @@ enum Source {
     Feed(Feed),
 }
 
-/// An answer that has begun and is still arriving.
-struct Relay {
+/// An answer that has begun.
+struct Sending {
     block: Block,
+    /// How it ends, for one that is still arriving itself.
     end: Option<RelayEnd>,
 }
 
@@ -148,7 +147,6 @@ impl Driver {
                 connection,
                 answers: VecDeque::new(),
                 sending: None,
-                relay: None,
                 outbox: VecDeque::new(),
             }),
             write_wake: Notify::new(),
@@ -304,8 +302,8 @@ impl State {
     fn release(&mut self, block: Block, body: Body) {
         if let Some((_, source)) = self.answers.iter_mut().find(|(queued, _)| *queued == block) {
             *source = Source::Body(body);
-        } else if let Some(relay) = self.relay.as_mut().filter(|relay| relay.block == block) {
-            relay.end = Some(RelayEnd::Whole(body));
+        } else if let Some(sending) = self.sending_of(block) {
+            sending.end = Some(RelayEnd::Whole(body));
         }
     }
 
@@ -313,9 +311,10 @@ impl State {
         if let Some(at) = self.answers.iter().position(|(queued, _)| *queued == block) {
             self.answers.remove(at);
             self.connection.abandon(block);
-        } else if let Some(relay) = self.relay.as_mut().filter(|relay| relay.block == block) {
-            relay.end = Some(RelayEnd::Abandoned);
-        } else if self.sending != Some(block) {
+        } else if let Some(sending) = self.sending_of(block) {
+            // One that is not arriving any more goes out whole.
+            sending.end = Some(RelayEnd::Abandoned);
+        } else {
             // It was never to be sent, and is waited for all the same.
             self.connection.abandon(block);
         }
@@ -331,23 +330,22 @@ impl State {
         }
     }
 
+    fn sending_of(&mut self, block: Block) -> Option<&mut Sending> {
+        self.sending
+            .as_mut()
+            .filter(|sending| sending.block == block)
+    }
+
     /// How the answer that is being passed on ends, if that is known.
     fn relay_end(&mut self) -> Option<RelayEnd> {
-        let end = self.relay.as_mut()?.end.take();
-        if end.is_some() {
-            self.relay = None;
-        }
-        end
+        self.sending.as_mut()?.end.take()
     }
 
     /// Takes the next answer that the peer still waits for.
     fn begin_answer(&mut self) -> Option<(Block, Source)> {
         while let Some((block, source)) = self.answers.pop_front() {
             if self.connection.begin_answer(block) {
-                self.sending = Some(block);
-                if let Source::Feed(_) = source {
-                    self.relay = Some(Relay { block, end: None });
-                }
+                self.sending = Some(Sending { block, end: None });
                 return Some((block, source));
             }
         }
