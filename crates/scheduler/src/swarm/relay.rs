@@ -51,26 +51,34 @@ impl Relays {
 /// Giving.
 impl Swarm {
     /// So much of a block that is not whole yet is here: it may be passed on. To be told every 64 KiB or so, beside
-    /// [`Self::handle_progress`]; a shell that never tells passes on nothing before it is verified.
-    pub fn handle_block_part(&mut self, id: SourceId, block: Block, here: u32, now: Instant) {
+    /// [`Self::handle_progress`]; a shell that never tells passes on nothing before it is verified. False when nothing came
+    /// of it.
+    pub fn handle_block_part(
+        &mut self,
+        id: SourceId,
+        block: Block,
+        here: u32,
+        now: Instant,
+    ) -> bool {
         let piece = block.piece();
         if here < FIRST_PART || self.relays.has(piece) || !self.is_single(piece) {
-            return;
+            return false;
         }
         let &[giver] = self.pieces.givers(block) else {
-            return;
+            return false;
         };
         let Some(s) = self.sources.get(&id).filter(|_| giver.source() == id) else {
-            return;
+            return false;
         };
         let left = s.expected(1, block.len().saturating_sub(here));
         if !left.is_some_and(|left| self.uploads.may_relay(left)) {
-            return;
+            return false;
         }
         self.relays.0.insert(piece.get(), giver);
         self.picker.set_shelf(piece, crate::Shelf::Held);
         self.offers.note_more();
         self.settle(now);
+        true
     }
 
     /// Whether the peer may be offered some piece.

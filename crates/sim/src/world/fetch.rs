@@ -132,9 +132,10 @@ impl World<'_> {
                     swarm.handle_progress(source, untold, now);
                 }
                 let swarm = super::swarm_of(&mut self.machines[at]);
-                swarm.handle_block_part(source, block, here, now);
-                self.wake_relays(at, block.piece());
-                self.after(at);
+                let offered = swarm.handle_block_part(source, block, here, now);
+                if self.wake_relays(at, block.piece()) || offered || tell {
+                    self.after(at);
+                }
                 break;
             }
             fetch.taken += u64::from(block.len());

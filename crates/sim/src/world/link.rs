@@ -646,7 +646,7 @@ impl World<'_> {
         let Some(block) = arriving.block else {
             return false;
         };
-        self.wake_relays(node, block.piece());
+        let relayed = self.wake_relays(node, block.piece());
         let wait = if untold < PROGRESS_BYTES {
             PROGRESS_INTERVAL_MAX
         } else {
@@ -654,8 +654,8 @@ impl World<'_> {
         };
         let waited = arriving.told_at.is_none_or(|at| clock >= at + wait);
         if !waited && !whole {
-            swarm_of(&mut self.machines[node]).handle_block_part(id, block, arriving.here, now);
-            return true;
+            let swarm = swarm_of(&mut self.machines[node]);
+            return swarm.handle_block_part(id, block, arriving.here, now) || relayed;
         }
         let state = self.end_mut(end);
         if let Some(arriving) = &mut state.arriving {
