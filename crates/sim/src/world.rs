@@ -285,7 +285,7 @@ impl<'a> World<'a> {
     fn verified(&mut self, node: Node, piece: PieceIndex) {
         let now = self.time();
         let bad = self.machines[node].tainted.remove(&piece.get());
-        self.wake_relays(node, piece);
+        self.end_relays(node, piece);
         let Some(swarm) = &mut self.machines[node].swarm else {
             return;
         };

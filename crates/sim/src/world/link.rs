@@ -427,15 +427,23 @@ impl World<'_> {
 
     /// More of a piece is here: it may be passed on. False when nobody gets it.
     pub(super) fn wake_relays(&mut self, node: Node, piece: PieceIndex) -> bool {
-        let piece = piece.get();
-        let ends = self.machines[node]
-            .relays
-            .range((piece, (0, 0))..(piece + 1, (0, 0)));
-        let ends: Vec<End> = ends.map(|(_, end)| *end).collect();
-        for end in &ends {
-            self.wants_to_write(*end);
+        let relays = &self.machines[node].relays;
+        let first = relays.partition_point(|(of, _)| *of < piece.get());
+        let of = |(of, _): &&(u32, End)| *of == piece.get();
+        let count = relays[first..].iter().take_while(of).count();
+        for at in first..first + count {
+            let (_, end) = self.machines[node].relays[at];
+            self.wants_to_write(end);
         }
-        !ends.is_empty()
+        count > 0
+    }
+
+    /// The same when no more of it will come.
+    pub(super) fn end_relays(&mut self, node: Node, piece: PieceIndex) {
+        self.wake_relays(node, piece);
+        self.machines[node]
+            .relays
+            .retain(|(of, _)| *of != piece.get());
     }
 
     fn served(&mut self, node: Node, source: SourceId, block: Block) {

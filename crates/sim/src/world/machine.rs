@@ -31,8 +31,8 @@ pub(super) struct Machine {
     pub(super) timer: Option<Nanos>,
     /// Pieces with wrong bytes in them.
     pub(super) tainted: BTreeSet<u32>,
-    /// Who gets which pieces while they arrive.
-    pub(super) relays: BTreeSet<(u32, End)>,
+    /// Who gets which pieces while they arrive: in order, and few, as a piece is here soon.
+    pub(super) relays: Vec<(u32, End)>,
     /// It says nothing any more.
     pub(super) silenced: bool,
     pub(super) done: Option<Nanos>,
@@ -51,7 +51,7 @@ impl Default for Machine {
             fetches: BTreeMap::new(),
             timer: None,
             tainted: BTreeSet::new(),
-            relays: BTreeSet::new(),
+            relays: Vec::new(),
             silenced: false,
             done: None,
             stats: Stats::default(),
@@ -160,7 +160,8 @@ impl World<'_> {
             } => self.relay(at, source, block, from),
             Command::Abandon { source, block } => {
                 if let Other::Peer(end) = self.machines[at].other(source) {
-                    self.machines[at].relays.remove(&(block.piece().get(), end));
+                    let of = (block.piece().get(), end);
+                    self.machines[at].relays.retain(|relay| *relay != of);
                 }
                 self.tell(at, source, |w| w.abandon(block));
             }
@@ -232,7 +233,11 @@ impl World<'_> {
             self.machines[at].silenced = true;
             return;
         }
-        self.machines[at].relays.insert((block.piece().get(), end));
+        let relays = &mut self.machines[at].relays;
+        let of = (block.piece().get(), end);
+        if let Err(place) = relays.binary_search(&of) {
+            relays.insert(place, of);
+        }
         self.tell(at, source, |w| {
             if w.wire.accept_answer(block) {
                 w.answers.push_back((block, Some(from)));
