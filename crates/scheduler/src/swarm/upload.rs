@@ -231,11 +231,16 @@ impl Uploads {
         self.queued.contains(&id)
     }
 
-    /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then.
-    pub(super) fn room(&self, lead: Duration, spare: bool, now: Instant) -> usize {
+    /// Whether one more piece than usual may be sent if the uplink is not used up.
+    pub(super) fn may_share(&self) -> bool {
+        (self.slots() as usize..self.shared_max()).contains(&self.active.len())
+    }
+
+    /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then. `shared`: one
+    /// more than usual may be sent ([`Self::may_share`]).
+    pub(super) fn room(&self, lead: Duration, shared: bool, now: Instant) -> usize {
         let slots = self.slots() as usize;
         let free = slots.saturating_sub(self.active.len());
-        let shared = spare && free == 0 && self.active.len() < self.shared_max();
         if !self.looks_ahead() {
             return free + usize::from(shared);
         }
@@ -248,8 +253,13 @@ impl Uploads {
     }
 
     /// The same, if blocks are out sooner than most answers come.
-    pub(super) fn room_of_short(&self, lead: Duration, spare: bool, now: Instant) -> Option<usize> {
-        (self.slots() > 1).then(|| self.room(lead, spare, now))
+    pub(super) fn room_of_short(
+        &self,
+        lead: Duration,
+        shared: bool,
+        now: Instant,
+    ) -> Option<usize> {
+        (self.slots() > 1).then(|| self.room(lead, shared, now))
     }
 
     /// Whether a receiver is chosen before the last block is out. It costs that receiver: until the block begins, others
