@@ -3,10 +3,12 @@
 //! Nothing here knows what the bytes mean: a [`Flow`] is one direction of one connection, an ordered stream of bytes
 //! with a send buffer, a congestion window and two queues on its way.
 
+mod flow;
 mod tcp;
 
 use crate::{Link, queue::Nanos};
-use std::{collections::VecDeque, time::Duration};
+use flow::{Cell, Flow};
+use std::time::Duration;
 use tcp::Window;
 
 /// A machine's number.
@@ -101,75 +103,6 @@ impl Network {
 
 pub(crate) fn nanos(time: Duration) -> Nanos {
     u64::try_from(time.as_nanos()).expect("runs are shorter than centuries")
-}
-
-/// A part of a flow on its way.
-#[derive(Clone, Copy, Debug)]
-struct Cell {
-    start: u64,
-    len: u32,
-    pushed: Nanos,
-}
-
-/// One direction of a connection.
-#[derive(Debug)]
-pub(crate) struct Flow {
-    pub(crate) from: Node,
-    pub(crate) to: Node,
-    open: bool,
-    /// Bytes that the sender has put into its send buffer, ever.
-    written: u64,
-    /// Bytes of them that went into the uplink's queue once.
-    sent: u64,
-    /// Bytes that arrived without a gap.
-    delivered: u64,
-    /// Bytes between the uplink's queue and the acknowledgement.
-    in_flight: u64,
-    /// What must be sent again.
-    lost: VecDeque<Cell>,
-    lost_bytes: u64,
-    /// Dropped, and the sender does not know yet.
-    dropped: VecDeque<Cell>,
-    /// Arrived behind a gap.
-    late: Vec<(u64, u32)>,
-    /// In the uplink's queue or between the links.
-    air: VecDeque<Cell>,
-    /// In the downlink's queue.
-    landing: VecDeque<Cell>,
-    queued: u32,
-    /// When acknowledgements reach the sender.
-    acks: VecDeque<(Nanos, Cell)>,
-    armed: bool,
-    window: Window,
-    /// When the last message alone arrives.
-    message_at: Nanos,
-    /// Bytes that may be in the send buffer and not sent, as its owner asked.
-    pub(crate) unsent_max: u64,
-    /// The sender has more to write than there was room for.
-    pub(crate) starving: bool,
-    /// The receiver lets this one fill its window.
-    pub(crate) unshared: bool,
-}
-
-impl Flow {
-    /// Bytes that arrived without a gap.
-    pub(crate) fn delivered(&self) -> u64 {
-        self.delivered
-    }
-
-    /// Bytes that were written.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
-    fn unsent(&self) -> u64 {
-        self.written - self.sent
-    }
-
-    /// Whether content is on its way.
-    fn is_active(&self) -> bool {
-        self.open && !self.unshared && self.delivered < self.written
-    }
 }
 
 #[derive(Debug)]
@@ -307,29 +240,7 @@ impl Links {
 
     pub(crate) fn open(&mut self, from: Node, to: Node) -> FlowId {
         let id = FlowId::try_from(self.flows.len()).expect("fewer flows than that");
-        self.flows.push(Flow {
-            from,
-            to,
-            open: true,
-            written: 0,
-            sent: 0,
-            delivered: 0,
-            in_flight: 0,
-            lost: VecDeque::new(),
-            lost_bytes: 0,
-            dropped: VecDeque::new(),
-            late: Vec::new(),
-            air: VecDeque::new(),
-            landing: VecDeque::new(),
-            queued: 0,
-            acks: VecDeque::new(),
-            armed: false,
-            window: self.params.window(),
-            message_at: 0,
-            unsent_max: u64::MAX,
-            starving: false,
-            unshared: false,
-        });
+        self.flows.push(Flow::new(from, to, self.params.window()));
         id
     }
 
@@ -339,12 +250,7 @@ impl Links {
         self.ports[flow.to].senders -= u64::from(flow.is_active());
         flow.open = false;
         flow.starving = false;
-        flow.air = VecDeque::new();
-        flow.landing = VecDeque::new();
-        flow.acks = VecDeque::new();
-        flow.lost = VecDeque::new();
-        flow.dropped = VecDeque::new();
-        flow.late = Vec::new();
+        flow.forget();
     }
 
     pub(crate) fn is_open(&self, flow: FlowId) -> bool {
@@ -416,7 +322,7 @@ impl Links {
         });
         let port = &mut self.ports[flow.from];
         while flow.queued < self.params.uplink_cells() {
-            let again = flow.lost.front().copied();
+            let again = flow.first_lost();
             let ready = again.map_or_else(|| flow.unsent(), |c| u64::from(c.len));
             if ready == 0 {
                 break;
@@ -435,13 +341,7 @@ impl Links {
             let len = u32::try_from(want.min(room.max(1448))).expect("at most a cell");
             let start = match again {
                 Some(cell) => {
-                    flow.lost_bytes -= u64::from(len);
-                    let front = flow.lost.front_mut().expect("just looked at");
-                    front.start += u64::from(len);
-                    front.len -= len;
-                    if front.len == 0 {
-                        flow.lost.pop_front();
-                    }
+                    flow.send_again(len);
                     cell.start
                 }
                 None => {
@@ -453,10 +353,11 @@ impl Links {
             };
             flow.in_flight += u64::from(len);
             flow.queued += 1;
-            flow.air.push_back(Cell {
+            flow.under_way.send(Cell {
                 start,
                 len,
                 pushed: now,
+                acked: 0,
             });
             let leaves = port.send(f64::from(len) * self.params.overhead, now);
             self.schedule.push((leaves, NetEvent::Depart(id)));
@@ -471,10 +372,11 @@ impl Links {
         if waits
             && flow.queued == 0
             && !flow.armed
-            && let Some((at, _)) = flow.acks.front()
+            && let Some(cell) = flow.under_way.first_landed()
         {
             flow.armed = true;
-            self.schedule.push(((*at).max(now), NetEvent::Wake(id)));
+            self.schedule
+                .push((cell.acked.max(now), NetEvent::Wake(id)));
         }
     }
 
@@ -511,7 +413,7 @@ impl Links {
 
     fn arrive(&mut self, id: FlowId, at: Nanos) {
         let flow = &mut self.flows[id as usize];
-        let Some(cell) = flow.air.pop_front() else {
+        let Some(cell) = flow.under_way.first_in_air() else {
             return;
         };
         let port = &mut self.ports[flow.to];
@@ -519,8 +421,8 @@ impl Links {
         let tcp = self.params.model == NetworkModel::Tcp;
         if tcp && backlog > self.queue {
             self.losses += 1;
-            flow.dropped.push_back(cell);
-            let others = flow.unsent() > 0 || !flow.air.is_empty() || flow.queued > 0;
+            flow.drop_first_in_air();
+            let others = flow.unsent() > 0 || flow.under_way.any_in_air() || flow.queued > 0;
             let notice = if others {
                 backlog
             } else {
@@ -531,13 +433,13 @@ impl Links {
             return;
         }
         let lands = port.receive(f64::from(cell.len) * self.params.overhead, at);
-        flow.landing.push_back(cell);
+        flow.under_way.arrive();
         self.schedule.push((lands, NetEvent::Land(id)));
     }
 
     fn land(&mut self, id: FlowId, now: Nanos) -> bool {
         let flow = &mut self.flows[id as usize];
-        let Some(cell) = flow.landing.pop_front() else {
+        let Some(cell) = flow.under_way.first_landing() else {
             return false;
         };
         let before = flow.delivered;
@@ -545,12 +447,8 @@ impl Links {
         flow.take(cell.start, cell.len);
         self.ports[flow.to].senders -= u64::from(active && !flow.is_active());
         let news = flow.delivered > before;
-        let mut at = self.ack_at(id, now);
-        let flow = &mut self.flows[id as usize];
-        if let Some((last, _)) = flow.acks.back() {
-            at = at.max(*last);
-        }
-        flow.acks.push_back((at, cell));
+        let at = self.ack_at(id, now);
+        self.flows[id as usize].under_way.land(at);
         self.arm(id, now);
         news
     }
@@ -568,12 +466,9 @@ impl Links {
 
     fn notice_loss(&mut self, id: FlowId, now: Nanos) {
         let flow = &mut self.flows[id as usize];
-        let Some(cell) = flow.dropped.pop_front() else {
+        let Some(cell) = flow.notice_loss() else {
             return;
         };
-        flow.in_flight -= u64::from(cell.len);
-        flow.lost_bytes += u64::from(cell.len);
-        flow.lost.push_back(cell);
         flow.window.lost(cell.pushed, now);
         self.push(id, now);
     }
@@ -592,31 +487,4 @@ impl Links {
 )]
 fn duration(nanos: f64) -> Nanos {
     nanos as Nanos
-}
-
-impl Flow {
-    /// Takes in the acknowledgements that have come.
-    fn absorb(&mut self, now: Nanos) {
-        while let Some(&(at, cell)) = self.acks.front()
-            && at <= now
-        {
-            self.acks.pop_front();
-            let used = self.in_flight * 2 >= self.window.bytes();
-            self.in_flight -= u64::from(cell.len);
-            self.window.acknowledged(cell.len, cell.pushed, used, at);
-        }
-    }
-
-    /// Bytes arrive: those that close a gap free what arrived behind it.
-    fn take(&mut self, start: u64, len: u32) {
-        if start != self.delivered {
-            self.late.push((start, len));
-            return;
-        }
-        self.delivered += u64::from(len);
-        while let Some(at) = self.late.iter().position(|(s, _)| *s == self.delivered) {
-            let (_, len) = self.late.swap_remove(at);
-            self.delivered += u64::from(len);
-        }
-    }
 }

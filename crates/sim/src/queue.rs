@@ -10,18 +10,28 @@ const SLOT_BITS: u32 = 16;
 /// Slots ahead of now: 1.07 s.
 const SLOTS: u64 = 1 << 14;
 
+/// An event, and when in its slot it happens.
+type Entry<E> = (u16, E);
+
 /// Events in the order of their times; those of one moment in the order in which they were put in.
 ///
 /// Putting in and taking out cost O(1) within the next second, a search in a tree of seconds beyond it.
 pub(crate) struct Queue<E> {
     /// What is due in the slot `at`, latest first.
-    current: Vec<(Nanos, u64, E)>,
-    slots: VecDeque<Vec<(Nanos, u64, E)>>,
+    current: Vec<Entry<E>>,
+    slots: VecDeque<Vec<Entry<E>>>,
     /// The slot of `current`; `slots[0]` is the one after it.
     at: u64,
     waiting: usize,
+    /// In the order of their times and of their making.
     later: BTreeMap<(Nanos, u64), E>,
     made: u64,
+}
+
+/// Of a time its slot, and when in it.
+fn place(time: Nanos) -> (u64, u16) {
+    let within = u16::try_from(time & ((1 << SLOT_BITS) - 1)).expect("16 bits");
+    (time >> SLOT_BITS, within)
 }
 
 impl<E> Queue<E> {
@@ -36,20 +46,21 @@ impl<E> Queue<E> {
         }
     }
 
+    /// `time` is not before that of the last event that was taken out.
     pub(crate) fn push(&mut self, time: Nanos, event: E) {
-        self.made += 1;
-        let made = self.made;
-        let slot = time >> SLOT_BITS;
+        let (slot, within) = place(time);
         if slot <= self.at {
-            let after = |other: &(Nanos, u64, E)| (other.0, other.1) > (time, made);
+            assert_eq!(slot, self.at, "nothing happens in the past");
+            let after = |other: &Entry<E>| other.0 > within;
             let place = self.current.partition_point(after);
-            self.current.insert(place, (time, made, event));
+            self.current.insert(place, (within, event));
         } else if slot - self.at <= SLOTS {
             let index = usize::try_from(slot - self.at - 1).expect("few slots");
-            self.slots[index].push((time, made, event));
+            self.slots[index].push((within, event));
             self.waiting += 1;
         } else {
-            self.later.insert((time, made), event);
+            self.made += 1;
+            self.later.insert((time, self.made), event);
         }
     }
 
@@ -62,7 +73,8 @@ impl<E> Queue<E> {
             }
             self.advance();
         }
-        self.current.pop().map(|(time, _, event)| (time, event))
+        let (within, event) = self.current.pop()?;
+        Some(((self.at << SLOT_BITS) + Nanos::from(within), event))
     }
 
     fn advance(&mut self) {
@@ -72,15 +84,19 @@ impl<E> Queue<E> {
         self.slots.push_back(empty);
         self.current = self.slots.pop_front().expect("there are slots");
         self.waiting -= self.current.len();
+        // What was so far ahead was put in before all that came straight into the slot.
+        let mut first = 0;
         while let Some(entry) = self.later.first_entry() {
-            let &(time, made) = entry.key();
-            if time >> SLOT_BITS > self.at {
+            let (slot, within) = place(entry.key().0);
+            if slot > self.at {
                 break;
             }
-            self.current.push((time, made, entry.remove()));
+            self.current.insert(first, (within, entry.remove()));
+            first += 1;
         }
-        self.current
-            .sort_unstable_by_key(|e| std::cmp::Reverse((e.0, e.1)));
+        // Keeps those of one moment in their order, the first one last.
+        self.current.reverse();
+        self.current.sort_by_key(|e| std::cmp::Reverse(e.0));
     }
 }
 

@@ -254,7 +254,7 @@ impl<'a> World<'a> {
             && let Owner::End(end) = self.owners[flow as usize]
         {
             self.writers.push(end);
-            self.after(self.end(end).node);
+            self.after_writing(self.network.flow(flow).from);
         }
     }
 

@@ -133,8 +133,11 @@ impl World<'_> {
                 }
                 let swarm = super::swarm_of(&mut self.machines[at]);
                 let offered = swarm.handle_block_part(source, block, here, now);
-                if self.wake_relays(at, block.piece()) || offered || tell {
+                self.wake_relays(at, block.piece());
+                if offered || tell {
                     self.after(at);
+                } else {
+                    self.after_writing(at);
                 }
                 break;
             }

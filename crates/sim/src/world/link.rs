@@ -30,35 +30,43 @@ const GREETING_TIME: Nanos = 150_000_000;
 /// Bytes of the header of a part of a block.
 const PIECE_HEADER: usize = 13;
 
-/// What stands in a stream.
+/// What stands in a stream: messages, the last of which may be the header of bytes of a block that follow it. As long as a
+/// cache line.
 #[derive(Debug)]
-enum Chunk {
-    /// Messages behind the first `at` bytes of blocks; `ready`: when they arrive if they travel alone.
-    Messages {
-        at: u64,
-        ready: Option<Nanos>,
-        bytes: Messages,
-    },
-    /// The bytes of a block, or of a part of one, from there on.
-    Body { start: u64, len: u32 },
+struct Chunk {
+    /// The messages stand behind so many bytes of blocks.
+    at: u64,
+    /// When they arrive if they travel alone; 0: with what is around them.
+    ready: Nanos,
+    /// Bytes of a block that follow.
+    body: u32,
+    /// The messages have been taken in.
+    taken: bool,
+    bytes: Messages,
 }
 
 /// Bytes that [`Messages`] holds without memory of its own.
-const SHORT: usize = 46;
+const SHORT: usize = 38;
 
 /// Bytes of messages. Most are few, and stand where they are queued: fetching them from elsewhere would cost more than
 /// all that is done with them.
 #[derive(Debug)]
 enum Messages {
     Short { len: u8, bytes: [u8; SHORT] },
-    Long(Vec<u8>),
+    Long(Box<[u8]>),
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self::new(&[])
+    }
 }
 
 impl Messages {
     fn new(from: &[u8]) -> Self {
         let mut bytes = [0; SHORT];
         match bytes.get_mut(..from.len()) {
-            None => Self::Long(from.to_vec()),
+            None => Self::Long(from.into()),
             Some(start) => {
                 start.copy_from_slice(from);
                 let len = u8::try_from(from.len()).expect("short");
@@ -90,6 +98,15 @@ struct Writing {
     abandoned: bool,
 }
 
+/// What came of a step of writing.
+enum Step {
+    Wrote,
+    /// The swarm was told of a block that is out.
+    Served,
+    /// There is nothing to write.
+    Nothing,
+}
+
 /// A block that is arriving.
 #[derive(Clone, Copy, Debug)]
 struct Arriving {
@@ -104,28 +121,29 @@ struct Arriving {
     told_at: Option<Nanos>,
 }
 
-/// One end of a connection.
+/// One end of a connection. What each cell needs that arrives lies first, then what each part needs that is sent.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct LinkEnd {
     pub(super) node: Node,
     /// What the peer is called in this machine's swarm.
     pub(super) source: SourceId,
-    kind: SourceKind,
-    pub(super) wire: Connection,
     /// What this end sends.
     out: FlowId,
-    stream: VecDeque<Chunk>,
-    /// Answers that wait to be sent.
-    pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
-    writing: Option<Writing>,
-    pace: Pace,
-    arriving: Option<Arriving>,
-    /// Pieces that the peer has.
-    pub(super) peer_pieces: u32,
-    /// The scheduler does not know the peer yet.
-    pub(super) greeting: bool,
     pub(super) closed: bool,
     waits_to_write: bool,
+    /// The scheduler does not know the peer yet.
+    pub(super) greeting: bool,
+    kind: SourceKind,
+    /// Pieces that the peer has.
+    pub(super) peer_pieces: u32,
+    arriving: Option<Arriving>,
+    stream: VecDeque<Chunk>,
+    writing: Option<Writing>,
+    /// Answers that wait to be sent.
+    pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
+    pace: Pace,
+    pub(super) wire: Connection,
 }
 
 #[derive(Debug)]
@@ -278,36 +296,43 @@ impl World<'_> {
         }
     }
 
-    /// Fills the send buffer: messages, then a part of a block, and so on.
-    pub(super) fn write(&mut self, end: End) {
+    /// Fills the send buffer: messages, then a part of a block, and so on. True when the swarm was told of a block that
+    /// is out.
+    pub(super) fn write(&mut self, end: End) -> bool {
         self.end_mut(end).waits_to_write = false;
+        let mut served = false;
         if self.machines[self.end(end).node].silenced {
-            return;
+            return served;
         }
         loop {
             let state = self.end_mut(end);
             if state.closed {
-                return;
+                return served;
             }
             let out = state.out;
             let room = self.network.room(out);
             self.network.flow_mut(out).starving = room == 0;
-            if room == 0 || !self.write_some(end, room) {
-                return;
+            if room == 0 {
+                return served;
+            }
+            match self.write_some(end, room) {
+                Step::Wrote => {}
+                Step::Served => served = true,
+                Step::Nothing => return served,
             }
         }
     }
 
-    /// The next step of writing, with this much room. False when there is nothing to write.
-    fn write_some(&mut self, end: End, room: u64) -> bool {
+    /// The next step of writing, with this much room.
+    fn write_some(&mut self, end: End, room: u64) -> Step {
         let mut bytes = std::mem::take(&mut self.spare);
-        let any = self.write_next(end, room, &mut bytes);
+        let step = self.write_next(end, room, &mut bytes);
         bytes.clear();
         self.spare = bytes;
-        any
+        step
     }
 
-    fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> bool {
+    fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> Step {
         let (now, clock) = (self.time(), self.now);
         let state = self.end_mut(end);
         state.writing.take_if(|w| w.abandoned && w.done == w.end);
@@ -345,7 +370,7 @@ impl World<'_> {
                 let held = self.machines[node].holds(block.piece());
                 assert!(held || !relayed, "{block:?} is out before it is verified");
                 self.served(node, source, block);
-                return true;
+                return Step::Served;
             }
             Some(writing) if writing.done == writing.end && ready <= writing.done => {
                 state.wire.poll_transmit(bytes);
@@ -369,14 +394,14 @@ impl World<'_> {
                 state.wire.handle_sent(now, len as usize);
                 let out = state.out;
                 self.network.write(out, u64::from(len), clock);
-                return true;
+                return Step::Wrote;
             }
         }
         if bytes.is_empty() {
-            return false;
+            return Step::Nothing;
         }
         self.put_messages(end, bytes, part);
-        true
+        Step::Wrote
     }
 
     /// Messages go out, the last of them the header of `part` bytes that follow.
@@ -396,11 +421,13 @@ impl World<'_> {
         }
         let state = self.end_mut(end);
         state.wire.handle_sent(now, bytes.len());
-        let bytes = Messages::new(bytes);
-        state.stream.push_back(Chunk::Messages { at, ready, bytes });
-        if let Some(len) = part {
-            state.stream.push_back(Chunk::Body { start: at, len });
-        }
+        state.stream.push_back(Chunk {
+            at,
+            ready: ready.unwrap_or(0),
+            body: part.unwrap_or(0),
+            taken: false,
+            bytes: Messages::new(bytes),
+        });
     }
 
     /// How much of a block that arrives from there may go out.
@@ -425,8 +452,8 @@ impl World<'_> {
         here.min(block.len().saturating_sub(RELAY_HELD))
     }
 
-    /// More of a piece is here: it may be passed on. False when nobody gets it.
-    pub(super) fn wake_relays(&mut self, node: Node, piece: PieceIndex) -> bool {
+    /// More of a piece is here: it may be passed on.
+    pub(super) fn wake_relays(&mut self, node: Node, piece: PieceIndex) {
         let relays = &self.machines[node].relays;
         let first = relays.partition_point(|(of, _)| *of < piece.get());
         let of = |(of, _): &&(u32, End)| *of == piece.get();
@@ -435,7 +462,6 @@ impl World<'_> {
             let (_, end) = self.machines[node].relays[at];
             self.wants_to_write(end);
         }
-        count > 0
     }
 
     /// The same when no more of it will come.
@@ -470,48 +496,52 @@ impl World<'_> {
                 break;
             }
             let delivered = self.network.flow(theirs.out).delivered();
-            match theirs.stream.front() {
-                None => break,
-                Some(Chunk::Messages { at, ready, .. }) => {
-                    if *at > delivered || ready.is_some_and(|r| r > self.now) {
-                        break;
-                    }
-                    let Some(Chunk::Messages { bytes, .. }) = theirs.stream.pop_front() else {
-                        break;
-                    };
-                    self.decode(end, bytes.bytes());
-                    any = true;
+            let Some(chunk) = theirs.stream.front_mut() else {
+                break;
+            };
+            if !chunk.taken {
+                if chunk.at > delivered || chunk.ready > self.now {
+                    break;
                 }
-                Some(&Chunk::Body { start, len }) => {
-                    let here = delivered.saturating_sub(start).min(u64::from(len));
-                    let here = u32::try_from(here).expect("at most a block");
-                    let Some(arriving) = &mut ours.arriving else {
-                        self.fail("a block without its header");
-                    };
-                    let here_before = arriving.here;
-                    arriving.here = arriving.before + here;
-                    if arriving.here == here_before {
-                        break;
-                    }
-                    let mut arrived = *arriving;
-                    let mut whole = false;
-                    if here == len {
-                        theirs.stream.pop_front();
-                        arriving.before = arriving.here;
-                        arrived = *arriving;
-                        whole = arrived.is_whole();
-                        if whole {
-                            ours.arriving = None;
-                        }
-                    }
-                    ours.wire
-                        .handle_received(now, (arrived.here - here_before) as usize);
-                    any |= self.body(end, arrived, whole);
+                chunk.taken = true;
+                let bytes = std::mem::take(&mut chunk.bytes);
+                if chunk.body == 0 {
+                    theirs.stream.pop_front();
+                }
+                self.decode(end, bytes.bytes());
+                any = true;
+                continue;
+            }
+            let len = chunk.body;
+            let here = delivered.saturating_sub(chunk.at).min(u64::from(len));
+            let here = u32::try_from(here).expect("at most a block");
+            let Some(arriving) = &mut ours.arriving else {
+                self.fail("a block without its header");
+            };
+            let here_before = arriving.here;
+            arriving.here = arriving.before + here;
+            if arriving.here == here_before {
+                break;
+            }
+            let mut arrived = *arriving;
+            let mut whole = false;
+            if here == len {
+                theirs.stream.pop_front();
+                arriving.before = arriving.here;
+                arrived = *arriving;
+                whole = arrived.is_whole();
+                if whole {
+                    ours.arriving = None;
                 }
             }
+            ours.wire
+                .handle_received(now, (arrived.here - here_before) as usize);
+            any |= self.body(end, arrived, whole);
         }
         if any {
             self.after(node);
+        } else {
+            self.after_writing(node);
         }
     }
 
@@ -654,7 +684,7 @@ impl World<'_> {
         let Some(block) = arriving.block else {
             return false;
         };
-        let relayed = self.wake_relays(node, block.piece());
+        self.wake_relays(node, block.piece());
         let wait = if untold < PROGRESS_BYTES {
             PROGRESS_INTERVAL_MAX
         } else {
@@ -663,7 +693,7 @@ impl World<'_> {
         let waited = arriving.told_at.is_none_or(|at| clock >= at + wait);
         if !waited && !whole {
             let swarm = swarm_of(&mut self.machines[node]);
-            return swarm.handle_block_part(id, block, arriving.here, now) || relayed;
+            return swarm.handle_block_part(id, block, arriving.here, now);
         }
         let state = self.end_mut(end);
         if let Some(arriving) = &mut state.arriving {

@@ -109,6 +109,15 @@ impl World<'_> {
         }
     }
 
+    /// The same when nothing happened to the machine's swarm: its connections write.
+    pub(super) fn after_writing(&mut self, at: Node) {
+        while let Some(end) = self.writers.pop() {
+            if self.write(end) {
+                return self.after(at);
+            }
+        }
+    }
+
     fn carry_out(&mut self, at: Node, command: Command) {
         match command {
             Command::Interested { source, interested } => {
