@@ -488,6 +488,11 @@ impl Swarm {
         self.pieces.have()
     }
 
+    /// Whether the piece is here and verified.
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        self.pieces.state(piece) == PieceState::Have
+    }
+
     /// Whether nothing of the piece is here and nobody is asked for it.
     pub fn is_missing(&self, piece: PieceIndex) -> bool {
         self.pieces.state(piece) == PieceState::Missing

@@ -61,6 +61,8 @@ pub(super) struct World<'a> {
     scenario: &'a Scenario,
     base: Instant,
     now: Nanos,
+    /// The same as the cores have it.
+    time: Instant,
     queue: Queue<Event>,
     network: Links,
     machines: Vec<Machine>,
@@ -102,6 +104,7 @@ pub fn run(scenario: &Scenario) -> Outcome {
             break;
         };
         world.now = at;
+        world.time = world.base + Duration::from_nanos(at);
         world.handle(event);
         events += 1;
         if scenario.check_every > 0 && events.is_multiple_of(scenario.check_every) {
@@ -127,10 +130,12 @@ impl<'a> World<'a> {
         )]
         let at = |share: f64| (share * total as f64) as u64;
         let piece = u64::from(scenario.lengths.piece_size());
+        let base = Instant::now();
         let mut world = Self {
             scenario,
-            base: Instant::now(),
+            base,
             now: 0,
+            time: base,
             queue: Queue::new(),
             network: Links::new(
                 scenario.network,
@@ -180,7 +185,7 @@ impl<'a> World<'a> {
     }
 
     fn time(&self) -> Instant {
-        self.base + Duration::from_nanos(self.now)
+        self.time
     }
 
     fn push(&mut self, at: Nanos, event: Event) {
@@ -272,7 +277,7 @@ impl<'a> World<'a> {
     fn timer(&mut self, node: Node) {
         let now = self.time();
         let machine = &mut self.machines[node];
-        if machine.timer != Some(self.now) {
+        if machine.timer != Some(now) {
             return;
         }
         machine.timer = None;
@@ -293,7 +298,7 @@ impl<'a> World<'a> {
             swarm.handle_piece_corrupt(piece, now);
         } else {
             swarm.handle_piece_verified(piece, now);
-            assert!(swarm.have().has(piece), "verified is had");
+            assert!(swarm.has(piece), "verified is had");
             let done = swarm.is_complete();
             if self.scenario.machines[node].role == Role::Leech {
                 self.progress += 1;

@@ -734,7 +734,7 @@ impl Connection {
 
     /// Appends all messages that wait to be sent, blocks excepted, to `out`.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
-        if out.is_empty() {
+        if out.capacity() == 0 {
             std::mem::swap(out, &mut self.transmit);
         } else {
             out.append(&mut self.transmit);

@@ -17,7 +17,10 @@ use dosvc_wire::{
     CAPABILITY_PARTS, CAPABILITY_RELAYS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION,
     Extension, Header, Lead, Limits, Pace, Payload, PeerEvent, RELAY_HELD, RELAY_PART_MIN,
 };
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 /// A block's progress is told after this many bytes, but not so soon, and however few they are after this long; as
 /// the driver does.
@@ -204,7 +207,7 @@ impl World<'_> {
         }
     }
 
-    fn push_at(&mut self, at: std::time::Instant, event: Event) {
+    pub(super) fn push_at(&mut self, at: Instant, event: Event) {
         let wait = at.saturating_duration_since(self.time());
         self.push(self.now + crate::network::nanos(wait), event);
     }
@@ -333,84 +336,105 @@ impl World<'_> {
     }
 
     fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> Step {
-        let (now, clock) = (self.time(), self.now);
+        let clock = self.now;
         let state = self.end_mut(end);
         state.writing.take_if(|w| w.abandoned && w.done == w.end);
         if state.writing.is_none() {
             state.writing = state.next_answer(clock);
         }
-        let mut part = None;
-        let passed_on = state.writing.and_then(|w| Some((w, w.from?)));
-        let ready = passed_on.map_or(u32::MAX, |(writing, from)| {
-            let node = self.end(end).node;
-            let ready = self.may_relay(node, from, writing.block);
-            let enough = writing.done + RELAY_PART_MIN;
-            let last = writing.block.len().saturating_sub(RELAY_HELD);
-            if ready >= enough || ready >= last {
-                ready
-            } else {
-                writing.done
-            }
-        });
-        let state = self.end_mut(end);
-        match &mut state.writing {
-            None => state.wire.poll_transmit(bytes),
+        match state.writing {
             Some(writing) if writing.done == writing.block.len() => {
-                let took = Duration::from_nanos(clock - writing.begun);
-                let block = writing.block;
-                let relayed = writing.from.is_some();
-                if !relayed {
-                    state.pace.note(block.len(), took);
-                }
-                state.wire.end_answer(block);
-                state.writing = None;
-                let (node, source, out) = (state.node, state.source, state.out);
-                let unsent_max = u64::from(state.pace.unsent_max());
-                self.network.flow_mut(out).unsent_max = unsent_max;
-                let held = self.machines[node].holds(block.piece());
-                assert!(held || !relayed, "{block:?} is out before it is verified");
-                self.served(node, source, block);
+                self.end_writing(end, writing);
                 return Step::Served;
             }
-            Some(writing) if writing.done == writing.end && ready <= writing.done => {
-                state.wire.poll_transmit(bytes);
-            }
-            Some(writing) if writing.done == writing.end => {
-                let rest = writing.block.len() - writing.done;
-                let len = match state.wire.may_part_answers() {
-                    true => state.pace.part(rest),
-                    false => rest,
-                };
-                let len = len.min(ready.saturating_sub(writing.done));
-                let (block, from) = (writing.block, writing.done);
-                state.wire.answer_part(block, from, len, bytes);
-                writing.end += len;
-                part = Some(len);
-            }
-            Some(writing) => {
-                let left = writing.end - writing.done;
-                let len = u32::try_from(room).map_or(left, |room| room.min(left));
-                writing.done += len;
-                state.wire.handle_sent(now, len as usize);
-                let out = state.out;
-                self.network.write(out, u64::from(len), clock);
+            Some(writing) if writing.done < writing.end => {
+                self.write_body(end, room);
                 return Step::Wrote;
             }
+            _ => {}
+        }
+        let part = state.writing.map_or(0, |w| self.next_part(end, w));
+        let state = self.end_mut(end);
+        match &mut state.writing {
+            Some(writing) if part > 0 => {
+                let (block, from) = (writing.block, writing.done);
+                state.wire.answer_part(block, from, part, bytes);
+                writing.end += part;
+            }
+            _ => state.wire.poll_transmit(bytes),
         }
         if bytes.is_empty() {
             return Step::Nothing;
         }
         self.put_messages(end, bytes, part);
+        if part > 0 {
+            self.write_body(end, room);
+        }
         Step::Wrote
     }
 
-    /// Messages go out, the last of them the header of `part` bytes that follow.
-    fn put_messages(&mut self, end: End, bytes: &[u8], part: Option<u32>) {
+    /// How long the next part of the block may be; 0: there is none yet.
+    fn next_part(&self, end: End, writing: Writing) -> u32 {
+        let state = self.end(end);
+        let (block, done) = (writing.block, writing.done);
+        let rest = block.len() - done;
+        let len = match state.wire.may_part_answers() {
+            true => state.pace.part(rest),
+            false => rest,
+        };
+        let Some(from) = writing.from else {
+            return len;
+        };
+        let ready = self.may_relay(state.node, from, block);
+        let last = block.len().saturating_sub(RELAY_HELD);
+        if ready >= done + RELAY_PART_MIN || ready >= last {
+            len.min(ready.saturating_sub(done))
+        } else {
+            0
+        }
+    }
+
+    /// Bytes of the part that was begun, as many as there is room for.
+    fn write_body(&mut self, end: End, room: u64) {
+        let (now, clock) = (self.time(), self.now);
+        let state = self.end_mut(end);
+        let Some(writing) = &mut state.writing else {
+            return;
+        };
+        let left = writing.end - writing.done;
+        let len = u32::try_from(room).map_or(left, |room| room.min(left));
+        writing.done += len;
+        state.wire.handle_sent(now, len as usize);
+        let out = state.out;
+        self.network.write(out, u64::from(len), clock);
+    }
+
+    /// All of the block is in the send buffer.
+    fn end_writing(&mut self, end: End, writing: Writing) {
+        let took = Duration::from_nanos(self.now - writing.begun);
+        let block = writing.block;
+        let relayed = writing.from.is_some();
+        let state = self.end_mut(end);
+        if !relayed {
+            state.pace.note(block.len(), took);
+        }
+        state.wire.end_answer(block);
+        state.writing = None;
+        let (node, source, out) = (state.node, state.source, state.out);
+        let unsent_max = u64::from(state.pace.unsent_max());
+        self.network.flow_mut(out).unsent_max = unsent_max;
+        let held = self.machines[node].holds(block.piece());
+        assert!(held || !relayed, "{block:?} is out before it is verified");
+        self.served(node, source, block);
+    }
+
+    /// Messages go out, the last of them the header of `part` bytes that follow, if it is not 0.
+    fn put_messages(&mut self, end: End, bytes: &[u8], part: u32) {
         let (now, clock) = (self.time(), self.now);
         let out = self.end(end).out;
         let at = self.network.flow(out).written();
         // A header alone arrives with what it is the header of.
-        let alone = part.is_none() || bytes.len() > PIECE_HEADER;
+        let alone = part == 0 || bytes.len() > PIECE_HEADER;
         let ready = if alone {
             self.network.message(out, bytes.len(), clock)
         } else {
@@ -424,7 +448,7 @@ impl World<'_> {
         state.stream.push_back(Chunk {
             at,
             ready: ready.unwrap_or(0),
-            body: part.unwrap_or(0),
+            body: part,
             taken: false,
             bytes: Messages::new(bytes),
         });

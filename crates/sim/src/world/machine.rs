@@ -5,7 +5,10 @@ use crate::{Role, network::Node, queue::Nanos};
 use dosvc_content::{Block, DownloadMode, PeerId, PieceIndex};
 use dosvc_scheduler::{Command, SourceId, Stats, Swarm};
 use dosvc_wire::{Extension, Lead};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// What a source of a machine's swarm is.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +31,7 @@ pub(super) struct Machine {
     pub(super) peers: BTreeMap<Node, End>,
     /// Running fetches by their number in the swarm.
     pub(super) fetches: BTreeMap<u64, u32>,
-    pub(super) timer: Option<Nanos>,
+    pub(super) timer: Option<Instant>,
     /// Pieces with wrong bytes in them.
     pub(super) tainted: BTreeSet<u32>,
     /// Who gets which pieces while they arrive: in order, and few, as a piece is here soon.
@@ -68,7 +71,7 @@ impl Machine {
     /// Whether it has verified the piece.
     pub(super) fn holds(&self, piece: PieceIndex) -> bool {
         let swarm = self.swarm.as_ref();
-        swarm.is_some_and(|s| s.have().has(piece))
+        swarm.is_some_and(|s| s.has(piece))
     }
 
     pub(super) fn other(&self, source: SourceId) -> Other {
@@ -100,12 +103,11 @@ impl World<'_> {
         else {
             return;
         };
-        let due = due.saturating_duration_since(self.base).as_nanos();
-        let due = Nanos::try_from(due).expect("runs are short").max(self.now);
+        let due = due.max(self.time());
         // A timer that comes too early does no harm.
         if self.machines[at].timer.is_none_or(|set| due < set) {
             self.machines[at].timer = Some(due);
-            self.push(due, Event::Timer(number(at)));
+            self.push_at(due, Event::Timer(number(at)));
         }
     }
 
