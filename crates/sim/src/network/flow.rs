@@ -65,6 +65,10 @@ impl UnderWay {
     fn end_first(&mut self) {
         self.cells.pop_front();
         self.landed -= 1;
+        if self.cells.is_empty() {
+            // The next one stands where this one stood: that is in the processor's cache.
+            self.cells.clear();
+        }
     }
 }
 

@@ -530,7 +530,7 @@ impl World<'_> {
                 chunk.taken = true;
                 let bytes = std::mem::take(&mut chunk.bytes);
                 if chunk.body == 0 {
-                    theirs.stream.pop_front();
+                    theirs.end_chunk();
                 }
                 self.decode(end, bytes.bytes());
                 any = true;
@@ -550,7 +550,7 @@ impl World<'_> {
             let mut arrived = *arriving;
             let mut whole = false;
             if here == len {
-                theirs.stream.pop_front();
+                theirs.end_chunk();
                 arriving.before = arriving.here;
                 arrived = *arriving;
                 whole = arrived.is_whole();
@@ -780,6 +780,15 @@ impl LinkEnd {
             told: 0,
             told_at: None,
         });
+    }
+
+    /// The other end has taken in the first of what this one sent.
+    fn end_chunk(&mut self) {
+        self.stream.pop_front();
+        if self.stream.is_empty() {
+            // The next one stands where this one stood: that is in the processor's cache.
+            self.stream.clear();
+        }
     }
 
     /// A block is not sent, or not to its end.
