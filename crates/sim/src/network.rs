@@ -23,6 +23,18 @@ const RECEIVE_MIN: u64 = 40 << 10;
 /// Bytes of a packet beside what it carries.
 const PACKET: f64 = 66.0;
 
+/// One end of a connection: its number, and which of the two.
+pub(crate) type End = (u32, u8);
+
+/// Whose bytes a flow carries. It stands with the flow, as whatever happens to that is its owner's next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owner {
+    /// What this end sends to the other.
+    End(End),
+    /// An HTTP response.
+    Fetch(u32),
+}
+
 /// Which model the links follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NetworkModel {
@@ -238,9 +250,10 @@ impl Links {
         &mut self.flows[flow as usize]
     }
 
-    pub(crate) fn open(&mut self, from: Node, to: Node) -> FlowId {
+    pub(crate) fn open(&mut self, from: Node, to: Node, owner: Owner) -> FlowId {
         let id = FlowId::try_from(self.flows.len()).expect("fewer flows than that");
-        self.flows.push(Flow::new(from, to, self.params.window()));
+        self.flows
+            .push(Flow::new(from, to, owner, self.params.window()));
         id
     }
 

@@ -8,7 +8,7 @@ mod observe;
 
 use crate::{
     Change, Outcome, Role, Scenario,
-    network::{FlowId, Links, NetEvent, Node, nanos},
+    network::{End, FlowId, Links, NetEvent, Node, Owner, nanos},
     queue::{Nanos, Queue},
     scenario,
 };
@@ -22,18 +22,6 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
-
-/// One end of a connection: its number, and which of the two.
-pub(super) type End = (u32, u8);
-
-/// Whose bytes a flow carries.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Owner {
-    /// What this end sends to the other.
-    End(End),
-    /// An HTTP response.
-    Fetch(u32),
-}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
@@ -68,8 +56,6 @@ pub(super) struct World<'a> {
     machines: Vec<Machine>,
     links: Vec<Link>,
     fetches: Vec<Fetch>,
-    /// Of each flow.
-    owners: Vec<Owner>,
     random: u64,
     trace: u64,
     changes: Vec<(u64, Change)>,
@@ -148,7 +134,6 @@ impl<'a> World<'a> {
                 .collect(),
             links: Vec::new(),
             fetches: Vec::new(),
-            owners: Vec::new(),
             random: scenario.seed ^ 0x5851_f42d_4c95_7f2d,
             trace: 0,
             changes: scenario
@@ -256,7 +241,7 @@ impl<'a> World<'a> {
             self.note_sent(self.network.flow(flow).from);
         }
         if self.network.wants_bytes(flow)
-            && let Owner::End(end) = self.owners[flow as usize]
+            && let Owner::End(end) = self.network.flow(flow).owner
         {
             self.writers.push(end);
             self.after_writing(self.network.flow(flow).from);
@@ -268,7 +253,7 @@ impl<'a> World<'a> {
         if !self.network.is_open(flow) {
             return;
         }
-        match self.owners[flow as usize] {
+        match self.network.flow(flow).owner {
             Owner::End(end) => self.receive_at((end.0, 1 - end.1)),
             Owner::Fetch(fetch) => self.fetch_landed(fetch),
         }

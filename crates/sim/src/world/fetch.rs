@@ -1,8 +1,8 @@
 //! HTTP: one fetch is one response on a connection that was kept.
 
-use super::{Event, Owner, World};
+use super::{Event, World};
 use crate::{
-    network::{FlowId, Node},
+    network::{FlowId, Node, Owner},
     queue::Nanos,
 };
 use dosvc_content::{Block, PieceIndex};
@@ -105,8 +105,7 @@ impl World<'_> {
             let back: Nanos = self.now + self.network.latency(at, server);
             return self.push(back, Event::FetchFails(number));
         }
-        let flow = self.network.open(server, at);
-        self.owners.push(Owner::Fetch(number));
+        let flow = self.network.open(server, at, Owner::Fetch(number));
         self.fetches[number as usize].flow = Some(flow);
         self.network.flow_mut(flow).unshared = true;
         self.network.write(flow, bytes, self.now);

@@ -5,10 +5,10 @@
 //! overtakes a part that has begun, the length of the parts and what may stand unsent in the send buffer follow the
 //! driver's measured pace, and a block is served when its last byte is in the send buffer.
 
-use super::{End, Event, Owner, World, machine::Other, swarm_of};
+use super::{End, Event, World, machine::Other, swarm_of};
 use crate::{
     Role,
-    network::{FlowId, Node},
+    network::{FlowId, Node, Owner},
     queue::Nanos,
 };
 use dosvc_content::{Block, PieceIndex};
@@ -124,6 +124,30 @@ struct Arriving {
     told_at: Option<Nanos>,
 }
 
+/// Bytes that moved since the protocol's state was told, and when the last of them did. It needs to know only when it asks
+/// for time.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    at: Nanos,
+    bytes: u64,
+}
+
+impl Moved {
+    fn at(at: Nanos) -> Self {
+        Self { at, bytes: 0 }
+    }
+
+    fn note(&mut self, at: Nanos, bytes: u64) {
+        self.at = at;
+        self.bytes += bytes;
+    }
+
+    fn take(&mut self, base: Instant) -> Option<(Instant, usize)> {
+        let bytes = usize::try_from(std::mem::take(&mut self.bytes)).expect("64 bits");
+        (bytes > 0).then(|| (base + Duration::from_nanos(self.at), bytes))
+    }
+}
+
 /// One end of a connection. What each cell needs that arrives lies first, then what each part needs that is sent.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -142,6 +166,8 @@ pub(super) struct LinkEnd {
     pub(super) peer_pieces: u32,
     arriving: Option<Arriving>,
     stream: VecDeque<Chunk>,
+    received: Moved,
+    sent: Moved,
     writing: Option<Writing>,
     /// Answers that wait to be sent.
     pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
@@ -158,14 +184,13 @@ impl World<'_> {
     /// A connection whose handshakes are done.
     pub(super) fn open_link(&mut self, nodes: [Node; 2], kinds: [SourceKind; 2]) {
         let id = u32::try_from(self.links.len()).expect("fewer connections than that");
-        let now = self.time();
+        let (now, clock) = (self.time(), self.now);
         let ends = [0u8, 1].map(|side| {
             let here = usize::from(side);
             let (node, other) = (nodes[here], nodes[1 - here]);
-            let out = self.network.open(node, other);
+            let out = self.network.open(node, other, Owner::End((id, side)));
             let pace = Pace::default();
             self.network.flow_mut(out).unsent_max = u64::from(pace.unsent_max());
-            self.owners.push(Owner::End((id, side)));
             let machine = &mut self.machines[node];
             machine.peers.insert(other, (id, side));
             LinkEnd {
@@ -180,6 +205,8 @@ impl World<'_> {
                 pace,
                 arriving: None,
                 peer_pieces: 0,
+                received: Moved::at(clock),
+                sent: Moved::at(clock),
                 greeting: true,
                 closed: false,
                 waits_to_write: false,
@@ -240,10 +267,16 @@ impl World<'_> {
     }
 
     pub(super) fn keep_alive(&mut self, end: End) {
-        let now = self.time();
+        let (now, base) = (self.time(), self.base);
         let state = self.end_mut(end);
         if state.closed {
             return;
+        }
+        if let Some((at, bytes)) = state.received.take(base) {
+            state.wire.handle_received(at, bytes);
+        }
+        if let Some((at, bytes)) = state.sent.take(base) {
+            state.wire.handle_sent(at, bytes);
         }
         if state.wire.handle_timeout(now).is_err() {
             let node = state.node;
@@ -396,7 +429,7 @@ impl World<'_> {
 
     /// Bytes of the part that was begun, as many as there is room for.
     fn write_body(&mut self, end: End, room: u64) {
-        let (now, clock) = (self.time(), self.now);
+        let clock = self.now;
         let state = self.end_mut(end);
         let Some(writing) = &mut state.writing else {
             return;
@@ -404,7 +437,7 @@ impl World<'_> {
         let left = writing.end - writing.done;
         let len = u32::try_from(room).map_or(left, |room| room.min(left));
         writing.done += len;
-        state.wire.handle_sent(now, len as usize);
+        state.sent.note(clock, u64::from(len));
         let out = state.out;
         self.network.write(out, u64::from(len), clock);
     }
@@ -430,7 +463,7 @@ impl World<'_> {
 
     /// Messages go out, the last of them the header of `part` bytes that follow, if it is not 0.
     fn put_messages(&mut self, end: End, bytes: &[u8], part: u32) {
-        let (now, clock) = (self.time(), self.now);
+        let clock = self.now;
         let out = self.end(end).out;
         let at = self.network.flow(out).written();
         // A header alone arrives with what it is the header of.
@@ -444,7 +477,7 @@ impl World<'_> {
             self.queue.push(ready, Event::Message(out));
         }
         let state = self.end_mut(end);
-        state.wire.handle_sent(now, bytes.len());
+        state.sent.note(clock, bytes.len() as u64);
         state.stream.push_back(Chunk {
             at,
             ready: ready.unwrap_or(0),
@@ -512,7 +545,6 @@ impl World<'_> {
         if self.machines[node].silenced {
             return;
         }
-        let now = self.time();
         let mut any = false;
         loop {
             let [ours, theirs] = both(&mut self.links[link].ends, side);
@@ -558,8 +590,8 @@ impl World<'_> {
                     ours.arriving = None;
                 }
             }
-            ours.wire
-                .handle_received(now, (arrived.here - here_before) as usize);
+            let bytes = u64::from(arrived.here - here_before);
+            ours.received.note(self.now, bytes);
             any |= self.body(end, arrived, whole);
         }
         if any {
@@ -572,7 +604,9 @@ impl World<'_> {
     /// Messages go through the real decoder and the real connection.
     fn decode(&mut self, end: End, mut bytes: &[u8]) {
         let now = self.time();
-        self.end_mut(end).wire.handle_received(now, bytes.len());
+        let clock = self.now;
+        let received = &mut self.end_mut(end).received;
+        received.note(clock, bytes.len() as u64);
         while !bytes.is_empty() {
             let state = self.end_mut(end);
             if state.closed {

@@ -1,7 +1,11 @@
 //! One machine: its swarm, and how its swarm's commands are carried out.
 
-use super::{End, Event, World, meet::number};
-use crate::{Role, network::Node, queue::Nanos};
+use super::{Event, World, meet::number};
+use crate::{
+    Role,
+    network::{End, Node},
+    queue::Nanos,
+};
 use dosvc_content::{Block, DownloadMode, PeerId, PieceIndex};
 use dosvc_scheduler::{Command, SourceId, Stats, Swarm};
 use dosvc_wire::{Extension, Lead};
@@ -19,27 +23,29 @@ pub(super) enum Other {
     Http(Node),
 }
 
+/// What is looked at all the time lies beside the swarm.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Machine {
-    pub(super) alive: bool,
     pub(super) id: Option<PeerId>,
     pub(super) mode: DownloadMode,
-    pub(super) swarm: Option<Swarm>,
-    /// By the number of the swarm's source.
-    pub(super) sources: Vec<Other>,
     /// Our ends of the connections to peers.
     pub(super) peers: BTreeMap<Node, End>,
     /// Running fetches by their number in the swarm.
     pub(super) fetches: BTreeMap<u64, u32>,
-    pub(super) timer: Option<Instant>,
     /// Pieces with wrong bytes in them.
     pub(super) tainted: BTreeSet<u32>,
-    /// Who gets which pieces while they arrive: in order, and few, as a piece is here soon.
-    pub(super) relays: Vec<(u32, End)>,
-    /// It says nothing any more.
-    pub(super) silenced: bool,
     pub(super) done: Option<Nanos>,
     pub(super) stats: Stats,
+    pub(super) alive: bool,
+    /// It says nothing any more.
+    pub(super) silenced: bool,
+    /// By the number of the swarm's source.
+    pub(super) sources: Vec<Other>,
+    /// Who gets which pieces while they arrive: in order, and few, as a piece is here soon.
+    pub(super) relays: Vec<(u32, End)>,
+    pub(super) timer: Option<Instant>,
+    pub(super) swarm: Option<Swarm>,
 }
 
 impl Default for Machine {
