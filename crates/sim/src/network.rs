@@ -8,7 +8,10 @@ mod tcp;
 
 use crate::{Link, queue::Nanos};
 use flow::{Cell, Flow};
-use std::time::Duration;
+use std::{
+    ops::{Index, IndexMut},
+    time::Duration,
+};
 use tcp::Window;
 
 /// A machine's number.
@@ -26,13 +29,29 @@ const PACKET: f64 = 66.0;
 /// One end of a connection: its number, and which of the two.
 pub(crate) type End = (u32, u8);
 
-/// Whose bytes a flow carries. It stands with the flow, as whatever happens to that is its owner's next.
+/// Whose bytes a flow carries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Owner {
     /// What this end sends to the other.
     End(End),
-    /// An HTTP response.
-    Fetch(u32),
+    /// An HTTP response: which of all.
+    Response(u32),
+}
+
+/// The numbers of responses' flows begin here.
+const RESPONSES: FlowId = 1 << 31;
+
+/// The flow of what an end sends. It follows from the end, so that neither need be looked at to find the other.
+pub(crate) fn flow_of((link, side): End) -> FlowId {
+    link * 2 + u32::from(side)
+}
+
+/// The other way round.
+pub(crate) fn owner_of(flow: FlowId) -> Owner {
+    match flow.checked_sub(RESPONSES) {
+        Some(response) => Owner::Response(response),
+        None => Owner::End((flow / 2, u8::from(flow % 2 == 1))),
+    }
 }
 
 /// Which model the links follow.
@@ -176,13 +195,41 @@ pub(crate) enum NetEvent {
     Lost(FlowId),
 }
 
+/// All flows, by their numbers.
+#[derive(Debug, Default)]
+struct Flows {
+    /// Two of each connection.
+    of_links: Vec<Flow>,
+    responses: Vec<Flow>,
+}
+
+impl Index<FlowId> for Flows {
+    type Output = Flow;
+
+    fn index(&self, id: FlowId) -> &Flow {
+        match id.checked_sub(RESPONSES) {
+            Some(response) => &self.responses[response as usize],
+            None => &self.of_links[id as usize],
+        }
+    }
+}
+
+impl IndexMut<FlowId> for Flows {
+    fn index_mut(&mut self, id: FlowId) -> &mut Flow {
+        match id.checked_sub(RESPONSES) {
+            Some(response) => &mut self.responses[response as usize],
+            None => &mut self.of_links[id as usize],
+        }
+    }
+}
+
 /// All links. Events go out through `schedule`.
 #[derive(Debug)]
 pub(crate) struct Links {
     params: Network,
     queue: Nanos,
     ports: Vec<Port>,
-    flows: Vec<Flow>,
+    flows: Flows,
     /// All machines are equally far from the middle: cells reach a downlink in the order in which they left.
     equally_far: bool,
     pub(crate) schedule: Vec<(Nanos, NetEvent)>,
@@ -215,7 +262,7 @@ impl Links {
             queue: nanos(params.queue),
             params,
             ports,
-            flows: Vec::new(),
+            flows: Flows::default(),
             schedule: Vec::new(),
             losses: 0,
             sent_by: [0; 3],
@@ -243,23 +290,32 @@ impl Links {
     }
 
     pub(crate) fn flow(&self, flow: FlowId) -> &Flow {
-        &self.flows[flow as usize]
+        &self.flows[flow]
     }
 
     pub(crate) fn flow_mut(&mut self, flow: FlowId) -> &mut Flow {
-        &mut self.flows[flow as usize]
+        &mut self.flows[flow]
     }
 
-    pub(crate) fn open(&mut self, from: Node, to: Node, owner: Owner) -> FlowId {
-        let id = FlowId::try_from(self.flows.len()).expect("fewer flows than that");
-        self.flows
-            .push(Flow::new(from, to, owner, self.params.window()));
-        id
+    pub(crate) fn open_response(&mut self, from: Node, to: Node) -> FlowId {
+        let number = FlowId::try_from(self.flows.responses.len()).expect("fewer than that");
+        let flow = Flow::new(from, to, self.params.window());
+        self.flows.responses.push(flow);
+        RESPONSES + number
+    }
+
+    /// Both ways of the next connection, between its two ends.
+    pub(crate) fn open_link(&mut self, ends: [Node; 2]) {
+        let [first, second] = ends;
+        for (from, to) in [(first, second), (second, first)] {
+            let flow = Flow::new(from, to, self.params.window());
+            self.flows.of_links.push(flow);
+        }
     }
 
     /// Nothing more of it is sent or delivered.
     pub(crate) fn close(&mut self, flow: FlowId) {
-        let flow = &mut self.flows[flow as usize];
+        let flow = &mut self.flows[flow];
         self.ports[flow.to].senders -= u64::from(flow.is_active());
         flow.open = false;
         flow.starving = false;
@@ -267,12 +323,12 @@ impl Links {
     }
 
     pub(crate) fn is_open(&self, flow: FlowId) -> bool {
-        self.flows[flow as usize].open
+        self.flows[flow].open
     }
 
     /// Bytes that the send buffer takes now.
     pub(crate) fn room(&self, flow: FlowId) -> u64 {
-        let flow = &self.flows[flow as usize];
+        let flow = &self.flows[flow];
         let buffer = match self.params.model {
             NetworkModel::Ideal => u64::MAX,
             NetworkModel::Tcp => self
@@ -288,7 +344,7 @@ impl Links {
 
     /// Puts bytes of content into the send buffer.
     pub(crate) fn write(&mut self, flow: FlowId, bytes: u64, now: Nanos) {
-        let f = &mut self.flows[flow as usize];
+        let f = &mut self.flows[flow];
         let to = f.to;
         let before = f.is_active();
         f.written += bytes;
@@ -299,7 +355,7 @@ impl Links {
     /// A message of `bytes` bytes goes out behind what was written: when it arrives, if nothing of that is left to be
     /// sent; with it otherwise.
     pub(crate) fn message(&mut self, flow: FlowId, bytes: usize, now: Nanos) -> Option<Nanos> {
-        let f = &mut self.flows[flow as usize];
+        let f = &mut self.flows[flow];
         if f.unsent() > 0 || f.lost_bytes > 0 {
             return None;
         }
@@ -313,14 +369,14 @@ impl Links {
             }
             NetworkModel::Ideal => now + latency,
         };
-        let f = &mut self.flows[flow as usize];
+        let f = &mut self.flows[flow];
         f.message_at = f.message_at.max(at);
         Some(f.message_at)
     }
 
     /// Sends what window and queues allow.
     fn push(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         if !flow.open {
             return;
         }
@@ -380,7 +436,7 @@ impl Links {
 
     /// A flow that waits for an acknowledgement hears of the next one.
     fn arm(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         let waits = flow.starving || flow.unsent() > 0 || flow.lost_bytes > 0;
         if waits
             && flow.queued == 0
@@ -400,7 +456,7 @@ impl Links {
             NetEvent::Arrive(id) => self.arrive(id, now),
             NetEvent::Land(id) => return self.land(id, now),
             NetEvent::Wake(id) => {
-                self.flows[id as usize].armed = false;
+                self.flows[id].armed = false;
                 self.push(id, now);
             }
             NetEvent::Lost(id) => self.notice_loss(id, now),
@@ -409,7 +465,7 @@ impl Links {
     }
 
     fn depart(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         if !flow.open {
             return;
         }
@@ -425,7 +481,7 @@ impl Links {
     }
 
     fn arrive(&mut self, id: FlowId, at: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         let Some(cell) = flow.under_way.first_in_air() else {
             return;
         };
@@ -451,7 +507,7 @@ impl Links {
     }
 
     fn land(&mut self, id: FlowId, now: Nanos) -> bool {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         let Some(cell) = flow.under_way.first_landing() else {
             return false;
         };
@@ -461,14 +517,14 @@ impl Links {
         self.ports[flow.to].senders -= u64::from(active && !flow.is_active());
         let news = flow.delivered > before;
         let at = self.ack_at(id, now);
-        self.flows[id as usize].under_way.land(at);
+        self.flows[id].under_way.land(at);
         self.arm(id, now);
         news
     }
 
     /// When an acknowledgement that the receiver sends at `from` is with the sender.
     fn ack_at(&self, id: FlowId, from: Nanos) -> Nanos {
-        let flow = &self.flows[id as usize];
+        let flow = &self.flows[id];
         let there = self.latency(flow.from, flow.to);
         if self.params.model == NetworkModel::Ideal {
             return from + there;
@@ -478,7 +534,7 @@ impl Links {
     }
 
     fn notice_loss(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         let Some(cell) = flow.notice_loss() else {
             return;
         };
@@ -488,7 +544,7 @@ impl Links {
 
     /// The flow's machine may write again.
     pub(crate) fn wants_bytes(&self, id: FlowId) -> bool {
-        let flow = &self.flows[id as usize];
+        let flow = &self.flows[id];
         flow.starving && self.room(id) > 0
     }
 }

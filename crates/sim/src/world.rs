@@ -8,7 +8,7 @@ mod observe;
 
 use crate::{
     Change, Outcome, Role, Scenario,
-    network::{End, FlowId, Links, NetEvent, Node, Owner, nanos},
+    network::{End, FlowId, Links, NetEvent, Node, Owner, nanos, owner_of},
     queue::{Nanos, Queue},
     scenario,
 };
@@ -56,6 +56,8 @@ pub(super) struct World<'a> {
     machines: Vec<Machine>,
     links: Vec<Link>,
     fetches: Vec<Fetch>,
+    /// Of each response its fetch.
+    responses: Vec<u32>,
     random: u64,
     trace: u64,
     changes: Vec<(u64, Change)>,
@@ -134,6 +136,7 @@ impl<'a> World<'a> {
                 .collect(),
             links: Vec::new(),
             fetches: Vec::new(),
+            responses: Vec::new(),
             random: scenario.seed ^ 0x5851_f42d_4c95_7f2d,
             trace: 0,
             changes: scenario
@@ -241,7 +244,7 @@ impl<'a> World<'a> {
             self.note_sent(self.network.flow(flow).from);
         }
         if self.network.wants_bytes(flow)
-            && let Owner::End(end) = self.network.flow(flow).owner
+            && let Owner::End(end) = owner_of(flow)
         {
             self.writers.push(end);
             self.after_writing(self.network.flow(flow).from);
@@ -253,9 +256,9 @@ impl<'a> World<'a> {
         if !self.network.is_open(flow) {
             return;
         }
-        match self.network.flow(flow).owner {
+        match owner_of(flow) {
             Owner::End(end) => self.receive_at((end.0, 1 - end.1)),
-            Owner::Fetch(fetch) => self.fetch_landed(fetch),
+            Owner::Response(number) => self.fetch_landed(self.responses[number as usize]),
         }
     }
 

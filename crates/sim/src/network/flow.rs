@@ -1,6 +1,6 @@
 //! One direction of a connection: its send buffer, and its bytes on their way.
 
-use super::{Node, Owner, tcp::Window};
+use super::{Node, tcp::Window};
 use crate::queue::Nanos;
 use std::collections::VecDeque;
 
@@ -90,7 +90,6 @@ struct Losses {
 pub(crate) struct Flow {
     pub(crate) from: Node,
     pub(crate) to: Node,
-    pub(crate) owner: Owner,
     /// Bytes that the sender has put into its send buffer, ever.
     pub(super) written: u64,
     /// Bytes of them that went into the uplink's queue once.
@@ -120,12 +119,11 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(from: Node, to: Node, owner: Owner, window: Window) -> Self {
+    pub(super) fn new(from: Node, to: Node, window: Window) -> Self {
         const { assert!(size_of::<Flow>() == 256, "four cache lines") };
         Self {
             from,
             to,
-            owner,
             written: 0,
             sent: 0,
             delivered: 0,

@@ -2,7 +2,7 @@
 
 use super::{Event, World};
 use crate::{
-    network::{FlowId, Node, Owner},
+    network::{FlowId, Node},
     queue::Nanos,
 };
 use dosvc_content::{Block, PieceIndex};
@@ -105,7 +105,8 @@ impl World<'_> {
             let back: Nanos = self.now + self.network.latency(at, server);
             return self.push(back, Event::FetchFails(number));
         }
-        let flow = self.network.open(server, at, Owner::Fetch(number));
+        let flow = self.network.open_response(server, at);
+        self.responses.push(number);
         self.fetches[number as usize].flow = Some(flow);
         self.network.flow_mut(flow).unshared = true;
         self.network.write(flow, bytes, self.now);

@@ -8,7 +8,7 @@
 use super::{End, Event, World, machine::Other, swarm_of};
 use crate::{
     Role,
-    network::{FlowId, Node, Owner},
+    network::{Node, flow_of},
     queue::Nanos,
 };
 use dosvc_content::{Block, PieceIndex};
@@ -155,8 +155,6 @@ pub(super) struct LinkEnd {
     pub(super) node: Node,
     /// What the peer is called in this machine's swarm.
     pub(super) source: SourceId,
-    /// What this end sends.
-    out: FlowId,
     pub(super) closed: bool,
     waits_to_write: bool,
     /// The scheduler does not know the peer yet.
@@ -185,10 +183,11 @@ impl World<'_> {
     pub(super) fn open_link(&mut self, nodes: [Node; 2], kinds: [SourceKind; 2]) {
         let id = u32::try_from(self.links.len()).expect("fewer connections than that");
         let (now, clock) = (self.time(), self.now);
+        self.network.open_link(nodes);
         let ends = [0u8, 1].map(|side| {
             let here = usize::from(side);
             let (node, other) = (nodes[here], nodes[1 - here]);
-            let out = self.network.open(node, other, Owner::End((id, side)));
+            let out = flow_of((id, side));
             let pace = Pace::default();
             self.network.flow_mut(out).unsent_max = u64::from(pace.unsent_max());
             let machine = &mut self.machines[node];
@@ -198,7 +197,6 @@ impl World<'_> {
                 source: machine.new_source(Other::Peer((id, side))),
                 kind: kinds[here],
                 wire: Connection::new(Some(self.scenario.lengths), Limits::default(), now),
-                out,
                 stream: VecDeque::new(),
                 answers: VecDeque::new(),
                 writing: None,
@@ -299,8 +297,8 @@ impl World<'_> {
             return;
         }
         ours.forget();
-        for end in ends.iter() {
-            self.network.close(end.out);
+        for side in [0, 1] {
+            self.network.close(flow_of((link, side)));
         }
         let other = ends[usize::from(1 - side)].node;
         self.machines[node].peers.remove(&other);
@@ -345,7 +343,7 @@ impl World<'_> {
             if state.closed {
                 return served;
             }
-            let out = state.out;
+            let out = flow_of(end);
             let room = self.network.room(out);
             self.network.flow_mut(out).starving = room == 0;
             if room == 0 {
@@ -438,8 +436,7 @@ impl World<'_> {
         let len = u32::try_from(room).map_or(left, |room| room.min(left));
         writing.done += len;
         state.sent.note(clock, u64::from(len));
-        let out = state.out;
-        self.network.write(out, u64::from(len), clock);
+        self.network.write(flow_of(end), u64::from(len), clock);
     }
 
     /// All of the block is in the send buffer.
@@ -453,9 +450,9 @@ impl World<'_> {
         }
         state.wire.end_answer(block);
         state.writing = None;
-        let (node, source, out) = (state.node, state.source, state.out);
+        let (node, source) = (state.node, state.source);
         let unsent_max = u64::from(state.pace.unsent_max());
-        self.network.flow_mut(out).unsent_max = unsent_max;
+        self.network.flow_mut(flow_of(end)).unsent_max = unsent_max;
         let held = self.machines[node].holds(block.piece());
         assert!(held || !relayed, "{block:?} is out before it is verified");
         self.served(node, source, block);
@@ -464,7 +461,7 @@ impl World<'_> {
     /// Messages go out, the last of them the header of `part` bytes that follow, if it is not 0.
     fn put_messages(&mut self, end: End, bytes: &[u8], part: u32) {
         let clock = self.now;
-        let out = self.end(end).out;
+        let out = flow_of(end);
         let at = self.network.flow(out).written();
         // A header alone arrives with what it is the header of.
         let alone = part == 0 || bytes.len() > PIECE_HEADER;
@@ -541,6 +538,7 @@ impl World<'_> {
     /// Takes in what has arrived at this end.
     pub(super) fn receive_at(&mut self, end: End) {
         let (link, side) = (end.0 as usize, usize::from(end.1));
+        let other = (end.0, 1 - end.1);
         let node = self.links[link].ends[side].node;
         if self.machines[node].silenced {
             return;
@@ -551,7 +549,7 @@ impl World<'_> {
             if ours.closed {
                 break;
             }
-            let delivered = self.network.flow(theirs.out).delivered();
+            let delivered = self.network.flow(flow_of(other)).delivered();
             let Some(chunk) = theirs.stream.front_mut() else {
                 break;
             };
