@@ -5,6 +5,7 @@
 //! removing move what is behind, at most a few thousand short entries ([`crate::Limits`]). Sources are long ones, but they
 //! come and go seldom, mostly behind all others, and are looked through all the time.
 
+use smallvec::SmallVec;
 use std::ops::Index;
 
 /// A sorted vector of keys, and one with their values.
@@ -97,13 +98,13 @@ impl<K: Ord + Copy, V> Index<&K> for SortedMap<K, V> {
     }
 }
 
-/// A sorted vector of keys.
+/// A sorted vector of keys. A few of them lie in the set itself, which is no longer for it.
 #[derive(Clone, Debug)]
-pub(crate) struct SortedSet<K>(Vec<K>);
+pub(crate) struct SortedSet<K>(SmallVec<[K; 4]>);
 
 impl<K> Default for SortedSet<K> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(SmallVec::new())
     }
 }
 
