@@ -9,7 +9,7 @@ mod observe;
 use crate::{
     Change, Outcome, Role, Scenario,
     network::{End, FlowId, Links, NetEvent, Node, Owner, nanos, owner_of},
-    queue::{Nanos, Queue},
+    queue::{self, Nanos, Queue},
     scenario,
 };
 use dosvc_content::{PeerId, PieceIndex};
@@ -37,12 +37,83 @@ pub(super) enum Event {
     /// Keep-alives and idle connections.
     Alive(End),
     Timer(u32),
-    Verified(u32, PieceIndex),
+    /// This machine knows that this piece is right, or wrong.
+    Verified(u32, u32),
     FetchArrives(u32),
     FetchFails(u32),
     Network(NetEvent),
     Sample,
     Look,
+}
+
+/// Where the kind of an event stands in its bits. Below it are at most a machine (17 bits) and a piece (24).
+const KIND_AT: u32 = 45;
+const _: () = assert!(KIND_AT + 5 <= <Event as queue::Event>::BITS);
+
+impl queue::Event for Event {
+    fn to_bits(self) -> u64 {
+        let two = |a: u32, b: u32| {
+            let (a, b) = (u64::from(a), u64::from(b));
+            assert!(
+                a < 1 << 17 && b < 1 << 24,
+                "machines and pieces there may be"
+            );
+            a << 24 | b
+        };
+        let end = |(link, side): End| u64::from(link) << 1 | u64::from(side);
+        let (kind, what) = match self {
+            Self::Join(node) => (0, u64::from(node)),
+            Self::Leave(node) => (1, u64::from(node)),
+            Self::Connect(a, b) => (2, two(a, b)),
+            Self::Closed(of) => (3, end(of)),
+            Self::Message(flow) => (4, u64::from(flow)),
+            Self::Greeting(of) => (5, end(of)),
+            Self::Alive(of) => (6, end(of)),
+            Self::Timer(node) => (7, u64::from(node)),
+            Self::Verified(node, piece) => (8, two(node, piece)),
+            Self::FetchArrives(fetch) => (9, u64::from(fetch)),
+            Self::FetchFails(fetch) => (10, u64::from(fetch)),
+            Self::Sample => (11, 0),
+            Self::Look => (12, 0),
+            Self::Network(NetEvent::Depart(flow)) => (13, u64::from(flow)),
+            Self::Network(NetEvent::Arrive(flow)) => (14, u64::from(flow)),
+            Self::Network(NetEvent::Land(flow)) => (15, u64::from(flow)),
+            Self::Network(NetEvent::Wake(flow)) => (16, u64::from(flow)),
+            Self::Network(NetEvent::Lost(flow)) => (17, u64::from(flow)),
+        };
+        kind << KIND_AT | what
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "parts of what was put together"
+    )]
+    fn from_bits(bits: u64) -> Self {
+        let what = bits & ((1 << KIND_AT) - 1);
+        let one = what as u32;
+        let two = ((what >> 24) as u32, one & ((1 << 24) - 1));
+        let end = ((what >> 1) as u32, (what & 1) as u8);
+        match bits >> KIND_AT {
+            0 => Self::Join(one),
+            1 => Self::Leave(one),
+            2 => Self::Connect(two.0, two.1),
+            3 => Self::Closed(end),
+            4 => Self::Message(one),
+            5 => Self::Greeting(end),
+            6 => Self::Alive(end),
+            7 => Self::Timer(one),
+            8 => Self::Verified(two.0, two.1),
+            9 => Self::FetchArrives(one),
+            10 => Self::FetchFails(one),
+            11 => Self::Sample,
+            12 => Self::Look,
+            13 => Self::Network(NetEvent::Depart(one)),
+            14 => Self::Network(NetEvent::Arrive(one)),
+            15 => Self::Network(NetEvent::Land(one)),
+            16 => Self::Network(NetEvent::Wake(one)),
+            _ => Self::Network(NetEvent::Lost(one)),
+        }
+    }
 }
 
 pub(super) struct World<'a> {
@@ -213,7 +284,10 @@ impl<'a> World<'a> {
             Event::Greeting(end) => self.greeting_over(end),
             Event::Alive(end) => self.keep_alive(end),
             Event::Timer(node) => self.timer(node as Node),
-            Event::Verified(node, piece) => self.verified(node as Node, piece),
+            Event::Verified(node, piece) => {
+                let piece = self.scenario.lengths.piece(piece).expect("it was checked");
+                self.verified(node as Node, piece);
+            }
             Event::FetchArrives(fetch) => self.fetch_arrives(fetch),
             Event::FetchFails(fetch) => self.fetch_fails(fetch),
             Event::Network(event) => self.network_event(event),

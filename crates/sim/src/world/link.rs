@@ -790,7 +790,7 @@ impl World<'_> {
         if checking {
             let at = self.now + self.verify;
             let node = super::meet::number(node);
-            self.push(at, Event::Verified(node, block.piece()));
+            self.push(at, Event::Verified(node, block.piece().get()));
         }
     }
 }
