@@ -126,6 +126,9 @@ pub(super) struct World<'a> {
     network: Links,
     machines: Vec<Machine>,
     links: Vec<Link>,
+    /// The machine at each end of each connection: so few bytes that they are always at hand, and the machine can be
+    /// fetched beside the end.
+    ends_at: Vec<[u32; 2]>,
     fetches: Vec<Fetch>,
     /// Of each response its fetch.
     responses: Vec<u32>,
@@ -206,6 +209,7 @@ impl<'a> World<'a> {
                 .map(|_| Machine::default())
                 .collect(),
             links: Vec::new(),
+            ends_at: Vec::new(),
             fetches: Vec::new(),
             responses: Vec::new(),
             random: scenario.seed ^ 0x5851_f42d_4c95_7f2d,
@@ -408,6 +412,11 @@ impl<'a> World<'a> {
             self.push(self.now + nanos(wait), Event::Leave(node));
         }
         self.part_from_complete(node);
+    }
+
+    /// The machine at this end.
+    fn node(&self, (link, side): End) -> Node {
+        self.ends_at[link as usize][usize::from(side)] as Node
     }
 
     fn end(&self, (link, side): End) -> &LinkEnd {

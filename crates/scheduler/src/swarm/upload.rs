@@ -9,6 +9,7 @@ use crate::{
     source::Source,
 };
 use dosvc_content::{Block, PieceIndex};
+use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -61,7 +62,7 @@ impl Active {
 /// What we are sending.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    active: Vec<Active>,
+    active: SmallVec<[Active; 4]>,
     /// Sources with something queued.
     queued: SortedSet<SourceId>,
     slots: Slots,
@@ -82,7 +83,7 @@ impl Uploads {
     /// Uploads of content whose pieces have so many blocks.
     pub(super) fn new(piece_blocks: u32, now: Instant) -> Self {
         Self {
-            active: Vec::new(),
+            active: SmallVec::new(),
             queued: SortedSet::default(),
             slots: Slots::default(),
             recent: VecDeque::new(),

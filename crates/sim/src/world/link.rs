@@ -152,7 +152,6 @@ impl Moved {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct LinkEnd {
-    pub(super) node: Node,
     /// What the peer is called in this machine's swarm.
     pub(super) source: SourceId,
     pub(super) closed: bool,
@@ -184,6 +183,7 @@ impl World<'_> {
         let id = u32::try_from(self.links.len()).expect("fewer connections than that");
         let (now, clock) = (self.time(), self.now);
         self.network.open_link(nodes);
+        self.ends_at.push(nodes.map(super::meet::number));
         let ends = [0u8, 1].map(|side| {
             let here = usize::from(side);
             let (node, other) = (nodes[here], nodes[1 - here]);
@@ -193,7 +193,6 @@ impl World<'_> {
             let machine = &mut self.machines[node];
             machine.peers.insert(other, (id, side));
             LinkEnd {
-                node,
                 source: machine.new_source(Other::Peer((id, side))),
                 kind: kinds[here],
                 wire: Connection::new(Some(self.scenario.lengths), Limits::default(), now),
@@ -242,8 +241,8 @@ impl World<'_> {
         if !std::mem::take(&mut state.greeting) {
             return;
         }
-        let (node, source, kind) = (state.node, state.source, state.kind);
-        let peer = self.end((end.0, 1 - end.1)).node;
+        let (source, kind) = (state.source, state.kind);
+        let (node, peer) = (self.node(end), self.node((end.0, 1 - end.1)));
         let info = SourceInfo {
             kind,
             peer_id: self.machines[peer].id,
@@ -259,7 +258,7 @@ impl World<'_> {
         if state.closed || !state.greeting {
             return;
         }
-        let node = state.node;
+        let node = self.node(end);
         self.greeted(end, false);
         self.after(node);
     }
@@ -277,11 +276,12 @@ impl World<'_> {
             state.wire.handle_sent(at, bytes);
         }
         if state.wire.handle_timeout(now).is_err() {
-            let node = state.node;
+            let node = self.node(end);
             self.drop_peer(end);
             return self.after(node);
         }
-        let (node, next) = (state.node, state.wire.poll_timeout());
+        let next = state.wire.poll_timeout();
+        let node = self.node(end);
         self.wants_to_write(end);
         let soonest = now + Duration::from_millis(1);
         self.push_at(next.max(soonest), Event::Alive(end));
@@ -290,9 +290,8 @@ impl World<'_> {
 
     /// One end closes the connection: the other learns of it later.
     pub(super) fn cut(&mut self, link: u32, node: Node) {
-        let ends = &mut self.links[link as usize].ends;
-        let side = u8::from(ends[0].node != node);
-        let ours = &mut ends[usize::from(side)];
+        let side = u8::from(self.node((link, 0)) != node);
+        let ours = self.end_mut((link, side));
         if std::mem::replace(&mut ours.closed, true) {
             return;
         }
@@ -300,7 +299,7 @@ impl World<'_> {
         for side in [0, 1] {
             self.network.close(flow_of((link, side)));
         }
-        let other = ends[usize::from(1 - side)].node;
+        let other = self.node((link, 1 - side));
         self.machines[node].peers.remove(&other);
         let at = self.now + self.network.latency(node, other);
         self.push(at, Event::Closed((link, 1 - side)));
@@ -312,8 +311,8 @@ impl World<'_> {
             return;
         }
         state.forget();
-        let (node, source, greeting) = (state.node, state.source, state.greeting);
-        let other = self.end((end.0, 1 - end.1)).node;
+        let (source, greeting) = (state.source, state.greeting);
+        let (node, other) = (self.node(end), self.node((end.0, 1 - end.1)));
         self.machines[node].peers.remove(&other);
         let now = self.time();
         if let Some(swarm) = self.machines[node].swarm.as_mut().filter(|_| !greeting) {
@@ -335,7 +334,7 @@ impl World<'_> {
     pub(super) fn write(&mut self, end: End) -> bool {
         self.end_mut(end).waits_to_write = false;
         let mut served = false;
-        if self.machines[self.end(end).node].silenced {
+        if self.machines[self.node(end)].silenced {
             return served;
         }
         loop {
@@ -416,7 +415,7 @@ impl World<'_> {
         let Some(from) = writing.from else {
             return len;
         };
-        let ready = self.may_relay(state.node, from, block);
+        let ready = self.may_relay(self.node(end), from, block);
         let last = block.len().saturating_sub(RELAY_HELD);
         if ready >= done + RELAY_PART_MIN || ready >= last {
             len.min(ready.saturating_sub(done))
@@ -450,9 +449,10 @@ impl World<'_> {
         }
         state.wire.end_answer(block);
         state.writing = None;
-        let (node, source) = (state.node, state.source);
+        let source = state.source;
         let unsent_max = u64::from(state.pace.unsent_max());
         self.network.flow_mut(flow_of(end)).unsent_max = unsent_max;
+        let node = self.node(end);
         let held = self.machines[node].holds(block.piece());
         assert!(held || !relayed, "{block:?} is out before it is verified");
         self.served(node, source, block);
@@ -539,7 +539,7 @@ impl World<'_> {
     pub(super) fn receive_at(&mut self, end: End) {
         let (link, side) = (end.0 as usize, usize::from(end.1));
         let other = (end.0, 1 - end.1);
-        let node = self.links[link].ends[side].node;
+        let node = self.node(end);
         if self.machines[node].silenced {
             return;
         }
@@ -665,7 +665,8 @@ impl World<'_> {
             _ => self.greeted(end, false),
         }
         let state = self.end_mut(end);
-        let (node, id) = (state.node, state.source);
+        let id = state.source;
+        let node = self.node(end);
         let lengths = self.scenario.lengths;
         let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
             list.into_iter().filter_map(|i| lengths.piece(i)).collect()
@@ -724,8 +725,9 @@ impl World<'_> {
 
     fn part_if_both_complete(&mut self, end: End) {
         let state = self.end(end);
-        let complete = self.machines[state.node].done.is_some()
-            || self.scenario.machines[state.node].role == Role::Seed;
+        let node = self.node(end);
+        let complete =
+            self.machines[node].done.is_some() || self.scenario.machines[node].role == Role::Seed;
         if complete && state.peer_pieces == self.scenario.lengths.piece_count() {
             self.drop_peer(end);
         }
@@ -735,11 +737,12 @@ impl World<'_> {
     fn body(&mut self, end: End, arriving: Arriving, whole: bool) -> bool {
         let (now, clock) = (self.time(), self.now);
         let state = self.end_mut(end);
-        let (node, id) = (state.node, state.source);
+        let id = state.source;
         let untold = arriving.here - arriving.told;
         let Some(block) = arriving.block else {
             return false;
         };
+        let node = self.node(end);
         self.wake_relays(node, block.piece());
         let wait = if untold < PROGRESS_BYTES {
             PROGRESS_INTERVAL_MAX
@@ -767,7 +770,7 @@ impl World<'_> {
             swarm.handle_block_part(id, block, arriving.here, now);
             return true;
         }
-        let from = self.end((end.0, 1 - end.1)).node;
+        let from = self.node((end.0, 1 - end.1));
         let corrupt = self.scenario.machines[from].role == Role::Corrupt;
         self.block_here(node, id, block, corrupt);
         true

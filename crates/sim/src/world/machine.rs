@@ -9,6 +9,7 @@ use crate::{
 use dosvc_content::{Block, DownloadMode, PeerId, PieceIndex};
 use dosvc_scheduler::{Command, SourceId, Stats, Swarm};
 use dosvc_wire::{Extension, Lead};
+use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Instant,
@@ -43,7 +44,7 @@ pub(super) struct Machine {
     /// By the number of the swarm's source.
     pub(super) sources: Vec<Other>,
     /// Who gets which pieces while they arrive: in order, and few, as a piece is here soon.
-    pub(super) relays: Vec<(u32, End)>,
+    pub(super) relays: SmallVec<[(u32, End); 4]>,
     pub(super) timer: Option<Instant>,
     pub(super) swarm: Option<Swarm>,
 }
@@ -60,7 +61,7 @@ impl Default for Machine {
             fetches: BTreeMap::new(),
             timer: None,
             tainted: BTreeSet::new(),
-            relays: Vec::new(),
+            relays: SmallVec::new(),
             silenced: false,
             done: None,
             stats: Stats::default(),
@@ -195,7 +196,7 @@ impl World<'_> {
             Command::CancelFetch { fetch, .. } => self.cancel_fetch(at, fetch),
             Command::Ban { source, .. } => {
                 if let Other::Peer(end) = self.machines[at].other(source) {
-                    let peer = self.end((end.0, 1 - end.1)).node;
+                    let peer = self.node((end.0, 1 - end.1));
                     self.banned.insert((at.min(peer), at.max(peer)));
                     self.observed.banned.insert(peer);
                     self.cut(end.0, at);
