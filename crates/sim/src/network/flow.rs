@@ -116,7 +116,7 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub(super) fn new(from: Node, to: Node, window: Window) -> Self {
-        const { assert!(size_of::<Flow>() <= 320, "five cache lines") };
+        const { assert!(size_of::<Self>() <= 320, "five cache lines") };
         Self {
             from,
             to,
