@@ -167,6 +167,8 @@ pub(crate) struct TransferConfig {
     pub(crate) max_active_background: usize,
     /// The most contents that are uploaded at once; they take turns when there are more.
     pub(crate) max_active_uploads: usize,
+    /// Whether pieces are passed on to peers while they arrive.
+    pub(crate) pass_on_early: bool,
     /// Threads that hash pieces; `None`: one for each processor.
     pub(crate) hash_threads: Option<usize>,
 }
@@ -359,6 +361,7 @@ impl Config {
                 max_active_foreground: 16,
                 max_active_background: 8,
                 max_active_uploads: 4,
+                pass_on_early: true,
                 hash_threads: None,
             },
             managed: ManagedConfig {

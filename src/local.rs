@@ -100,6 +100,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         max_active_foreground,
         max_active_background,
         max_active_uploads,
+        pass_on_early,
         hash_threads,
     } = config.transfers;
     let NatConfig {
@@ -136,6 +137,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         active_foreground_max: max_active_foreground,
         active_background_max: max_active_background,
         active_uploads_max: max_active_uploads,
+        pass_on_early,
         keep_free,
         hash_threads: hash_threads.and_then(NonZeroUsize::new),
     }
@@ -266,6 +268,7 @@ mod tests {
         ("transfers.max_active_foreground", "3", true),
         ("transfers.max_active_background", "3", true),
         ("transfers.max_active_uploads", "3", true),
+        ("transfers.pass_on_early", "false", true),
         ("transfers.hash_threads", "3", true),
         ("managed.file", "/elsewhere/managed.toml", false),
         (

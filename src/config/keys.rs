@@ -476,6 +476,19 @@ const DAEMON_KEYS: &[KeySpec] = &[
         show: |config| config.transfers.max_active_uploads.to_string(),
     },
     KeySpec {
+        path: "transfers.pass_on_early",
+        default: Some("true"),
+        example: "",
+        allowed: "true, false",
+        doc: "Pass a piece on while it arrives, to dosvc's own kind: it is verified before its last 64 KiB go out, so nobody gets a whole piece that wasn't. Without it nothing of a piece goes out before: fleets that all download at once take longer.",
+        restart: false,
+        set: |config, raw| {
+            config.transfers.pass_on_early = raw.flag()?;
+            Some(())
+        },
+        show: |config| config.transfers.pass_on_early.to_string(),
+    },
+    KeySpec {
         path: "transfers.hash_threads",
         default: Some("0"),
         example: "",

@@ -41,6 +41,8 @@ pub struct EngineConfig {
     pub active_background_max: usize,
     /// Contents that are uploaded at once; further ones wait, and all take turns.
     pub active_uploads_max: usize,
+    /// Whether pieces are passed on to peers while they arrive, all but their ends before they are verified.
+    pub pass_on_early: bool,
     /// The part of the disk's capacity that the cache leaves free.
     pub keep_free: Percent,
     /// Threads that hash pieces as they come, and that one reading of a whole file hashes on; `None`: one for each
@@ -160,6 +162,7 @@ impl EngineConfig {
             active_foreground_max: 8,
             active_background_max: 4,
             active_uploads_max: 4,
+            pass_on_early: true,
             keep_free: KEEP_FREE_DEFAULT,
             hash_threads: None,
         }

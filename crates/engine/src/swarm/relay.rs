@@ -32,6 +32,13 @@ impl Relays {
 }
 
 impl Swarm {
+    /// So much of a block is here: its piece may be passed on, unless that is switched off.
+    pub(super) fn note_part(&mut self, source: SourceId, block: Block, here: u32, now: Instant) {
+        if self.shared.settings().config.pass_on_early {
+            self.core.handle_block_part(source, block, here, now);
+        }
+    }
+
     /// Sends a block as it arrives from `from`.
     pub(super) fn relay(&mut self, source: SourceId, block: Block, from: SourceId) {
         if !self.may_upload(source, block) {

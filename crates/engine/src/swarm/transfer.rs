@@ -135,7 +135,7 @@ impl Swarm {
             HttpEvent::Progress { block, bytes, here } => {
                 self.rate.add(u64::from(bytes), now);
                 self.core.handle_progress(source, bytes, now);
-                self.core.handle_block_part(source, block, here, now);
+                self.note_part(source, block, here, now);
                 self.changed = true;
             }
             HttpEvent::Block { block, data, news } => {
@@ -204,14 +204,14 @@ impl Swarm {
                 self.core.handle_block_begun(source, block, now);
             }
             peer.partial += bytes;
-            self.core
-                .handle_block_part(source, block, peer.partial, now);
+            let here = peer.partial;
             peer.rate_in.add(u64::from(bytes), now);
             if is_beyond_lan(peer.kind) {
                 self.shared
                     .bandwidth
                     .count(&self.priority, on_wire(bytes.into()));
             }
+            self.note_part(source, block, here, now);
         }
         self.rate.add(u64::from(bytes), now);
         self.core.handle_progress(SourceId(key), bytes, now);
