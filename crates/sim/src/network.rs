@@ -310,7 +310,10 @@ impl Links {
     /// Both ways of the next connection, between its two ends.
     pub(crate) fn open_link(&mut self, ends: [Node; 2]) {
         let [first, second] = ends;
-        assert!(self.flows.of_links.len() < RESPONSES as usize, "a number for each flow");
+        assert!(
+            self.flows.of_links.len() < RESPONSES as usize,
+            "a number for each flow"
+        );
         for (from, to) in [(first, second), (second, first)] {
             let flow = Flow::new(from, to, self.params.window());
             self.flows.of_links.push(flow);
