@@ -1,33 +1,37 @@
 //! Small maps and sets in the order of their keys.
 //!
-//! Most hold a few entries and become empty all the time, where a tree would allocate and free a node each time. Entries
-//! lie in one vector: a look-up costs O(log n); inserting and removing move what is behind, at most a few thousand short
-//! entries ([`crate::Limits`]). Sources are long ones, but they come and go seldom, mostly behind all others, and are looked
-//! through all the time.
+//! Most hold a few entries and become empty all the time, where a tree would allocate and free a node each time. Keys lie
+//! in one vector and values in another, so that a look-up reads only keys, mostly of one cache line: O(log n). Inserting and
+//! removing move what is behind, at most a few thousand short entries ([`crate::Limits`]). Sources are long ones, but they
+//! come and go seldom, mostly behind all others, and are looked through all the time.
 
+use smallvec::SmallVec;
 use std::ops::Index;
 
-/// A sorted vector of keys with values.
+/// A sorted vector of keys, and one with their values.
 #[derive(Clone, Debug)]
-pub(crate) struct SortedMap<K, V>(Vec<(K, V)>);
+pub(crate) struct SortedMap<K, V> {
+    keys: SortedSet<K>,
+    values: Vec<V>,
+}
 
 impl<K, V> Default for SortedMap<K, V> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self {
+            keys: SortedSet::default(),
+            values: Vec::new(),
+        }
     }
 }
 
 impl<K: Ord + Copy, V> SortedMap<K, V> {
-    fn find(&self, key: &K) -> Result<usize, usize> {
-        self.0.binary_search_by(|(k, _)| k.cmp(key))
-    }
-
     /// The value that the key had before, if any.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
+        match self.keys.find(&key) {
+            Ok(at) => Some(std::mem::replace(&mut self.values[at], value)),
             Err(at) => {
-                self.0.insert(at, (key, value));
+                self.keys.0.insert(at, key);
+                self.values.insert(at, value);
                 None
             }
         }
@@ -35,51 +39,54 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
 
     /// The value that the key had, if any.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        self.find(key).ok().map(|at| self.0.remove(at).1)
+        let at = self.keys.find(key).ok()?;
+        self.keys.0.remove(at);
+        Some(self.values.remove(at))
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.find(key).ok().map(|at| &self.0[at].1)
+        self.keys.find(key).ok().map(|at| &self.values[at])
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.find(key).ok().map(|at| &mut self.0[at].1)
+        self.keys.find(key).ok().map(|at| &mut self.values[at])
     }
 
     pub(crate) fn contains_key(&self, key: &K) -> bool {
-        self.find(key).is_ok()
+        self.keys.contains(key)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.values.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.keys.0.clear();
+        self.values.clear();
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.0.iter().map(|(key, value)| (key, value))
+        self.keys.iter().zip(&self.values)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
-        self.0.iter_mut().map(|(key, value)| (&*key, value))
+        self.keys.iter().zip(&mut self.values)
     }
 
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.0.iter_mut().map(|(_, value)| value)
+        self.values.iter_mut()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.0.iter().map(|(key, _)| key)
+        self.keys.iter()
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.0.iter().map(|(_, value)| value)
+        self.values.iter()
     }
 }
 
@@ -91,29 +98,41 @@ impl<K: Ord + Copy, V> Index<&K> for SortedMap<K, V> {
     }
 }
 
-/// A sorted vector of keys.
+/// A sorted vector of keys. A few of them lie in the set itself, which is no longer for it.
 #[derive(Clone, Debug)]
-pub(crate) struct SortedSet<K>(SortedMap<K, ()>);
+pub(crate) struct SortedSet<K>(SmallVec<[K; 4]>);
 
 impl<K> Default for SortedSet<K> {
     fn default() -> Self {
-        Self(SortedMap::default())
+        Self(SmallVec::new())
     }
 }
 
 impl<K: Ord + Copy> SortedSet<K> {
+    fn find(&self, key: &K) -> Result<usize, usize> {
+        self.0.binary_search(key)
+    }
+
     /// False when it was there already.
     pub(crate) fn insert(&mut self, key: K) -> bool {
-        self.0.insert(key, ()).is_none()
+        let place = self.find(&key);
+        if let Err(at) = place {
+            self.0.insert(at, key);
+        }
+        place.is_err()
     }
 
     /// Whether it was there.
     pub(crate) fn remove(&mut self, key: &K) -> bool {
-        self.0.remove(key).is_some()
+        let place = self.find(key);
+        if let Ok(at) = place {
+            self.0.remove(at);
+        }
+        place.is_ok()
     }
 
     pub(crate) fn contains(&self, key: &K) -> bool {
-        self.0.contains_key(key)
+        self.find(key).is_ok()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -121,11 +140,11 @@ impl<K: Ord + Copy> SortedSet<K> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &K> {
-        self.0.keys()
+        self.0.iter()
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<K> {
-        (!self.is_empty()).then(|| self.0.0.remove(0).0)
+        (!self.is_empty()).then(|| self.0.remove(0))
     }
 
     /// Takes all of `other`, which is empty then.
@@ -134,10 +153,9 @@ impl<K: Ord + Copy> SortedSet<K> {
             std::mem::swap(self, other);
             return;
         }
-        let all = &mut self.0.0;
-        all.append(&mut other.0.0);
-        all.sort_unstable_by_key(|(key, ())| *key);
-        all.dedup_by_key(|(key, ())| *key);
+        self.0.append(&mut other.0);
+        self.0.sort_unstable();
+        self.0.dedup();
     }
 }
 

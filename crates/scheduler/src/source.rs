@@ -114,22 +114,23 @@ pub(crate) struct Run {
 
 /// A peer's side as a downloader from us.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Upload {
     pub(crate) interested: bool,
     pub(crate) unchoked: bool,
-    /// As the slots know it.
-    pub(crate) slot: Slot,
-    pub(crate) queue: VecDeque<Block>,
-    /// Bytes served, ever.
-    pub(crate) served: u64,
-    /// The piece that was served last: it may still be under way.
-    pub(crate) last: Option<PieceIndex>,
     /// It was told to wait for our offers.
     pub(crate) steered: bool,
-    /// Offered, without an answer so far.
-    pub(crate) offered: SortedMap<u32, Instant>,
     /// It has enough on its way until then.
     pub(crate) declined_until: Option<Instant>,
+    pub(crate) queue: VecDeque<Block>,
+    /// Offered, without an answer so far.
+    pub(crate) offered: SortedMap<u32, Instant>,
+    /// The piece that was served last: it may still be under way.
+    pub(crate) last: Option<PieceIndex>,
+    /// Bytes served, ever.
+    pub(crate) served: u64,
+    /// As the slots know it.
+    pub(crate) slot: Slot,
 }
 
 impl Upload {
@@ -139,54 +140,56 @@ impl Upload {
     }
 }
 
-/// One source.
+/// One source. What most messages read lies first, and together: who has many swarms finds none of them in the processor's
+/// cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Source {
     pub(crate) info: SourceInfo,
-    /// Rendezvous key of a peer.
-    pub(crate) key: u64,
-    pub(crate) has: Bitfield,
-    /// How many pieces of `has` we don't have.
-    pub(crate) interesting: u32,
     pub(crate) we_are_interested: bool,
-    /// When it first had any of those again.
-    pub(crate) gives_since: Instant,
     pub(crate) choking: bool,
     /// It wants us to wait for its offers.
     pub(crate) steers: bool,
-    /// Who ranks first at the HTTP server, as it says.
-    pub(crate) lead: Option<Lead>,
+    pub(crate) no_ranges: bool,
+    /// How many pieces of `has` we don't have.
+    pub(crate) interesting: u32,
+    pub(crate) has: Bitfield,
     /// What it says it is fetching, and since when.
     pub(crate) fetching: SortedMap<u32, Instant>,
+    pub(crate) last_heard: Instant,
+    pub(crate) up: Upload,
     pub(crate) asked: Vec<Asked>,
-    pub(crate) runs: Vec<Run>,
-    pub(crate) no_ranges: bool,
     /// Rate while something is asked of it.
     pub(crate) meter: Meter,
     /// Pipeline depth grows to this, doubling with each block.
     pub(crate) ramp: usize,
+    /// Out of order until then.
+    pub(crate) down: Option<Down>,
+    pub(crate) demoted_until: Option<Instant>,
+    /// When it first had any pieces again that we don't have.
+    pub(crate) gives_since: Instant,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) last_progress: Option<Instant>,
+    /// The usual time between two signs of progress.
+    pub(crate) gap: Option<Duration>,
+    /// The shortest time from a request to the first byte.
+    pub(crate) round_trip: Option<Duration>,
+    /// Since when something is asked of it without pause.
+    pub(crate) busy_since: Option<Instant>,
     /// Bytes that were reported as progress and are in no whole block yet.
     pub(crate) partial: u64,
     /// Requests withdrawn lately; their blocks may still come.
     pub(crate) withdrawn: VecDeque<Block>,
-    /// The shortest time from a request to the first byte.
-    pub(crate) round_trip: Option<Duration>,
-    /// The usual time between two signs of progress.
-    pub(crate) gap: Option<Duration>,
-    pub(crate) last_progress: Option<Instant>,
-    pub(crate) last_heard: Instant,
-    /// Since when something is asked of it without pause.
-    pub(crate) busy_since: Option<Instant>,
-    pub(crate) demoted_until: Option<Instant>,
-    pub(crate) demotions: u32,
-    /// Out of order until then.
-    pub(crate) down: Option<Down>,
-    pub(crate) strikes: u32,
+    pub(crate) delivered: u64,
     /// Blocks that it passed on to us and abandoned.
     pub(crate) abandoned: u32,
-    pub(crate) delivered: u64,
+    pub(crate) strikes: u32,
+    pub(crate) demotions: u32,
+    /// Who ranks first at the HTTP server, as it says.
+    pub(crate) lead: Option<Lead>,
     pub(crate) shortlist: Shortlist,
-    pub(crate) up: Upload,
+    /// Rendezvous key of a peer.
+    pub(crate) key: u64,
 }
 
 /// Until when a source is out of order.

@@ -25,17 +25,17 @@ use std::{
 };
 
 /// One content on one machine. See the crate's documentation for how to drive it.
+///
+/// What every fact makes it look at lies first, and together: who has many swarms finds none of them in the processor's
+/// cache.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Swarm {
-    pub(crate) config: SwarmConfig,
-    pub(crate) start: Instant,
-    pub(crate) paused: bool,
-    pub(crate) pieces: Pieces,
-    pub(crate) sources: SortedMap<SourceId, Source>,
-    picker: Picker,
-    rng: Rng,
-    self_key: u64,
     commands: VecDeque<Command>,
+    pub(crate) sources: SortedMap<SourceId, Source>,
+    relays: relay::Relays,
+    offers: offer::Offers,
+    uploads: upload::Uploads,
     /// Sources that may have room for requests.
     ready: SortedSet<SourceId>,
     /// Peers that found nothing to ask for when they were last looked at, or may not be asked: what falls free is
@@ -43,17 +43,21 @@ pub struct Swarm {
     hungry: SortedSet<SourceId>,
     /// What extended peers are to be told about our fetching.
     tell: SortedMap<u32, bool>,
-    /// Pieces that they know, or are about to be told, to be on their way to us.
-    told: BTreeSet<u32>,
+    next_tick: Instant,
+    pub(crate) paused: bool,
     http: http::HttpPlan,
-    leads: lead::Leads,
-    uploads: upload::Uploads,
-    offers: offer::Offers,
-    relays: relay::Relays,
+    pub(crate) pieces: Pieces,
+    picker: Picker,
     /// Bytes from peers by the clock on the wall.
     peer_meter: Meter,
-    next_tick: Instant,
+    /// Pieces that they know, or are about to be told, to be on their way to us.
+    told: BTreeSet<u32>,
+    rng: Rng,
     stats: Stats,
+    leads: lead::Leads,
+    self_key: u64,
+    pub(crate) start: Instant,
+    pub(crate) config: SwarmConfig,
 }
 
 impl Swarm {
@@ -487,6 +491,11 @@ impl Swarm {
     /// Pieces that are here and verified.
     pub fn have(&self) -> &Bitfield {
         self.pieces.have()
+    }
+
+    /// Whether the piece is here and verified.
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        self.pieces.state(piece) == PieceState::Have
     }
 
     /// Whether nothing of the piece is here and nobody is asked for it.

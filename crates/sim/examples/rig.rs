@@ -2,7 +2,12 @@
 
 use clap::Parser;
 use dosvc_sim::{Idleness, Outcome, STEP, Scenario, plot, run};
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::Instant,
+};
 
 /// Runs fleets of real cores in virtual time.
 ///
@@ -36,7 +41,28 @@ struct Args {
     ideal: bool,
 }
 
+/// The allocator's setting for large pages, which the C library reads when a process starts.
+const ALLOCATOR: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
+/// Begins anew with large pages, unless whoever called chose something: a fleet's state is looked at here and there, and a
+/// tenth of the time went to finding out where its pages are.
+fn take_large_pages() {
+    let (name, value) = ALLOCATOR;
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let arguments = std::env::args_os().skip(1);
+        let error = Command::new(program)
+            .args(arguments)
+            .env(name, value)
+            .exec();
+        eprintln!("goes on with small pages: {error}");
+    }
+}
+
 fn main() -> ExitCode {
+    take_large_pages();
     let Args {
         files,
         seed,

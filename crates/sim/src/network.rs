@@ -3,10 +3,15 @@
 //! Nothing here knows what the bytes mean: a [`Flow`] is one direction of one connection, an ordered stream of bytes
 //! with a send buffer, a congestion window and two queues on its way.
 
+mod flow;
 mod tcp;
 
 use crate::{Link, queue::Nanos};
-use std::{collections::VecDeque, time::Duration};
+use flow::{Cell, Flow};
+use std::{
+    ops::{Index, IndexMut},
+    time::Duration,
+};
 use tcp::Window;
 
 /// A machine's number.
@@ -20,6 +25,34 @@ const IDEAL_WINDOW: u32 = 8;
 const RECEIVE_MIN: u64 = 40 << 10;
 /// Bytes of a packet beside what it carries.
 const PACKET: f64 = 66.0;
+
+/// One end of a connection: its number, and which of the two.
+pub(crate) type End = (u32, u8);
+
+/// Whose bytes a flow carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owner {
+    /// What this end sends to the other.
+    End(End),
+    /// An HTTP response: which of all.
+    Response(u32),
+}
+
+/// The numbers of responses' flows begin here.
+const RESPONSES: FlowId = 1 << 31;
+
+/// The flow of what an end sends. It follows from the end, so that neither need be looked at to find the other.
+pub(crate) fn flow_of((link, side): End) -> FlowId {
+    link * 2 + u32::from(side)
+}
+
+/// The other way round.
+pub(crate) fn owner_of(flow: FlowId) -> Owner {
+    match flow.checked_sub(RESPONSES) {
+        Some(response) => Owner::Response(response),
+        None => Owner::End((flow / 2, u8::from(flow % 2 == 1))),
+    }
+}
 
 /// Which model the links follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,75 +136,6 @@ pub(crate) fn nanos(time: Duration) -> Nanos {
     u64::try_from(time.as_nanos()).expect("runs are shorter than centuries")
 }
 
-/// A part of a flow on its way.
-#[derive(Clone, Copy, Debug)]
-struct Cell {
-    start: u64,
-    len: u32,
-    pushed: Nanos,
-}
-
-/// One direction of a connection.
-#[derive(Debug)]
-pub(crate) struct Flow {
-    pub(crate) from: Node,
-    pub(crate) to: Node,
-    open: bool,
-    /// Bytes that the sender has put into its send buffer, ever.
-    written: u64,
-    /// Bytes of them that went into the uplink's queue once.
-    sent: u64,
-    /// Bytes that arrived without a gap.
-    delivered: u64,
-    /// Bytes between the uplink's queue and the acknowledgement.
-    in_flight: u64,
-    /// What must be sent again.
-    lost: VecDeque<Cell>,
-    lost_bytes: u64,
-    /// Dropped, and the sender does not know yet.
-    dropped: VecDeque<Cell>,
-    /// Arrived behind a gap.
-    late: Vec<(u64, u32)>,
-    /// In the uplink's queue or between the links.
-    air: VecDeque<Cell>,
-    /// In the downlink's queue.
-    landing: VecDeque<Cell>,
-    queued: u32,
-    /// When acknowledgements reach the sender.
-    acks: VecDeque<(Nanos, Cell)>,
-    armed: bool,
-    window: Window,
-    /// When the last message alone arrives.
-    message_at: Nanos,
-    /// Bytes that may be in the send buffer and not sent, as its owner asked.
-    pub(crate) unsent_max: u64,
-    /// The sender has more to write than there was room for.
-    pub(crate) starving: bool,
-    /// The receiver lets this one fill its window.
-    pub(crate) unshared: bool,
-}
-
-impl Flow {
-    /// Bytes that arrived without a gap.
-    pub(crate) fn delivered(&self) -> u64 {
-        self.delivered
-    }
-
-    /// Bytes that were written.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
-    fn unsent(&self) -> u64 {
-        self.written - self.sent
-    }
-
-    /// Whether content is on its way.
-    fn is_active(&self) -> bool {
-        self.open && !self.unshared && self.delivered < self.written
-    }
-}
-
 #[derive(Debug)]
 struct Port {
     latency: Nanos,
@@ -231,13 +195,41 @@ pub(crate) enum NetEvent {
     Lost(FlowId),
 }
 
+/// All flows, by their numbers.
+#[derive(Debug, Default)]
+struct Flows {
+    /// Two of each connection.
+    of_links: Vec<Flow>,
+    responses: Vec<Flow>,
+}
+
+impl Index<FlowId> for Flows {
+    type Output = Flow;
+
+    fn index(&self, id: FlowId) -> &Flow {
+        match id.checked_sub(RESPONSES) {
+            Some(response) => &self.responses[response as usize],
+            None => &self.of_links[id as usize],
+        }
+    }
+}
+
+impl IndexMut<FlowId> for Flows {
+    fn index_mut(&mut self, id: FlowId) -> &mut Flow {
+        match id.checked_sub(RESPONSES) {
+            Some(response) => &mut self.responses[response as usize],
+            None => &mut self.of_links[id as usize],
+        }
+    }
+}
+
 /// All links. Events go out through `schedule`.
 #[derive(Debug)]
 pub(crate) struct Links {
     params: Network,
     queue: Nanos,
     ports: Vec<Port>,
-    flows: Vec<Flow>,
+    flows: Flows,
     /// All machines are equally far from the middle: cells reach a downlink in the order in which they left.
     equally_far: bool,
     pub(crate) schedule: Vec<(Nanos, NetEvent)>,
@@ -270,7 +262,7 @@ impl Links {
             queue: nanos(params.queue),
             params,
             ports,
-            flows: Vec::new(),
+            flows: Flows::default(),
             schedule: Vec::new(),
             losses: 0,
             sent_by: [0; 3],
@@ -298,62 +290,45 @@ impl Links {
     }
 
     pub(crate) fn flow(&self, flow: FlowId) -> &Flow {
-        &self.flows[flow as usize]
+        &self.flows[flow]
     }
 
     pub(crate) fn flow_mut(&mut self, flow: FlowId) -> &mut Flow {
-        &mut self.flows[flow as usize]
+        &mut self.flows[flow]
     }
 
-    pub(crate) fn open(&mut self, from: Node, to: Node) -> FlowId {
-        let id = FlowId::try_from(self.flows.len()).expect("fewer flows than that");
-        self.flows.push(Flow {
-            from,
-            to,
-            open: true,
-            written: 0,
-            sent: 0,
-            delivered: 0,
-            in_flight: 0,
-            lost: VecDeque::new(),
-            lost_bytes: 0,
-            dropped: VecDeque::new(),
-            late: Vec::new(),
-            air: VecDeque::new(),
-            landing: VecDeque::new(),
-            queued: 0,
-            acks: VecDeque::new(),
-            armed: false,
-            window: self.params.window(),
-            message_at: 0,
-            unsent_max: u64::MAX,
-            starving: false,
-            unshared: false,
-        });
-        id
+    pub(crate) fn open_response(&mut self, from: Node, to: Node) -> FlowId {
+        let number = FlowId::try_from(self.flows.responses.len()).expect("fewer than that");
+        let flow = Flow::new(from, to, self.params.window());
+        self.flows.responses.push(flow);
+        RESPONSES + number
+    }
+
+    /// Both ways of the next connection, between its two ends.
+    pub(crate) fn open_link(&mut self, ends: [Node; 2]) {
+        let [first, second] = ends;
+        for (from, to) in [(first, second), (second, first)] {
+            let flow = Flow::new(from, to, self.params.window());
+            self.flows.of_links.push(flow);
+        }
     }
 
     /// Nothing more of it is sent or delivered.
     pub(crate) fn close(&mut self, flow: FlowId) {
-        let flow = &mut self.flows[flow as usize];
+        let flow = &mut self.flows[flow];
         self.ports[flow.to].senders -= u64::from(flow.is_active());
         flow.open = false;
         flow.starving = false;
-        flow.air = VecDeque::new();
-        flow.landing = VecDeque::new();
-        flow.acks = VecDeque::new();
-        flow.lost = VecDeque::new();
-        flow.dropped = VecDeque::new();
-        flow.late = Vec::new();
+        flow.forget();
     }
 
     pub(crate) fn is_open(&self, flow: FlowId) -> bool {
-        self.flows[flow as usize].open
+        self.flows[flow].open
     }
 
     /// Bytes that the send buffer takes now.
     pub(crate) fn room(&self, flow: FlowId) -> u64 {
-        let flow = &self.flows[flow as usize];
+        let flow = &self.flows[flow];
         let buffer = match self.params.model {
             NetworkModel::Ideal => u64::MAX,
             NetworkModel::Tcp => self
@@ -369,7 +344,7 @@ impl Links {
 
     /// Puts bytes of content into the send buffer.
     pub(crate) fn write(&mut self, flow: FlowId, bytes: u64, now: Nanos) {
-        let f = &mut self.flows[flow as usize];
+        let f = &mut self.flows[flow];
         let to = f.to;
         let before = f.is_active();
         f.written += bytes;
@@ -380,7 +355,7 @@ impl Links {
     /// A message of `bytes` bytes goes out behind what was written: when it arrives, if nothing of that is left to be
     /// sent; with it otherwise.
     pub(crate) fn message(&mut self, flow: FlowId, bytes: usize, now: Nanos) -> Option<Nanos> {
-        let f = &mut self.flows[flow as usize];
+        let f = &mut self.flows[flow];
         if f.unsent() > 0 || f.lost_bytes > 0 {
             return None;
         }
@@ -394,14 +369,14 @@ impl Links {
             }
             NetworkModel::Ideal => now + latency,
         };
-        let f = &mut self.flows[flow as usize];
+        let f = &mut self.flows[flow];
         f.message_at = f.message_at.max(at);
         Some(f.message_at)
     }
 
     /// Sends what window and queues allow.
     fn push(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         if !flow.open {
             return;
         }
@@ -416,7 +391,7 @@ impl Links {
         });
         let port = &mut self.ports[flow.from];
         while flow.queued < self.params.uplink_cells() {
-            let again = flow.lost.front().copied();
+            let again = flow.first_lost();
             let ready = again.map_or_else(|| flow.unsent(), |c| u64::from(c.len));
             if ready == 0 {
                 break;
@@ -435,13 +410,7 @@ impl Links {
             let len = u32::try_from(want.min(room.max(1448))).expect("at most a cell");
             let start = match again {
                 Some(cell) => {
-                    flow.lost_bytes -= u64::from(len);
-                    let front = flow.lost.front_mut().expect("just looked at");
-                    front.start += u64::from(len);
-                    front.len -= len;
-                    if front.len == 0 {
-                        flow.lost.pop_front();
-                    }
+                    flow.send_again(len);
                     cell.start
                 }
                 None => {
@@ -453,10 +422,11 @@ impl Links {
             };
             flow.in_flight += u64::from(len);
             flow.queued += 1;
-            flow.air.push_back(Cell {
+            flow.under_way.send(Cell {
                 start,
                 len,
                 pushed: now,
+                acked: 0,
             });
             let leaves = port.send(f64::from(len) * self.params.overhead, now);
             self.schedule.push((leaves, NetEvent::Depart(id)));
@@ -466,15 +436,16 @@ impl Links {
 
     /// A flow that waits for an acknowledgement hears of the next one.
     fn arm(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         let waits = flow.starving || flow.unsent() > 0 || flow.lost_bytes > 0;
         if waits
             && flow.queued == 0
             && !flow.armed
-            && let Some((at, _)) = flow.acks.front()
+            && let Some(cell) = flow.under_way.first_landed()
         {
             flow.armed = true;
-            self.schedule.push(((*at).max(now), NetEvent::Wake(id)));
+            self.schedule
+                .push((cell.acked.max(now), NetEvent::Wake(id)));
         }
     }
 
@@ -485,7 +456,7 @@ impl Links {
             NetEvent::Arrive(id) => self.arrive(id, now),
             NetEvent::Land(id) => return self.land(id, now),
             NetEvent::Wake(id) => {
-                self.flows[id as usize].armed = false;
+                self.flows[id].armed = false;
                 self.push(id, now);
             }
             NetEvent::Lost(id) => self.notice_loss(id, now),
@@ -494,7 +465,7 @@ impl Links {
     }
 
     fn depart(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
+        let flow = &mut self.flows[id];
         if !flow.open {
             return;
         }
@@ -510,8 +481,8 @@ impl Links {
     }
 
     fn arrive(&mut self, id: FlowId, at: Nanos) {
-        let flow = &mut self.flows[id as usize];
-        let Some(cell) = flow.air.pop_front() else {
+        let flow = &mut self.flows[id];
+        let Some(cell) = flow.under_way.first_in_air() else {
             return;
         };
         let port = &mut self.ports[flow.to];
@@ -519,8 +490,8 @@ impl Links {
         let tcp = self.params.model == NetworkModel::Tcp;
         if tcp && backlog > self.queue {
             self.losses += 1;
-            flow.dropped.push_back(cell);
-            let others = flow.unsent() > 0 || !flow.air.is_empty() || flow.queued > 0;
+            flow.drop_first_in_air();
+            let others = flow.unsent() > 0 || flow.under_way.any_in_air() || flow.queued > 0;
             let notice = if others {
                 backlog
             } else {
@@ -531,13 +502,13 @@ impl Links {
             return;
         }
         let lands = port.receive(f64::from(cell.len) * self.params.overhead, at);
-        flow.landing.push_back(cell);
+        flow.under_way.arrive();
         self.schedule.push((lands, NetEvent::Land(id)));
     }
 
     fn land(&mut self, id: FlowId, now: Nanos) -> bool {
-        let flow = &mut self.flows[id as usize];
-        let Some(cell) = flow.landing.pop_front() else {
+        let flow = &mut self.flows[id];
+        let Some(cell) = flow.under_way.first_landing() else {
             return false;
         };
         let before = flow.delivered;
@@ -545,19 +516,15 @@ impl Links {
         flow.take(cell.start, cell.len);
         self.ports[flow.to].senders -= u64::from(active && !flow.is_active());
         let news = flow.delivered > before;
-        let mut at = self.ack_at(id, now);
-        let flow = &mut self.flows[id as usize];
-        if let Some((last, _)) = flow.acks.back() {
-            at = at.max(*last);
-        }
-        flow.acks.push_back((at, cell));
+        let at = self.ack_at(id, now);
+        self.flows[id].under_way.land(at);
         self.arm(id, now);
         news
     }
 
     /// When an acknowledgement that the receiver sends at `from` is with the sender.
     fn ack_at(&self, id: FlowId, from: Nanos) -> Nanos {
-        let flow = &self.flows[id as usize];
+        let flow = &self.flows[id];
         let there = self.latency(flow.from, flow.to);
         if self.params.model == NetworkModel::Ideal {
             return from + there;
@@ -567,20 +534,17 @@ impl Links {
     }
 
     fn notice_loss(&mut self, id: FlowId, now: Nanos) {
-        let flow = &mut self.flows[id as usize];
-        let Some(cell) = flow.dropped.pop_front() else {
+        let flow = &mut self.flows[id];
+        let Some(cell) = flow.notice_loss() else {
             return;
         };
-        flow.in_flight -= u64::from(cell.len);
-        flow.lost_bytes += u64::from(cell.len);
-        flow.lost.push_back(cell);
         flow.window.lost(cell.pushed, now);
         self.push(id, now);
     }
 
     /// The flow's machine may write again.
     pub(crate) fn wants_bytes(&self, id: FlowId) -> bool {
-        let flow = &self.flows[id as usize];
+        let flow = &self.flows[id];
         flow.starving && self.room(id) > 0
     }
 }
@@ -592,31 +556,4 @@ impl Links {
 )]
 fn duration(nanos: f64) -> Nanos {
     nanos as Nanos
-}
-
-impl Flow {
-    /// Takes in the acknowledgements that have come.
-    fn absorb(&mut self, now: Nanos) {
-        while let Some(&(at, cell)) = self.acks.front()
-            && at <= now
-        {
-            self.acks.pop_front();
-            let used = self.in_flight * 2 >= self.window.bytes();
-            self.in_flight -= u64::from(cell.len);
-            self.window.acknowledged(cell.len, cell.pushed, used, at);
-        }
-    }
-
-    /// Bytes arrive: those that close a gap free what arrived behind it.
-    fn take(&mut self, start: u64, len: u32) {
-        if start != self.delivered {
-            self.late.push((start, len));
-            return;
-        }
-        self.delivered += u64::from(len);
-        while let Some(at) = self.late.iter().position(|(s, _)| *s == self.delivered) {
-            let (_, len) = self.late.swap_remove(at);
-            self.delivered += u64::from(len);
-        }
-    }
 }

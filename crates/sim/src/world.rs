@@ -8,8 +8,8 @@ mod observe;
 
 use crate::{
     Change, Outcome, Role, Scenario,
-    network::{FlowId, Links, NetEvent, Node, nanos},
-    queue::{Nanos, Queue},
+    network::{End, FlowId, Links, NetEvent, Node, Owner, nanos, owner_of},
+    queue::{self, Nanos, Queue},
     scenario,
 };
 use dosvc_content::{PeerId, PieceIndex};
@@ -22,18 +22,6 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
-
-/// One end of a connection: its number, and which of the two.
-pub(super) type End = (u32, u8);
-
-/// Whose bytes a flow carries.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Owner {
-    /// What this end sends to the other.
-    End(End),
-    /// An HTTP response.
-    Fetch(u32),
-}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
@@ -49,7 +37,8 @@ pub(super) enum Event {
     /// Keep-alives and idle connections.
     Alive(End),
     Timer(u32),
-    Verified(u32, PieceIndex),
+    /// This machine knows that this piece is right, or wrong.
+    Verified(u32, u32),
     FetchArrives(u32),
     FetchFails(u32),
     Network(NetEvent),
@@ -57,17 +46,92 @@ pub(super) enum Event {
     Look,
 }
 
+/// Where the kind of an event stands in its bits. Below it are at most a machine (17 bits) and a piece (24).
+const KIND_AT: u32 = 45;
+const _: () = assert!(KIND_AT + 5 <= <Event as queue::Event>::BITS);
+
+impl queue::Event for Event {
+    fn to_bits(self) -> u64 {
+        let two = |a: u32, b: u32| {
+            let (a, b) = (u64::from(a), u64::from(b));
+            assert!(
+                a < 1 << 17 && b < 1 << 24,
+                "machines and pieces there may be"
+            );
+            a << 24 | b
+        };
+        let end = |(link, side): End| u64::from(link) << 1 | u64::from(side);
+        let (kind, what) = match self {
+            Self::Join(node) => (0, u64::from(node)),
+            Self::Leave(node) => (1, u64::from(node)),
+            Self::Connect(a, b) => (2, two(a, b)),
+            Self::Closed(of) => (3, end(of)),
+            Self::Message(flow) => (4, u64::from(flow)),
+            Self::Greeting(of) => (5, end(of)),
+            Self::Alive(of) => (6, end(of)),
+            Self::Timer(node) => (7, u64::from(node)),
+            Self::Verified(node, piece) => (8, two(node, piece)),
+            Self::FetchArrives(fetch) => (9, u64::from(fetch)),
+            Self::FetchFails(fetch) => (10, u64::from(fetch)),
+            Self::Sample => (11, 0),
+            Self::Look => (12, 0),
+            Self::Network(NetEvent::Depart(flow)) => (13, u64::from(flow)),
+            Self::Network(NetEvent::Arrive(flow)) => (14, u64::from(flow)),
+            Self::Network(NetEvent::Land(flow)) => (15, u64::from(flow)),
+            Self::Network(NetEvent::Wake(flow)) => (16, u64::from(flow)),
+            Self::Network(NetEvent::Lost(flow)) => (17, u64::from(flow)),
+        };
+        kind << KIND_AT | what
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "parts of what was put together"
+    )]
+    fn from_bits(bits: u64) -> Self {
+        let what = bits & ((1 << KIND_AT) - 1);
+        let one = what as u32;
+        let two = ((what >> 24) as u32, one & ((1 << 24) - 1));
+        let end = ((what >> 1) as u32, (what & 1) as u8);
+        match bits >> KIND_AT {
+            0 => Self::Join(one),
+            1 => Self::Leave(one),
+            2 => Self::Connect(two.0, two.1),
+            3 => Self::Closed(end),
+            4 => Self::Message(one),
+            5 => Self::Greeting(end),
+            6 => Self::Alive(end),
+            7 => Self::Timer(one),
+            8 => Self::Verified(two.0, two.1),
+            9 => Self::FetchArrives(one),
+            10 => Self::FetchFails(one),
+            11 => Self::Sample,
+            12 => Self::Look,
+            13 => Self::Network(NetEvent::Depart(one)),
+            14 => Self::Network(NetEvent::Arrive(one)),
+            15 => Self::Network(NetEvent::Land(one)),
+            16 => Self::Network(NetEvent::Wake(one)),
+            _ => Self::Network(NetEvent::Lost(one)),
+        }
+    }
+}
+
 pub(super) struct World<'a> {
     scenario: &'a Scenario,
     base: Instant,
     now: Nanos,
+    /// The same as the cores have it.
+    time: Instant,
     queue: Queue<Event>,
     network: Links,
     machines: Vec<Machine>,
     links: Vec<Link>,
+    /// The machine at each end of each connection: so few bytes that they are always at hand, and the machine can be
+    /// fetched beside the end.
+    ends_at: Vec<[u32; 2]>,
     fetches: Vec<Fetch>,
-    /// Of each flow.
-    owners: Vec<Owner>,
+    /// Of each response its fetch.
+    responses: Vec<u32>,
     random: u64,
     trace: u64,
     changes: Vec<(u64, Change)>,
@@ -102,6 +166,7 @@ pub fn run(scenario: &Scenario) -> Outcome {
             break;
         };
         world.now = at;
+        world.time = world.base + Duration::from_nanos(at);
         world.handle(event);
         events += 1;
         if scenario.check_every > 0 && events.is_multiple_of(scenario.check_every) {
@@ -127,10 +192,12 @@ impl<'a> World<'a> {
         )]
         let at = |share: f64| (share * total as f64) as u64;
         let piece = u64::from(scenario.lengths.piece_size());
+        let base = Instant::now();
         let mut world = Self {
             scenario,
-            base: Instant::now(),
+            base,
             now: 0,
+            time: base,
             queue: Queue::new(),
             network: Links::new(
                 scenario.network,
@@ -142,8 +209,9 @@ impl<'a> World<'a> {
                 .map(|_| Machine::default())
                 .collect(),
             links: Vec::new(),
+            ends_at: Vec::new(),
             fetches: Vec::new(),
-            owners: Vec::new(),
+            responses: Vec::new(),
             random: scenario.seed ^ 0x5851_f42d_4c95_7f2d,
             trace: 0,
             changes: scenario
@@ -180,7 +248,7 @@ impl<'a> World<'a> {
     }
 
     fn time(&self) -> Instant {
-        self.base + Duration::from_nanos(self.now)
+        self.time
     }
 
     fn push(&mut self, at: Nanos, event: Event) {
@@ -220,7 +288,10 @@ impl<'a> World<'a> {
             Event::Greeting(end) => self.greeting_over(end),
             Event::Alive(end) => self.keep_alive(end),
             Event::Timer(node) => self.timer(node as Node),
-            Event::Verified(node, piece) => self.verified(node as Node, piece),
+            Event::Verified(node, piece) => {
+                let piece = self.scenario.lengths.piece(piece).expect("it was checked");
+                self.verified(node as Node, piece);
+            }
             Event::FetchArrives(fetch) => self.fetch_arrives(fetch),
             Event::FetchFails(fetch) => self.fetch_fails(fetch),
             Event::Network(event) => self.network_event(event),
@@ -251,10 +322,10 @@ impl<'a> World<'a> {
             self.note_sent(self.network.flow(flow).from);
         }
         if self.network.wants_bytes(flow)
-            && let Owner::End(end) = self.owners[flow as usize]
+            && let Owner::End(end) = owner_of(flow)
         {
             self.writers.push(end);
-            self.after(self.end(end).node);
+            self.after_writing(self.network.flow(flow).from);
         }
     }
 
@@ -263,16 +334,16 @@ impl<'a> World<'a> {
         if !self.network.is_open(flow) {
             return;
         }
-        match self.owners[flow as usize] {
+        match owner_of(flow) {
             Owner::End(end) => self.receive_at((end.0, 1 - end.1)),
-            Owner::Fetch(fetch) => self.fetch_landed(fetch),
+            Owner::Response(number) => self.fetch_landed(self.responses[number as usize]),
         }
     }
 
     fn timer(&mut self, node: Node) {
         let now = self.time();
         let machine = &mut self.machines[node];
-        if machine.timer != Some(self.now) {
+        if machine.timer != Some(now) {
             return;
         }
         machine.timer = None;
@@ -285,7 +356,7 @@ impl<'a> World<'a> {
     fn verified(&mut self, node: Node, piece: PieceIndex) {
         let now = self.time();
         let bad = self.machines[node].tainted.remove(&piece.get());
-        self.wake_relays(node, piece);
+        self.end_relays(node, piece);
         let Some(swarm) = &mut self.machines[node].swarm else {
             return;
         };
@@ -293,7 +364,7 @@ impl<'a> World<'a> {
             swarm.handle_piece_corrupt(piece, now);
         } else {
             swarm.handle_piece_verified(piece, now);
-            assert!(swarm.have().has(piece), "verified is had");
+            assert!(swarm.has(piece), "verified is had");
             let done = swarm.is_complete();
             if self.scenario.machines[node].role == Role::Leech {
                 self.progress += 1;
@@ -341,6 +412,11 @@ impl<'a> World<'a> {
             self.push(self.now + nanos(wait), Event::Leave(node));
         }
         self.part_from_complete(node);
+    }
+
+    /// The machine at this end.
+    fn node(&self, (link, side): End) -> Node {
+        self.ends_at[link as usize][usize::from(side)] as Node
     }
 
     fn end(&self, (link, side): End) -> &LinkEnd {

@@ -172,10 +172,15 @@ impl Arriving {
     }
 }
 
-/// The protocol state of one established connection.
+/// The protocol state of one established connection. What each message changes lies first, and together: who has many
+/// connections finds none of them in the processor's cache.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Connection {
-    lengths: Option<PieceLengths>,
+    received_at: Instant,
+    sent_at: Instant,
+    keep_alive_at: Instant,
+    stats: Stats,
     limits: Limits,
     choking: bool,
     interested: bool,
@@ -185,32 +190,29 @@ pub struct Connection {
     peer_began: bool,
     /// The same for our side.
     began: bool,
-    early: EarlyPieces,
-    requests: Requests,
-    /// The block of which a part is here, and the rest is to follow.
-    arriving: Option<Arriving>,
     /// We said that we take blocks in parts.
     parts_in: bool,
     /// The peer said so.
     parts_out: bool,
     /// We said that we take pieces while they arrive.
     relays_in: bool,
-    /// Requests of the peer; true once an answer is queued.
-    peer_requests: BTreeMap<Block, bool>,
-    ignored_in_a_row: u32,
-    metainfo_wanted: VecDeque<(u32, u32)>,
+    receive_held: bool,
+    send_held: bool,
     /// Requests of the peer whose answers have not gone out yet, those in `transmit` included.
     metainfo_owed: u32,
     /// Answers in `transmit`.
     metainfo_queued: u32,
     transmit: Vec<u8>,
     events: VecDeque<PeerEvent>,
-    received_at: Instant,
-    sent_at: Instant,
-    keep_alive_at: Instant,
-    receive_held: bool,
-    send_held: bool,
-    stats: Stats,
+    /// The block of which a part is here, and the rest is to follow.
+    arriving: Option<Arriving>,
+    lengths: Option<PieceLengths>,
+    requests: Requests,
+    /// Requests of the peer; true once an answer is queued.
+    peer_requests: BTreeMap<Block, bool>,
+    ignored_in_a_row: u32,
+    metainfo_wanted: VecDeque<(u32, u32)>,
+    early: EarlyPieces,
 }
 
 impl Connection {
@@ -734,7 +736,7 @@ impl Connection {
 
     /// Appends all messages that wait to be sent, blocks excepted, to `out`.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
-        if out.is_empty() {
+        if out.capacity() == 0 {
             std::mem::swap(out, &mut self.transmit);
         } else {
             out.append(&mut self.transmit);

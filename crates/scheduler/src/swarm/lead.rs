@@ -29,6 +29,8 @@ pub(super) struct Leads {
     /// When there was last one more.
     refilled: Instant,
     distrust_until: Option<Instant>,
+    /// Some peer told of one, ever.
+    heard: bool,
 }
 
 impl Leads {
@@ -38,6 +40,7 @@ impl Leads {
             tells: TELL_BURST,
             refilled: now,
             distrust_until: None,
+            heard: false,
         }
     }
 
@@ -62,6 +65,7 @@ impl Swarm {
             return;
         };
         s.last_heard = now;
+        self.leads.heard |= lead.is_some();
         if std::mem::replace(&mut s.lead, lead) != lead {
             self.http.due = true;
             self.settle(now);
@@ -70,7 +74,8 @@ impl Swarm {
 
     /// The first of those that neighbours told of, seen from here; not ourselves.
     fn best_heard(&self, now: Instant) -> Option<Lead> {
-        if self.leads.distrust_until.is_some_and(|until| now < until) {
+        let distrusted = self.leads.distrust_until.is_some_and(|until| now < until);
+        if distrusted || !self.leads.heard {
             return None;
         }
         let ours = self.own_rank();

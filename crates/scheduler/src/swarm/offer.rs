@@ -170,7 +170,6 @@ impl Swarm {
             return;
         }
         let lead = self.offers.patience();
-        let spare = self.has_spare_uplink();
         let queued = self.queued_pieces();
         // Who has enough on its way declines: where nothing goes out, two are asked at once.
         let least = if self.uploads.serving() + queued == 0 {
@@ -178,9 +177,10 @@ impl Swarm {
         } else {
             0
         };
-        let target = self.uploads.room(lead, spare, now).clamp(least, AHEAD_MAX);
+        let shared = self.uploads.may_share() && self.has_spare_uplink();
+        let target = self.uploads.room(lead, shared, now).clamp(least, AHEAD_MAX);
         let of_seconds = self.offers.answer_least.unwrap_or_default();
-        let target_of_seconds = self.uploads.room_of_short(of_seconds, spare, now);
+        let target_of_seconds = self.uploads.room_of_short(of_seconds, shared, now);
         let mut ahead = queued + self.offers.pending.len();
         while ahead < target {
             let Some((id, piece)) = self.choose_offer(now) else {

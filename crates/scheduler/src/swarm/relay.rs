@@ -13,10 +13,11 @@ use super::Swarm;
 use crate::{
     Command, SourceId,
     pieces::{Giver, PieceState},
+    sorted::SortedMap,
     source::Source,
 };
 use dosvc_content::{Block, PieceIndex};
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 /// Less of a block than this tells nothing of how fast it comes.
 const FIRST_PART: u32 = 64 << 10;
@@ -30,7 +31,7 @@ const ABANDONED_EVERY: u64 = 8;
 
 /// Pieces that are passed on though they are not verified, and where each comes from.
 #[derive(Debug, Default)]
-pub(super) struct Relays(BTreeMap<u32, Giver>);
+pub(super) struct Relays(SortedMap<u32, Giver>);
 
 impl Relays {
     pub(super) fn has(&self, piece: PieceIndex) -> bool {

@@ -9,6 +9,7 @@ use crate::{
     source::Source,
 };
 use dosvc_content::{Block, PieceIndex};
+use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -61,7 +62,7 @@ impl Active {
 /// What we are sending.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    active: Vec<Active>,
+    active: SmallVec<[Active; 4]>,
     /// Sources with something queued.
     queued: SortedSet<SourceId>,
     slots: Slots,
@@ -82,7 +83,7 @@ impl Uploads {
     /// Uploads of content whose pieces have so many blocks.
     pub(super) fn new(piece_blocks: u32, now: Instant) -> Self {
         Self {
-            active: Vec::new(),
+            active: SmallVec::new(),
             queued: SortedSet::default(),
             slots: Slots::default(),
             recent: VecDeque::new(),
@@ -231,11 +232,16 @@ impl Uploads {
         self.queued.contains(&id)
     }
 
-    /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then.
-    pub(super) fn room(&self, lead: Duration, spare: bool, now: Instant) -> usize {
+    /// Whether one more piece than usual may be sent if the uplink is not used up.
+    pub(super) fn may_share(&self) -> bool {
+        (self.slots() as usize..self.shared_max()).contains(&self.active.len())
+    }
+
+    /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then. `shared`: one
+    /// more than usual may be sent ([`Self::may_share`]).
+    pub(super) fn room(&self, lead: Duration, shared: bool, now: Instant) -> usize {
         let slots = self.slots() as usize;
         let free = slots.saturating_sub(self.active.len());
-        let shared = spare && free == 0 && self.active.len() < self.shared_max();
         if !self.looks_ahead() {
             return free + usize::from(shared);
         }
@@ -248,8 +254,13 @@ impl Uploads {
     }
 
     /// The same, if blocks are out sooner than most answers come.
-    pub(super) fn room_of_short(&self, lead: Duration, spare: bool, now: Instant) -> Option<usize> {
-        (self.slots() > 1).then(|| self.room(lead, spare, now))
+    pub(super) fn room_of_short(
+        &self,
+        lead: Duration,
+        shared: bool,
+        now: Instant,
+    ) -> Option<usize> {
+        (self.slots() > 1).then(|| self.room(lead, shared, now))
     }
 
     /// Whether a receiver is chosen before the last block is out. It costs that receiver: until the block begins, others

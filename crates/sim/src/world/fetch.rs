@@ -1,6 +1,6 @@
 //! HTTP: one fetch is one response on a connection that was kept.
 
-use super::{Event, Owner, World};
+use super::{Event, World};
 use crate::{
     network::{FlowId, Node},
     queue::Nanos,
@@ -105,8 +105,8 @@ impl World<'_> {
             let back: Nanos = self.now + self.network.latency(at, server);
             return self.push(back, Event::FetchFails(number));
         }
-        let flow = self.network.open(server, at);
-        self.owners.push(Owner::Fetch(number));
+        let flow = self.network.open_response(server, at);
+        self.responses.push(number);
         self.fetches[number as usize].flow = Some(flow);
         self.network.flow_mut(flow).unshared = true;
         self.network.write(flow, bytes, self.now);
@@ -133,8 +133,11 @@ impl World<'_> {
                 }
                 let swarm = super::swarm_of(&mut self.machines[at]);
                 let offered = swarm.handle_block_part(source, block, here, now);
-                if self.wake_relays(at, block.piece()) || offered || tell {
+                self.wake_relays(at, block.piece());
+                if offered || tell {
                     self.after(at);
+                } else {
+                    self.after_writing(at);
                 }
                 break;
             }

@@ -5,10 +5,10 @@
 //! overtakes a part that has begun, the length of the parts and what may stand unsent in the send buffer follow the
 //! driver's measured pace, and a block is served when its last byte is in the send buffer.
 
-use super::{End, Event, Owner, World, machine::Other, swarm_of};
+use super::{End, Event, World, machine::Other, swarm_of};
 use crate::{
     Role,
-    network::{FlowId, Node},
+    network::{Node, flow_of},
     queue::Nanos,
 };
 use dosvc_content::{Block, PieceIndex};
@@ -17,7 +17,10 @@ use dosvc_wire::{
     CAPABILITY_PARTS, CAPABILITY_RELAYS, Connection, EXTENSION_PREFIX_LEN, EXTENSION_VERSION,
     Extension, Header, Lead, Limits, Pace, Payload, PeerEvent, RELAY_HELD, RELAY_PART_MIN,
 };
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 /// A block's progress is told after this many bytes, but not so soon, and however few they are after this long; as
 /// the driver does.
@@ -30,35 +33,43 @@ const GREETING_TIME: Nanos = 150_000_000;
 /// Bytes of the header of a part of a block.
 const PIECE_HEADER: usize = 13;
 
-/// What stands in a stream.
+/// What stands in a stream: messages, the last of which may be the header of bytes of a block that follow it. As long as a
+/// cache line.
 #[derive(Debug)]
-enum Chunk {
-    /// Messages behind the first `at` bytes of blocks; `ready`: when they arrive if they travel alone.
-    Messages {
-        at: u64,
-        ready: Option<Nanos>,
-        bytes: Messages,
-    },
-    /// The bytes of a block, or of a part of one, from there on.
-    Body { start: u64, len: u32 },
+struct Chunk {
+    /// The messages stand behind so many bytes of blocks.
+    at: u64,
+    /// When they arrive if they travel alone; 0: with what is around them.
+    ready: Nanos,
+    /// Bytes of a block that follow.
+    body: u32,
+    /// The messages have been taken in.
+    taken: bool,
+    bytes: Messages,
 }
 
 /// Bytes that [`Messages`] holds without memory of its own.
-const SHORT: usize = 46;
+const SHORT: usize = 38;
 
 /// Bytes of messages. Most are few, and stand where they are queued: fetching them from elsewhere would cost more than
 /// all that is done with them.
 #[derive(Debug)]
 enum Messages {
     Short { len: u8, bytes: [u8; SHORT] },
-    Long(Vec<u8>),
+    Long(Box<[u8]>),
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self::new(&[])
+    }
 }
 
 impl Messages {
     fn new(from: &[u8]) -> Self {
         let mut bytes = [0; SHORT];
         match bytes.get_mut(..from.len()) {
-            None => Self::Long(from.to_vec()),
+            None => Self::Long(from.into()),
             Some(start) => {
                 start.copy_from_slice(from);
                 let len = u8::try_from(from.len()).expect("short");
@@ -90,6 +101,15 @@ struct Writing {
     abandoned: bool,
 }
 
+/// What came of a step of writing.
+enum Step {
+    Wrote,
+    /// The swarm was told of a block that is out.
+    Served,
+    /// There is nothing to write.
+    Nothing,
+}
+
 /// A block that is arriving.
 #[derive(Clone, Copy, Debug)]
 struct Arriving {
@@ -104,28 +124,52 @@ struct Arriving {
     told_at: Option<Nanos>,
 }
 
-/// One end of a connection.
+/// Bytes that moved since the protocol's state was told, and when the last of them did. It needs to know only when it asks
+/// for time.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    at: Nanos,
+    bytes: u64,
+}
+
+impl Moved {
+    fn at(at: Nanos) -> Self {
+        Self { at, bytes: 0 }
+    }
+
+    fn note(&mut self, at: Nanos, bytes: u64) {
+        self.at = at;
+        self.bytes += bytes;
+    }
+
+    fn take(&mut self, base: Instant) -> Option<(Instant, usize)> {
+        let bytes = usize::try_from(std::mem::take(&mut self.bytes)).expect("64 bits");
+        (bytes > 0).then(|| (base + Duration::from_nanos(self.at), bytes))
+    }
+}
+
+/// One end of a connection. What each cell needs that arrives lies first, then what each part needs that is sent.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct LinkEnd {
-    pub(super) node: Node,
     /// What the peer is called in this machine's swarm.
     pub(super) source: SourceId,
-    kind: SourceKind,
-    pub(super) wire: Connection,
-    /// What this end sends.
-    out: FlowId,
-    stream: VecDeque<Chunk>,
-    /// Answers that wait to be sent.
-    pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
-    writing: Option<Writing>,
-    pace: Pace,
-    arriving: Option<Arriving>,
-    /// Pieces that the peer has.
-    pub(super) peer_pieces: u32,
-    /// The scheduler does not know the peer yet.
-    pub(super) greeting: bool,
     pub(super) closed: bool,
     waits_to_write: bool,
+    /// The scheduler does not know the peer yet.
+    pub(super) greeting: bool,
+    kind: SourceKind,
+    /// Pieces that the peer has.
+    pub(super) peer_pieces: u32,
+    arriving: Option<Arriving>,
+    stream: VecDeque<Chunk>,
+    received: Moved,
+    sent: Moved,
+    writing: Option<Writing>,
+    /// Answers that wait to be sent.
+    pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
+    pace: Pace,
+    pub(super) wire: Connection,
 }
 
 #[derive(Debug)]
@@ -137,28 +181,29 @@ impl World<'_> {
     /// A connection whose handshakes are done.
     pub(super) fn open_link(&mut self, nodes: [Node; 2], kinds: [SourceKind; 2]) {
         let id = u32::try_from(self.links.len()).expect("fewer connections than that");
-        let now = self.time();
+        let (now, clock) = (self.time(), self.now);
+        self.network.open_link(nodes);
+        self.ends_at.push(nodes.map(super::meet::number));
         let ends = [0u8, 1].map(|side| {
             let here = usize::from(side);
             let (node, other) = (nodes[here], nodes[1 - here]);
-            let out = self.network.open(node, other);
+            let out = flow_of((id, side));
             let pace = Pace::default();
             self.network.flow_mut(out).unsent_max = u64::from(pace.unsent_max());
-            self.owners.push(Owner::End((id, side)));
             let machine = &mut self.machines[node];
             machine.peers.insert(other, (id, side));
             LinkEnd {
-                node,
                 source: machine.new_source(Other::Peer((id, side))),
                 kind: kinds[here],
                 wire: Connection::new(Some(self.scenario.lengths), Limits::default(), now),
-                out,
                 stream: VecDeque::new(),
                 answers: VecDeque::new(),
                 writing: None,
                 pace,
                 arriving: None,
                 peer_pieces: 0,
+                received: Moved::at(clock),
+                sent: Moved::at(clock),
                 greeting: true,
                 closed: false,
                 waits_to_write: false,
@@ -186,7 +231,7 @@ impl World<'_> {
         }
     }
 
-    fn push_at(&mut self, at: std::time::Instant, event: Event) {
+    pub(super) fn push_at(&mut self, at: Instant, event: Event) {
         let wait = at.saturating_duration_since(self.time());
         self.push(self.now + crate::network::nanos(wait), event);
     }
@@ -196,8 +241,8 @@ impl World<'_> {
         if !std::mem::take(&mut state.greeting) {
             return;
         }
-        let (node, source, kind) = (state.node, state.source, state.kind);
-        let peer = self.end((end.0, 1 - end.1)).node;
+        let (source, kind) = (state.source, state.kind);
+        let (node, peer) = (self.node(end), self.node((end.0, 1 - end.1)));
         let info = SourceInfo {
             kind,
             peer_id: self.machines[peer].id,
@@ -213,23 +258,30 @@ impl World<'_> {
         if state.closed || !state.greeting {
             return;
         }
-        let node = state.node;
+        let node = self.node(end);
         self.greeted(end, false);
         self.after(node);
     }
 
     pub(super) fn keep_alive(&mut self, end: End) {
-        let now = self.time();
+        let (now, base) = (self.time(), self.base);
         let state = self.end_mut(end);
         if state.closed {
             return;
         }
+        if let Some((at, bytes)) = state.received.take(base) {
+            state.wire.handle_received(at, bytes);
+        }
+        if let Some((at, bytes)) = state.sent.take(base) {
+            state.wire.handle_sent(at, bytes);
+        }
         if state.wire.handle_timeout(now).is_err() {
-            let node = state.node;
+            let node = self.node(end);
             self.drop_peer(end);
             return self.after(node);
         }
-        let (node, next) = (state.node, state.wire.poll_timeout());
+        let next = state.wire.poll_timeout();
+        let node = self.node(end);
         self.wants_to_write(end);
         let soonest = now + Duration::from_millis(1);
         self.push_at(next.max(soonest), Event::Alive(end));
@@ -238,17 +290,16 @@ impl World<'_> {
 
     /// One end closes the connection: the other learns of it later.
     pub(super) fn cut(&mut self, link: u32, node: Node) {
-        let ends = &mut self.links[link as usize].ends;
-        let side = u8::from(ends[0].node != node);
-        let ours = &mut ends[usize::from(side)];
+        let side = u8::from(self.node((link, 0)) != node);
+        let ours = self.end_mut((link, side));
         if std::mem::replace(&mut ours.closed, true) {
             return;
         }
         ours.forget();
-        for end in ends.iter() {
-            self.network.close(end.out);
+        for side in [0, 1] {
+            self.network.close(flow_of((link, side)));
         }
-        let other = ends[usize::from(1 - side)].node;
+        let other = self.node((link, 1 - side));
         self.machines[node].peers.remove(&other);
         let at = self.now + self.network.latency(node, other);
         self.push(at, Event::Closed((link, 1 - side)));
@@ -260,8 +311,8 @@ impl World<'_> {
             return;
         }
         state.forget();
-        let (node, source, greeting) = (state.node, state.source, state.greeting);
-        let other = self.end((end.0, 1 - end.1)).node;
+        let (source, greeting) = (state.source, state.greeting);
+        let (node, other) = (self.node(end), self.node((end.0, 1 - end.1)));
         self.machines[node].peers.remove(&other);
         let now = self.time();
         if let Some(swarm) = self.machines[node].swarm.as_mut().filter(|_| !greeting) {
@@ -278,114 +329,142 @@ impl World<'_> {
         }
     }
 
-    /// Fills the send buffer: messages, then a part of a block, and so on.
-    pub(super) fn write(&mut self, end: End) {
+    /// Fills the send buffer: messages, then a part of a block, and so on. True when the swarm was told of a block that
+    /// is out.
+    pub(super) fn write(&mut self, end: End) -> bool {
         self.end_mut(end).waits_to_write = false;
-        if self.machines[self.end(end).node].silenced {
-            return;
+        let mut served = false;
+        if self.machines[self.node(end)].silenced {
+            return served;
         }
         loop {
             let state = self.end_mut(end);
             if state.closed {
-                return;
+                return served;
             }
-            let out = state.out;
+            let out = flow_of(end);
             let room = self.network.room(out);
             self.network.flow_mut(out).starving = room == 0;
-            if room == 0 || !self.write_some(end, room) {
-                return;
+            if room == 0 {
+                return served;
+            }
+            match self.write_some(end, room) {
+                Step::Wrote => {}
+                Step::Served => served = true,
+                Step::Nothing => return served,
             }
         }
     }
 
-    /// The next step of writing, with this much room. False when there is nothing to write.
-    fn write_some(&mut self, end: End, room: u64) -> bool {
+    /// The next step of writing, with this much room.
+    fn write_some(&mut self, end: End, room: u64) -> Step {
         let mut bytes = std::mem::take(&mut self.spare);
-        let any = self.write_next(end, room, &mut bytes);
+        let step = self.write_next(end, room, &mut bytes);
         bytes.clear();
         self.spare = bytes;
-        any
+        step
     }
 
-    fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> bool {
-        let (now, clock) = (self.time(), self.now);
+    fn write_next(&mut self, end: End, room: u64, bytes: &mut Vec<u8>) -> Step {
+        let clock = self.now;
         let state = self.end_mut(end);
         state.writing.take_if(|w| w.abandoned && w.done == w.end);
         if state.writing.is_none() {
             state.writing = state.next_answer(clock);
         }
-        let mut part = None;
-        let passed_on = state.writing.and_then(|w| Some((w, w.from?)));
-        let ready = passed_on.map_or(u32::MAX, |(writing, from)| {
-            let node = self.end(end).node;
-            let ready = self.may_relay(node, from, writing.block);
-            let enough = writing.done + RELAY_PART_MIN;
-            let last = writing.block.len().saturating_sub(RELAY_HELD);
-            if ready >= enough || ready >= last {
-                ready
-            } else {
-                writing.done
+        match state.writing {
+            Some(writing) if writing.done == writing.block.len() => {
+                self.end_writing(end, writing);
+                return Step::Served;
             }
-        });
+            Some(writing) if writing.done < writing.end => {
+                self.write_body(end, room);
+                return Step::Wrote;
+            }
+            _ => {}
+        }
+        let part = state.writing.map_or(0, |w| self.next_part(end, w));
         let state = self.end_mut(end);
         match &mut state.writing {
-            None => state.wire.poll_transmit(bytes),
-            Some(writing) if writing.done == writing.block.len() => {
-                let took = Duration::from_nanos(clock - writing.begun);
-                let block = writing.block;
-                let relayed = writing.from.is_some();
-                if !relayed {
-                    state.pace.note(block.len(), took);
-                }
-                state.wire.end_answer(block);
-                state.writing = None;
-                let (node, source, out) = (state.node, state.source, state.out);
-                let unsent_max = u64::from(state.pace.unsent_max());
-                self.network.flow_mut(out).unsent_max = unsent_max;
-                let held = self.machines[node].holds(block.piece());
-                assert!(held || !relayed, "{block:?} is out before it is verified");
-                self.served(node, source, block);
-                return true;
-            }
-            Some(writing) if writing.done == writing.end && ready <= writing.done => {
-                state.wire.poll_transmit(bytes);
-            }
-            Some(writing) if writing.done == writing.end => {
-                let rest = writing.block.len() - writing.done;
-                let len = match state.wire.may_part_answers() {
-                    true => state.pace.part(rest),
-                    false => rest,
-                };
-                let len = len.min(ready.saturating_sub(writing.done));
+            Some(writing) if part > 0 => {
                 let (block, from) = (writing.block, writing.done);
-                state.wire.answer_part(block, from, len, bytes);
-                writing.end += len;
-                part = Some(len);
+                state.wire.answer_part(block, from, part, bytes);
+                writing.end += part;
             }
-            Some(writing) => {
-                let left = writing.end - writing.done;
-                let len = u32::try_from(room).map_or(left, |room| room.min(left));
-                writing.done += len;
-                state.wire.handle_sent(now, len as usize);
-                let out = state.out;
-                self.network.write(out, u64::from(len), clock);
-                return true;
-            }
+            _ => state.wire.poll_transmit(bytes),
         }
         if bytes.is_empty() {
-            return false;
+            return Step::Nothing;
         }
         self.put_messages(end, bytes, part);
-        true
+        if part > 0 {
+            self.write_body(end, room);
+        }
+        Step::Wrote
     }
 
-    /// Messages go out, the last of them the header of `part` bytes that follow.
-    fn put_messages(&mut self, end: End, bytes: &[u8], part: Option<u32>) {
-        let (now, clock) = (self.time(), self.now);
-        let out = self.end(end).out;
+    /// How long the next part of the block may be; 0: there is none yet.
+    fn next_part(&self, end: End, writing: Writing) -> u32 {
+        let state = self.end(end);
+        let (block, done) = (writing.block, writing.done);
+        let rest = block.len() - done;
+        let len = match state.wire.may_part_answers() {
+            true => state.pace.part(rest),
+            false => rest,
+        };
+        let Some(from) = writing.from else {
+            return len;
+        };
+        let ready = self.may_relay(self.node(end), from, block);
+        let last = block.len().saturating_sub(RELAY_HELD);
+        if ready >= done + RELAY_PART_MIN || ready >= last {
+            len.min(ready.saturating_sub(done))
+        } else {
+            0
+        }
+    }
+
+    /// Bytes of the part that was begun, as many as there is room for.
+    fn write_body(&mut self, end: End, room: u64) {
+        let clock = self.now;
+        let state = self.end_mut(end);
+        let Some(writing) = &mut state.writing else {
+            return;
+        };
+        let left = writing.end - writing.done;
+        let len = u32::try_from(room).map_or(left, |room| room.min(left));
+        writing.done += len;
+        state.sent.note(clock, u64::from(len));
+        self.network.write(flow_of(end), u64::from(len), clock);
+    }
+
+    /// All of the block is in the send buffer.
+    fn end_writing(&mut self, end: End, writing: Writing) {
+        let took = Duration::from_nanos(self.now - writing.begun);
+        let block = writing.block;
+        let relayed = writing.from.is_some();
+        let state = self.end_mut(end);
+        if !relayed {
+            state.pace.note(block.len(), took);
+        }
+        state.wire.end_answer(block);
+        state.writing = None;
+        let source = state.source;
+        let unsent_max = u64::from(state.pace.unsent_max());
+        self.network.flow_mut(flow_of(end)).unsent_max = unsent_max;
+        let node = self.node(end);
+        let held = self.machines[node].holds(block.piece());
+        assert!(held || !relayed, "{block:?} is out before it is verified");
+        self.served(node, source, block);
+    }
+
+    /// Messages go out, the last of them the header of `part` bytes that follow, if it is not 0.
+    fn put_messages(&mut self, end: End, bytes: &[u8], part: u32) {
+        let clock = self.now;
+        let out = flow_of(end);
         let at = self.network.flow(out).written();
         // A header alone arrives with what it is the header of.
-        let alone = part.is_none() || bytes.len() > PIECE_HEADER;
+        let alone = part == 0 || bytes.len() > PIECE_HEADER;
         let ready = if alone {
             self.network.message(out, bytes.len(), clock)
         } else {
@@ -395,12 +474,14 @@ impl World<'_> {
             self.queue.push(ready, Event::Message(out));
         }
         let state = self.end_mut(end);
-        state.wire.handle_sent(now, bytes.len());
-        let bytes = Messages::new(bytes);
-        state.stream.push_back(Chunk::Messages { at, ready, bytes });
-        if let Some(len) = part {
-            state.stream.push_back(Chunk::Body { start: at, len });
-        }
+        state.sent.note(clock, bytes.len() as u64);
+        state.stream.push_back(Chunk {
+            at,
+            ready: ready.unwrap_or(0),
+            body: part,
+            taken: false,
+            bytes: Messages::new(bytes),
+        });
     }
 
     /// How much of a block that arrives from there may go out.
@@ -425,17 +506,24 @@ impl World<'_> {
         here.min(block.len().saturating_sub(RELAY_HELD))
     }
 
-    /// More of a piece is here: it may be passed on. False when nobody gets it.
-    pub(super) fn wake_relays(&mut self, node: Node, piece: PieceIndex) -> bool {
-        let piece = piece.get();
-        let ends = self.machines[node]
-            .relays
-            .range((piece, (0, 0))..(piece + 1, (0, 0)));
-        let ends: Vec<End> = ends.map(|(_, end)| *end).collect();
-        for end in &ends {
-            self.wants_to_write(*end);
+    /// More of a piece is here: it may be passed on.
+    pub(super) fn wake_relays(&mut self, node: Node, piece: PieceIndex) {
+        let relays = &self.machines[node].relays;
+        let first = relays.partition_point(|(of, _)| *of < piece.get());
+        let of = |(of, _): &&(u32, End)| *of == piece.get();
+        let count = relays[first..].iter().take_while(of).count();
+        for at in first..first + count {
+            let (_, end) = self.machines[node].relays[at];
+            self.wants_to_write(end);
         }
-        !ends.is_empty()
+    }
+
+    /// The same when no more of it will come.
+    pub(super) fn end_relays(&mut self, node: Node, piece: PieceIndex) {
+        self.wake_relays(node, piece);
+        self.machines[node]
+            .relays
+            .retain(|(of, _)| *of != piece.get());
     }
 
     fn served(&mut self, node: Node, source: SourceId, block: Block) {
@@ -450,67 +538,73 @@ impl World<'_> {
     /// Takes in what has arrived at this end.
     pub(super) fn receive_at(&mut self, end: End) {
         let (link, side) = (end.0 as usize, usize::from(end.1));
-        let node = self.links[link].ends[side].node;
+        let other = (end.0, 1 - end.1);
+        let node = self.node(end);
         if self.machines[node].silenced {
             return;
         }
-        let now = self.time();
         let mut any = false;
         loop {
             let [ours, theirs] = both(&mut self.links[link].ends, side);
             if ours.closed {
                 break;
             }
-            let delivered = self.network.flow(theirs.out).delivered();
-            match theirs.stream.front() {
-                None => break,
-                Some(Chunk::Messages { at, ready, .. }) => {
-                    if *at > delivered || ready.is_some_and(|r| r > self.now) {
-                        break;
-                    }
-                    let Some(Chunk::Messages { bytes, .. }) = theirs.stream.pop_front() else {
-                        break;
-                    };
-                    self.decode(end, bytes.bytes());
-                    any = true;
+            let delivered = self.network.flow(flow_of(other)).delivered();
+            let Some(chunk) = theirs.stream.front_mut() else {
+                break;
+            };
+            if !chunk.taken {
+                if chunk.at > delivered || chunk.ready > self.now {
+                    break;
                 }
-                Some(&Chunk::Body { start, len }) => {
-                    let here = delivered.saturating_sub(start).min(u64::from(len));
-                    let here = u32::try_from(here).expect("at most a block");
-                    let Some(arriving) = &mut ours.arriving else {
-                        self.fail("a block without its header");
-                    };
-                    let here_before = arriving.here;
-                    arriving.here = arriving.before + here;
-                    if arriving.here == here_before {
-                        break;
-                    }
-                    let mut arrived = *arriving;
-                    let mut whole = false;
-                    if here == len {
-                        theirs.stream.pop_front();
-                        arriving.before = arriving.here;
-                        arrived = *arriving;
-                        whole = arrived.is_whole();
-                        if whole {
-                            ours.arriving = None;
-                        }
-                    }
-                    ours.wire
-                        .handle_received(now, (arrived.here - here_before) as usize);
-                    any |= self.body(end, arrived, whole);
+                chunk.taken = true;
+                let bytes = std::mem::take(&mut chunk.bytes);
+                if chunk.body == 0 {
+                    theirs.end_chunk();
+                }
+                self.decode(end, bytes.bytes());
+                any = true;
+                continue;
+            }
+            let len = chunk.body;
+            let here = delivered.saturating_sub(chunk.at).min(u64::from(len));
+            let here = u32::try_from(here).expect("at most a block");
+            let Some(arriving) = &mut ours.arriving else {
+                self.fail("a block without its header");
+            };
+            let here_before = arriving.here;
+            arriving.here = arriving.before + here;
+            if arriving.here == here_before {
+                break;
+            }
+            let mut arrived = *arriving;
+            let mut whole = false;
+            if here == len {
+                theirs.end_chunk();
+                arriving.before = arriving.here;
+                arrived = *arriving;
+                whole = arrived.is_whole();
+                if whole {
+                    ours.arriving = None;
                 }
             }
+            let bytes = u64::from(arrived.here - here_before);
+            ours.received.note(self.now, bytes);
+            any |= self.body(end, arrived, whole);
         }
         if any {
             self.after(node);
+        } else {
+            self.after_writing(node);
         }
     }
 
     /// Messages go through the real decoder and the real connection.
     fn decode(&mut self, end: End, mut bytes: &[u8]) {
         let now = self.time();
-        self.end_mut(end).wire.handle_received(now, bytes.len());
+        let clock = self.now;
+        let received = &mut self.end_mut(end).received;
+        received.note(clock, bytes.len() as u64);
         while !bytes.is_empty() {
             let state = self.end_mut(end);
             if state.closed {
@@ -571,7 +665,8 @@ impl World<'_> {
             _ => self.greeted(end, false),
         }
         let state = self.end_mut(end);
-        let (node, id) = (state.node, state.source);
+        let id = state.source;
+        let node = self.node(end);
         let lengths = self.scenario.lengths;
         let pieces = |list: Vec<u32>| -> Vec<PieceIndex> {
             list.into_iter().filter_map(|i| lengths.piece(i)).collect()
@@ -630,8 +725,9 @@ impl World<'_> {
 
     fn part_if_both_complete(&mut self, end: End) {
         let state = self.end(end);
-        let complete = self.machines[state.node].done.is_some()
-            || self.scenario.machines[state.node].role == Role::Seed;
+        let node = self.node(end);
+        let complete =
+            self.machines[node].done.is_some() || self.scenario.machines[node].role == Role::Seed;
         if complete && state.peer_pieces == self.scenario.lengths.piece_count() {
             self.drop_peer(end);
         }
@@ -641,12 +737,13 @@ impl World<'_> {
     fn body(&mut self, end: End, arriving: Arriving, whole: bool) -> bool {
         let (now, clock) = (self.time(), self.now);
         let state = self.end_mut(end);
-        let (node, id) = (state.node, state.source);
+        let id = state.source;
         let untold = arriving.here - arriving.told;
         let Some(block) = arriving.block else {
             return false;
         };
-        let relayed = self.wake_relays(node, block.piece());
+        let node = self.node(end);
+        self.wake_relays(node, block.piece());
         let wait = if untold < PROGRESS_BYTES {
             PROGRESS_INTERVAL_MAX
         } else {
@@ -655,7 +752,7 @@ impl World<'_> {
         let waited = arriving.told_at.is_none_or(|at| clock >= at + wait);
         if !waited && !whole {
             let swarm = swarm_of(&mut self.machines[node]);
-            return swarm.handle_block_part(id, block, arriving.here, now) || relayed;
+            return swarm.handle_block_part(id, block, arriving.here, now);
         }
         let state = self.end_mut(end);
         if let Some(arriving) = &mut state.arriving {
@@ -673,7 +770,7 @@ impl World<'_> {
             swarm.handle_block_part(id, block, arriving.here, now);
             return true;
         }
-        let from = self.end((end.0, 1 - end.1)).node;
+        let from = self.node((end.0, 1 - end.1));
         let corrupt = self.scenario.machines[from].role == Role::Corrupt;
         self.block_here(node, id, block, corrupt);
         true
@@ -696,7 +793,7 @@ impl World<'_> {
         if checking {
             let at = self.now + self.verify;
             let node = super::meet::number(node);
-            self.push(at, Event::Verified(node, block.piece()));
+            self.push(at, Event::Verified(node, block.piece().get()));
         }
     }
 }
@@ -718,6 +815,15 @@ impl LinkEnd {
             told: 0,
             told_at: None,
         });
+    }
+
+    /// The other end has taken in the first of what this one sent.
+    fn end_chunk(&mut self) {
+        self.stream.pop_front();
+        if self.stream.is_empty() {
+            // The next one stands where this one stood: that is in the processor's cache.
+            self.stream.clear();
+        }
     }
 
     /// A block is not sent, or not to its end.

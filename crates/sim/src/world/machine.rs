@@ -1,11 +1,19 @@
 //! One machine: its swarm, and how its swarm's commands are carried out.
 
-use super::{End, Event, World, meet::number};
-use crate::{Role, network::Node, queue::Nanos};
+use super::{Event, World, meet::number};
+use crate::{
+    Role,
+    network::{End, Node},
+    queue::Nanos,
+};
 use dosvc_content::{Block, DownloadMode, PeerId, PieceIndex};
 use dosvc_scheduler::{Command, SourceId, Stats, Swarm};
 use dosvc_wire::{Extension, Lead};
-use std::collections::{BTreeMap, BTreeSet};
+use smallvec::SmallVec;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// What a source of a machine's swarm is.
 #[derive(Clone, Copy, Debug)]
@@ -16,27 +24,29 @@ pub(super) enum Other {
     Http(Node),
 }
 
+/// What is looked at all the time lies beside the swarm.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Machine {
-    pub(super) alive: bool,
     pub(super) id: Option<PeerId>,
     pub(super) mode: DownloadMode,
-    pub(super) swarm: Option<Swarm>,
-    /// By the number of the swarm's source.
-    pub(super) sources: Vec<Other>,
     /// Our ends of the connections to peers.
     pub(super) peers: BTreeMap<Node, End>,
     /// Running fetches by their number in the swarm.
     pub(super) fetches: BTreeMap<u64, u32>,
-    pub(super) timer: Option<Nanos>,
     /// Pieces with wrong bytes in them.
     pub(super) tainted: BTreeSet<u32>,
-    /// Who gets which pieces while they arrive.
-    pub(super) relays: BTreeSet<(u32, End)>,
-    /// It says nothing any more.
-    pub(super) silenced: bool,
     pub(super) done: Option<Nanos>,
     pub(super) stats: Stats,
+    pub(super) alive: bool,
+    /// It says nothing any more.
+    pub(super) silenced: bool,
+    /// By the number of the swarm's source.
+    pub(super) sources: Vec<Other>,
+    /// Who gets which pieces while they arrive: in order, and few, as a piece is here soon.
+    pub(super) relays: SmallVec<[(u32, End); 4]>,
+    pub(super) timer: Option<Instant>,
+    pub(super) swarm: Option<Swarm>,
 }
 
 impl Default for Machine {
@@ -51,7 +61,7 @@ impl Default for Machine {
             fetches: BTreeMap::new(),
             timer: None,
             tainted: BTreeSet::new(),
-            relays: BTreeSet::new(),
+            relays: SmallVec::new(),
             silenced: false,
             done: None,
             stats: Stats::default(),
@@ -68,7 +78,7 @@ impl Machine {
     /// Whether it has verified the piece.
     pub(super) fn holds(&self, piece: PieceIndex) -> bool {
         let swarm = self.swarm.as_ref();
-        swarm.is_some_and(|s| s.have().has(piece))
+        swarm.is_some_and(|s| s.has(piece))
     }
 
     pub(super) fn other(&self, source: SourceId) -> Other {
@@ -100,12 +110,20 @@ impl World<'_> {
         else {
             return;
         };
-        let due = due.saturating_duration_since(self.base).as_nanos();
-        let due = Nanos::try_from(due).expect("runs are short").max(self.now);
+        let due = due.max(self.time());
         // A timer that comes too early does no harm.
         if self.machines[at].timer.is_none_or(|set| due < set) {
             self.machines[at].timer = Some(due);
-            self.push(due, Event::Timer(number(at)));
+            self.push_at(due, Event::Timer(number(at)));
+        }
+    }
+
+    /// The same when nothing happened to the machine's swarm: its connections write.
+    pub(super) fn after_writing(&mut self, at: Node) {
+        while let Some(end) = self.writers.pop() {
+            if self.write(end) {
+                return self.after(at);
+            }
         }
     }
 
@@ -160,7 +178,8 @@ impl World<'_> {
             } => self.relay(at, source, block, from),
             Command::Abandon { source, block } => {
                 if let Other::Peer(end) = self.machines[at].other(source) {
-                    self.machines[at].relays.remove(&(block.piece().get(), end));
+                    let of = (block.piece().get(), end);
+                    self.machines[at].relays.retain(|relay| *relay != of);
                 }
                 self.tell(at, source, |w| w.abandon(block));
             }
@@ -177,7 +196,7 @@ impl World<'_> {
             Command::CancelFetch { fetch, .. } => self.cancel_fetch(at, fetch),
             Command::Ban { source, .. } => {
                 if let Other::Peer(end) = self.machines[at].other(source) {
-                    let peer = self.end((end.0, 1 - end.1)).node;
+                    let peer = self.node((end.0, 1 - end.1));
                     self.banned.insert((at.min(peer), at.max(peer)));
                     self.observed.banned.insert(peer);
                     self.cut(end.0, at);
@@ -232,7 +251,11 @@ impl World<'_> {
             self.machines[at].silenced = true;
             return;
         }
-        self.machines[at].relays.insert((block.piece().get(), end));
+        let relays = &mut self.machines[at].relays;
+        let of = (block.piece().get(), end);
+        if let Err(place) = relays.binary_search(&of) {
+            relays.insert(place, of);
+        }
         self.tell(at, source, |w| {
             if w.wire.accept_answer(block) {
                 w.answers.push_back((block, Some(from)));

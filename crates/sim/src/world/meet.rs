@@ -228,7 +228,7 @@ impl World<'_> {
 
     /// One end closes; its scheduler forgets the peer.
     pub(super) fn drop_peer(&mut self, end: super::End) {
-        let (node, source) = (self.end(end).node, self.end(end).source);
+        let (node, source) = (self.node(end), self.end(end).source);
         let greeting = self.end(end).greeting;
         self.cut(end.0, node);
         let now = self.time();

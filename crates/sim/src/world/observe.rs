@@ -22,6 +22,8 @@ pub(super) struct Observed {
     spread: Vec<Copies>,
     idleness: Vec<Idleness>,
     first_copy: Option<Nanos>,
+    /// Some machine leaves after so many copies: a look at each that sends is needed.
+    any_leaves_after_copies: bool,
 }
 
 impl Observed {
@@ -33,6 +35,10 @@ impl Observed {
             spread: Vec::new(),
             idleness: Vec::new(),
             first_copy: None,
+            any_leaves_after_copies: scenario
+                .machines
+                .iter()
+                .any(|m| m.leaves_after_copies.is_some()),
         }
     }
 
@@ -59,7 +65,8 @@ impl World<'_> {
             self.observed.first_copy.get_or_insert(self.now);
         }
         // A machine that was to leave after so many copies leaves.
-        if let Some(copies) = self.scenario.machines[node].leaves_after_copies
+        if self.observed.any_leaves_after_copies
+            && let Some(copies) = self.scenario.machines[node].leaves_after_copies
             && self.network.sent(node) as f64 >= copies * length as f64
         {
             self.push(self.now, Event::Leave(number(node)));
