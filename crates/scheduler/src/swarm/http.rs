@@ -6,7 +6,8 @@
 //! a moment. Nobody knows everybody in a large swarm: there, those who rank first among their own neighbours hear of each
 //! other (`lead.rs`), and when they don't, a few fetch. Which piece: for each one those who may
 //! fetch are ranked by rendezvous hashing, so that they begin with different ones; what a neighbour has or is fetching
-//! is left alone. N machines that start at once so take about one copy in all.
+//! is left alone. N machines that start at once so take about one copy in all. While peers may still be found, who ranks
+//! lower begins later (`Swarm::first_at`), so that most of them know of a better one before they ask at all.
 //!
 //! Who is far behind the best of its neighbours, or gets less from peers than HTTP has shown to give, fetches for
 //! itself.
