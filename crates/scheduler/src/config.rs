@@ -16,7 +16,8 @@ pub struct SwarmConfig {
     /// How long the origin waits for failing cache hosts, from the moment that HTTP may be used (the fallback delays).
     /// Default 0: the origin stands in at once. A source that is down for good is waited for in no case.
     pub cache_fallback_delay: Duration,
-    /// While discovery may still find peers, HTTP fetches only one piece. Default 500 ms; costs at most this
+    /// While discovery may still find peers, HTTP fetches nothing for 20 to 100 ms, then only one piece, and more only for
+    /// who comes before all downloaders that it knows. Default 500 ms; costs at most this
     /// much time when there are no peers.
     pub discovery_grace: Duration,
     /// When peers give at least this many bytes a second, HTTP is not used for what they have (DOMinBackgroundQos,

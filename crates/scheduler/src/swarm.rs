@@ -122,6 +122,7 @@ impl Swarm {
             // A download begins here: the time that peers have before HTTP counts from now.
             self.start = now;
             self.http.discovery_ended = false;
+            self.http.begins = true;
             let company = self.sources.values().any(Source::is_peer);
             self.http.company_since = company.then_some(now);
         }

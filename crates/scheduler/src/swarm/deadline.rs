@@ -19,6 +19,7 @@ const CLAIM_MAX: Duration = Duration::from_secs(15);
 impl Swarm {
     /// To be called when [`Self::poll_timeout`] says so; earlier or more often does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.note_begin(now);
         if now < self.next_tick {
             self.settle(now);
             return;
@@ -43,7 +44,8 @@ impl Swarm {
         if self.is_uploading() || downloading() {
             let serve = self.serve_due_at();
             let offers = self.offers_due_at();
-            let soon = serve.into_iter().chain(offers).min();
+            let begins = self.begins_at();
+            let soon = serve.into_iter().chain(offers).chain(begins).min();
             return Some(soon.map_or(self.next_tick, |at| at.min(self.next_tick)));
         }
         // What was shown and is not asked for is shown to others some time.
@@ -69,7 +71,9 @@ impl Swarm {
             .values()
             .any(|s| !s.fetching.is_empty() || !s.is_peer());
         let look = claims.then_some(self.next_tick + TICK * 4);
-        soon.into_iter().chain(look).chain(steer).min()
+        let begins = self.begins_at();
+        let all = soon.into_iter().chain(look).chain(steer).chain(begins);
+        all.min()
     }
 
     fn check_source(&mut self, id: SourceId, now: Instant) {

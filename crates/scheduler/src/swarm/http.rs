@@ -6,7 +6,8 @@
 //! a moment. Nobody knows everybody in a large swarm: there, those who rank first among their own neighbours hear of each
 //! other (`lead.rs`), and when they don't, a few fetch. Which piece: for each one those who may
 //! fetch are ranked by rendezvous hashing, so that they begin with different ones; what a neighbour has or is fetching
-//! is left alone. N machines that start at once so take about one copy in all.
+//! is left alone. N machines that start at once so take about one copy in all. While peers may still be found, who ranks
+//! lower begins later (`Swarm::first_at`), so that most of them know of a better one before they ask at all.
 //!
 //! Who is far behind the best of its neighbours, or gets less from peers than HTTP has shown to give, fetches for
 //! itself.
@@ -28,8 +29,14 @@ const RUNS_ALONE: u32 = 4;
 const RUNS_SHARED: u32 = 2;
 /// A piece that takes longer than this over HTTP is fetched alone by each of several downloaders.
 const LONG_PIECE: Duration = Duration::from_millis(250);
-/// Pieces fetched while peers may still be found.
+/// Pieces fetched while peers may still be found and nobody is there. Who comes before all that are there goes on.
 const GRACE_PIECES: u32 = 1;
+/// While peers may still be found, nobody fetches in this time, …
+const FIRST_AFTER: Duration = Duration::from_millis(20);
+/// … and the lower one ranks the longer: who ranks last waits for so much more. Of a fleet that starts at once those who
+/// would leave it to others know that by then; else what all of them ask for fills the server's link with answers that
+/// are thrown away. Less than the shortest grace: who is alone gets one piece in it either way.
+const FIRST_SPREAD: Duration = Duration::from_millis(80);
 /// How long after the first peer connected its and others' bitfields are awaited.
 const COMPANY_SETTLE: Duration = Duration::from_millis(150);
 /// How long each of several downloaders leaves the HTTP server to those before it while nothing comes.
@@ -60,6 +67,8 @@ const LOOK_MAX: usize = 2048;
 pub(super) struct HttpPlan {
     /// Something changed that may allow a fetch.
     pub(super) due: bool,
+    /// Our time to begin is still to come, see [`Swarm::first_at`].
+    pub(super) begins: bool,
     pub(super) discovery_ended: bool,
     /// Since when a peer lets us ask.
     pub(super) peers_since: Option<Instant>,
@@ -77,6 +86,7 @@ impl HttpPlan {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             due: true,
+            begins: true,
             discovery_ended: false,
             peers_since: None,
             company_since: None,
@@ -102,6 +112,9 @@ impl Swarm {
         }
         let partners = self.partner_keys();
         let grace = self.in_grace(now);
+        if grace && now < self.first_at() {
+            return;
+        }
         let runs_max = if grace || !partners.is_empty() {
             self.runs_shared(id)
         } else {
@@ -115,7 +128,7 @@ impl Swarm {
             self.distrust_leads(now);
         }
         while self.runs(id) < runs_max {
-            if grace && self.http.grace_pieces >= GRACE_PIECES {
+            if grace && partners.is_empty() && self.http.grace_pieces >= GRACE_PIECES {
                 return;
             }
             let run = if turn && !self.picker.nobodys().is_empty() {
@@ -130,6 +143,27 @@ impl Swarm {
             };
             self.http.grace_pieces += u32::from(grace);
             self.start_run(id, first, count, now);
+        }
+    }
+
+    /// When we may begin while peers may still be found: the higher we rank, the sooner.
+    fn first_at(&self) -> Instant {
+        let behind = (u64::MAX - self.own_rank()) as f64 / u64::MAX as f64;
+        self.start + FIRST_AFTER + FIRST_SPREAD.mul_f64(behind)
+    }
+
+    /// The same, while it is to come and matters.
+    pub(super) fn begins_at(&self) -> Option<Instant> {
+        let at = self.first_at();
+        let matters = !self.http.discovery_ended && at < self.grace_end();
+        (self.http.begins && matters).then_some(at)
+    }
+
+    /// Time has passed: we may begin.
+    pub(super) fn note_begin(&mut self, now: Instant) {
+        if self.http.begins && now >= self.first_at() {
+            self.http.begins = false;
+            self.http.due = true;
         }
     }
 

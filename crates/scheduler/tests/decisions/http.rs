@@ -195,3 +195,66 @@ fn nobody_can_make_us_talk_about_who_is_first() {
     let last = told(small.wait(Duration::from_secs(1))).pop();
     assert_eq!(last, Some(Some(ours)));
 }
+
+/// When a machine that knows an origin first asks it, by its own timer, while peers may still be found, and how many pieces
+/// in the first 400 ms. After 1 ms it finds `peer`.
+fn begins(us: u8, peer: Option<u8>) -> (Option<Duration>, usize) {
+    let mut small = Small::new(false, |config| {
+        config.self_id = PeerId::from_random([us; 16]);
+    });
+    let start = small.now;
+    small.add(0, SourceKind::Origin, false);
+    let (mut first, mut count) = (None, 0);
+    let mut count_fetches = |small: &mut Small| {
+        for command in small.commands() {
+            if matches!(command, Command::Fetch { .. }) {
+                first.get_or_insert(small.now - start);
+                count += 1;
+            }
+        }
+    };
+    count_fetches(&mut small);
+    small.now += Duration::from_millis(1);
+    if let Some(peer) = peer {
+        let peer = small.add(peer.into(), SourceKind::LanPeer, true);
+        let nothing = Bitfield::new(PIECES);
+        small.swarm.handle_bitfield(peer, nothing, small.now);
+    }
+    let end = start + Duration::from_millis(400);
+    while let Some(at) = small.swarm.poll_timeout().filter(|at| *at < end) {
+        small.now = small.now.max(at);
+        small.swarm.handle_timeout(small.now);
+        count_fetches(&mut small);
+    }
+    (first, count)
+}
+
+#[test]
+fn while_peers_may_be_found_who_ranks_lower_begins_later() {
+    const MACHINES: std::ops::RangeInclusive<u8> = 1..=12;
+    let mut times: Vec<_> = MACHINES.map(|us| (begins(us, None), us)).collect();
+    for ((first, count), us) in &times {
+        let first = first.unwrap_or_else(|| panic!("{us} never begins"));
+        let within = Duration::from_millis(20)..=Duration::from_millis(100);
+        assert!(within.contains(&first), "{us}: {first:?}");
+        assert_eq!(*count, 1, "{us}: a lone one fetches one piece");
+    }
+    times.sort_unstable();
+    // Of two that find each other in that time only the one whose turn comes first asks.
+    for pair in times.windows(2) {
+        let ((before, _), first) = pair[0];
+        let second = pair[1].1;
+        assert_eq!(begins(first, Some(second)).0, before, "{first}");
+        assert_eq!(begins(second, Some(first)).1, 0, "{second} beside {first}");
+    }
+}
+
+#[test]
+fn who_has_found_all_peers_begins_at_once() {
+    let mut small = Small::new(false, |_| {});
+    small.add(0, SourceKind::Origin, false);
+    let fetches = |c: &Command| matches!(c, Command::Fetch { .. });
+    assert!(!small.commands().iter().any(fetches));
+    small.swarm.handle_discovery_ended(small.now);
+    assert!(small.commands().iter().any(fetches));
+}
