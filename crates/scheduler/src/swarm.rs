@@ -485,7 +485,12 @@ impl Swarm {
 
     /// The next decision to carry out, if any.
     pub fn poll_command(&mut self) -> Option<Command> {
-        self.commands.pop_front()
+        let command = self.commands.pop_front();
+        if self.commands.is_empty() {
+            // The next ones stand where these stood, which is in the processor's cache.
+            self.commands.clear();
+        }
+        command
     }
 
     /// Pieces that are here and verified.

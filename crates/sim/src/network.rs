@@ -228,6 +228,8 @@ impl IndexMut<FlowId> for Flows {
 pub(crate) struct Links {
     params: Network,
     queue: Nanos,
+    /// The parameter in nanoseconds.
+    receive_queue: Option<Nanos>,
     ports: Vec<Port>,
     flows: Flows,
     /// All machines are equally far from the middle: cells reach a downlink in the order in which they left.
@@ -260,6 +262,7 @@ impl Links {
         Self {
             equally_far: ports.iter().all(|p| p.latency == ports[0].latency),
             queue: nanos(params.queue),
+            receive_queue: params.receive_queue.map(nanos),
             params,
             ports,
             flows: Flows::default(),
@@ -307,6 +310,10 @@ impl Links {
     /// Both ways of the next connection, between its two ends.
     pub(crate) fn open_link(&mut self, ends: [Node; 2]) {
         let [first, second] = ends;
+        assert!(
+            self.flows.of_links.len() < RESPONSES as usize,
+            "a number for each flow"
+        );
         for (from, to) in [(first, second), (second, first)] {
             let flow = Flow::new(from, to, self.params.window());
             self.flows.of_links.push(flow);
@@ -384,10 +391,10 @@ impl Links {
         // Ideal senders back off at once and altogether where a receiver's queue grows; they lose nothing.
         let backlog = self.ports[flow.to].down_free.saturating_sub(now);
         let yields = self.params.model == NetworkModel::Ideal && backlog > self.queue;
-        let bound = self.params.receive_queue.filter(|_| !flow.unshared);
+        let bound = self.receive_queue.filter(|_| !flow.unshared);
         let receiver = bound.map_or(u64::MAX, |queue| {
             let trips = 4 * (self.ports[flow.from].latency + self.ports[flow.to].latency);
-            self.ports[flow.to].share(nanos(queue) + trips)
+            self.ports[flow.to].share(queue + trips)
         });
         let port = &mut self.ports[flow.from];
         while flow.queued < self.params.uplink_cells() {

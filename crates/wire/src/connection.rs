@@ -760,7 +760,12 @@ impl Connection {
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<PeerEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() {
+            // The next one stands where this one stood, which is in the processor's cache.
+            self.events.clear();
+        }
+        event
     }
 
     // ---- time ----

@@ -208,7 +208,7 @@ impl Swarm {
         let answer = offers.pending.front().map(|(at, ..)| *at + lead);
         // One is due shortly before a block is out, unless the next one is there.
         let provided = offers.dry || answer.is_some() || self.is_piece_queued();
-        let ends_at = self.uploads.ends_at().filter(|_| !provided);
+        let ends_at = (!provided).then(|| self.uploads.ends_at()).flatten();
         let ahead = ends_at.and_then(|at| at.checked_sub(lead));
         let ahead = ahead.filter(|at| *at > offers.checked_at);
         answer.into_iter().chain(offers.retry_at).chain(ahead).min()

@@ -427,12 +427,16 @@ impl Swarm {
 
     /// When a piece that is queued may begin.
     pub(super) fn serve_due_at(&self) -> Option<Instant> {
-        let at = self.uploads.next_at(self.config.limits.serving)?;
-        self.is_piece_queued().then_some(at)
+        let queued = self.is_piece_queued();
+        queued.then(|| self.uploads.next_at(self.config.limits.serving))?
     }
 
     /// Whether a piece is asked for of which nothing is being sent.
     pub(super) fn is_piece_queued(&self) -> bool {
+        if self.uploads.piece_blocks == 1 {
+            // What is being sent is queued no more.
+            return !self.uploads.queued.is_empty();
+        }
         let of = |id: &SourceId| Some(self.uploads.waiting(*id, self.sources.get(id)?));
         self.uploads.queued.iter().filter_map(of).any(|n| n > 0)
     }

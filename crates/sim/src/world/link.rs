@@ -124,30 +124,6 @@ struct Arriving {
     told_at: Option<Nanos>,
 }
 
-/// Bytes that moved since the protocol's state was told, and when the last of them did. It needs to know only when it asks
-/// for time.
-#[derive(Clone, Copy, Debug)]
-struct Moved {
-    at: Nanos,
-    bytes: u64,
-}
-
-impl Moved {
-    fn at(at: Nanos) -> Self {
-        Self { at, bytes: 0 }
-    }
-
-    fn note(&mut self, at: Nanos, bytes: u64) {
-        self.at = at;
-        self.bytes += bytes;
-    }
-
-    fn take(&mut self, base: Instant) -> Option<(Instant, usize)> {
-        let bytes = usize::try_from(std::mem::take(&mut self.bytes)).expect("64 bits");
-        (bytes > 0).then(|| (base + Duration::from_nanos(self.at), bytes))
-    }
-}
-
 /// One end of a connection. What each cell needs that arrives lies first, then what each part needs that is sent.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -163,8 +139,6 @@ pub(super) struct LinkEnd {
     pub(super) peer_pieces: u32,
     arriving: Option<Arriving>,
     stream: VecDeque<Chunk>,
-    received: Moved,
-    sent: Moved,
     writing: Option<Writing>,
     /// Answers that wait to be sent.
     pub(super) answers: VecDeque<(Block, Option<SourceId>)>,
@@ -181,7 +155,7 @@ impl World<'_> {
     /// A connection whose handshakes are done.
     pub(super) fn open_link(&mut self, nodes: [Node; 2], kinds: [SourceKind; 2]) {
         let id = u32::try_from(self.links.len()).expect("fewer connections than that");
-        let (now, clock) = (self.time(), self.now);
+        let now = self.time();
         self.network.open_link(nodes);
         self.ends_at.push(nodes.map(super::meet::number));
         let ends = [0u8, 1].map(|side| {
@@ -202,8 +176,6 @@ impl World<'_> {
                 pace,
                 arriving: None,
                 peer_pieces: 0,
-                received: Moved::at(clock),
-                sent: Moved::at(clock),
                 greeting: true,
                 closed: false,
                 waits_to_write: false,
@@ -264,16 +236,10 @@ impl World<'_> {
     }
 
     pub(super) fn keep_alive(&mut self, end: End) {
-        let (now, base) = (self.time(), self.base);
+        let now = self.time();
         let state = self.end_mut(end);
         if state.closed {
             return;
-        }
-        if let Some((at, bytes)) = state.received.take(base) {
-            state.wire.handle_received(at, bytes);
-        }
-        if let Some((at, bytes)) = state.sent.take(base) {
-            state.wire.handle_sent(at, bytes);
         }
         if state.wire.handle_timeout(now).is_err() {
             let node = self.node(end);
@@ -426,7 +392,7 @@ impl World<'_> {
 
     /// Bytes of the part that was begun, as many as there is room for.
     fn write_body(&mut self, end: End, room: u64) {
-        let clock = self.now;
+        let (now, clock) = (self.time(), self.now);
         let state = self.end_mut(end);
         let Some(writing) = &mut state.writing else {
             return;
@@ -434,7 +400,7 @@ impl World<'_> {
         let left = writing.end - writing.done;
         let len = u32::try_from(room).map_or(left, |room| room.min(left));
         writing.done += len;
-        state.sent.note(clock, u64::from(len));
+        state.wire.handle_sent(now, len as usize);
         self.network.write(flow_of(end), u64::from(len), clock);
     }
 
@@ -460,7 +426,7 @@ impl World<'_> {
 
     /// Messages go out, the last of them the header of `part` bytes that follow, if it is not 0.
     fn put_messages(&mut self, end: End, bytes: &[u8], part: u32) {
-        let clock = self.now;
+        let (now, clock) = (self.time(), self.now);
         let out = flow_of(end);
         let at = self.network.flow(out).written();
         // A header alone arrives with what it is the header of.
@@ -474,7 +440,7 @@ impl World<'_> {
             self.queue.push(ready, Event::Message(out));
         }
         let state = self.end_mut(end);
-        state.sent.note(clock, bytes.len() as u64);
+        state.wire.handle_sent(now, bytes.len());
         state.stream.push_back(Chunk {
             at,
             ready: ready.unwrap_or(0),
@@ -588,8 +554,8 @@ impl World<'_> {
                     ours.arriving = None;
                 }
             }
-            let bytes = u64::from(arrived.here - here_before);
-            ours.received.note(self.now, bytes);
+            let bytes = arrived.here - here_before;
+            ours.wire.handle_received(self.time, bytes as usize);
             any |= self.body(end, arrived, whole);
         }
         if any {
@@ -602,9 +568,7 @@ impl World<'_> {
     /// Messages go through the real decoder and the real connection.
     fn decode(&mut self, end: End, mut bytes: &[u8]) {
         let now = self.time();
-        let clock = self.now;
-        let received = &mut self.end_mut(end).received;
-        received.note(clock, bytes.len() as u64);
+        self.end_mut(end).wire.handle_received(now, bytes.len());
         while !bytes.is_empty() {
             let state = self.end_mut(end);
             if state.closed {
