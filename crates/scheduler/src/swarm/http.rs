@@ -154,9 +154,11 @@ impl Swarm {
 
     /// The same, while it is to come and matters.
     pub(super) fn begins_at(&self) -> Option<Instant> {
+        if !self.http.begins || self.http.discovery_ended {
+            return None;
+        }
         let at = self.first_at();
-        let matters = !self.http.discovery_ended && at < self.grace_end();
-        (self.http.begins && matters).then_some(at)
+        (at < self.grace_end()).then_some(at)
     }
 
     /// Time has passed: we may begin.
