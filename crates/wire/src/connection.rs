@@ -736,7 +736,8 @@ impl Connection {
 
     /// Appends all messages that wait to be sent, blocks excepted, to `out`.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
-        if out.capacity() == 0 {
+        if out.is_empty() && out.capacity() < self.transmit.capacity() {
+            // The larger one goes out: whoever has it knows when to let go of it, and here it would stay.
             std::mem::swap(out, &mut self.transmit);
         } else {
             out.append(&mut self.transmit);

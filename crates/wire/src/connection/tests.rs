@@ -626,6 +626,27 @@ fn metainfo_requests_wait_in_a_short_queue() {
 }
 
 #[test]
+fn the_memory_of_a_long_message_goes_out_with_it() {
+    let mut c = new(Instant::now());
+    let mut out = Vec::with_capacity(100);
+    c.extension(&Extension::Metainfo {
+        content_length: 1,
+        piece_size: 1 << 20,
+        first: 0,
+        hashes: vec![[0; 32].into(); 1000],
+    });
+    c.poll_transmit(&mut out);
+    assert!(out.len() > 32_000);
+    assert!(c.transmit.capacity() <= 100);
+    // What comes behind it is kept apart.
+    out.truncate(1);
+    c.have(lengths().piece(0).expect("the first"));
+    c.poll_transmit(&mut out);
+    assert_eq!(out.len(), 1 + 9, "a Have behind what was there");
+    assert!(c.transmit.capacity() <= 100);
+}
+
+#[test]
 fn metainfo_that_nobody_asked_for_is_refused_by_its_first_bytes() {
     let mut c = new(Instant::now());
     let mut prefix = crate::EXTENSION_MAGIC.to_vec();
