@@ -172,6 +172,9 @@ impl Arriving {
     }
 }
 
+/// Bytes of memory for messages that a connection keeps; a long one takes its own away.
+const TRANSMIT_KEPT: usize = 4 << 10;
+
 /// The protocol state of one established connection. What each message changes lies first, and together: who has many
 /// connections finds none of them in the processor's cache.
 #[derive(Debug)]
@@ -736,11 +739,13 @@ impl Connection {
 
     /// Appends all messages that wait to be sent, blocks excepted, to `out`.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
-        if out.is_empty() && out.capacity() < self.transmit.capacity() {
-            // The larger one goes out: whoever has it knows when to let go of it, and here it would stay.
+        if out.capacity() == 0 {
             std::mem::swap(out, &mut self.transmit);
         } else {
             out.append(&mut self.transmit);
+            if self.transmit.capacity() > TRANSMIT_KEPT {
+                self.transmit = Vec::new();
+            }
         }
         // Only a peer that reads is owed more.
         self.metainfo_owed = self.metainfo_owed.saturating_sub(self.metainfo_queued);
