@@ -130,6 +130,32 @@ fn what_may_be_here_already_is_asked_of_nobody_until_it_is_known_to_be_wrong() {
     small.swarm.check_invariants();
 }
 
+/// A machine's last piece went from hand to hand as its neighbours fell idle, each within the time that an answer takes:
+/// five copies of it came at once, and took five times as long.
+#[test]
+fn what_is_about_to_come_of_a_source_stays_there() {
+    let mut small = Small::new(false, |_| {});
+    let found: Vec<_> = (1..PIECES).map(|n| small.block(n).piece()).collect();
+    small.swarm.handle_pieces_found(&found);
+    let cancelled = |commands: &[Command]| {
+        let cancel = |c: &&Command| matches!(c, Command::Cancel { .. });
+        commands.iter().filter(cancel).count()
+    };
+    for id in 1..=8 {
+        small.add_holder(id);
+        small.now += Duration::from_millis(1);
+    }
+    let first = small.commands();
+    let block = small.block(0);
+    let asked = |c: &Command| matches!(c, Command::Request { block: b, .. } if *b == block);
+    assert_eq!(first.iter().filter(|c| asked(c)).count(), 1, "{first:?}");
+    assert_eq!(cancelled(&first), 0);
+    // Nothing comes: among eight holders the one that this machine prefers is another.
+    let then = small.wait(Duration::from_millis(100));
+    assert_eq!(cancelled(&then), 1, "{then:?}");
+    small.swarm.check_invariants();
+}
+
 #[test]
 fn unchoke_slots_go_round() {
     let mut small = Small::new(true, |c| c.limits.unchoked = 1);
