@@ -51,6 +51,8 @@ const SETTLED: usize = 16;
 const BEHIND: usize = 1;
 /// … and who lacks so many takes one more than others.
 const FAR_BEHIND: usize = 4;
+/// Who lacks no more pieces than this takes what it can get: as its neighbours get done, less and less is coming to them.
+const FEW_LEFT: usize = 8;
 /// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
 
@@ -371,7 +373,7 @@ impl Swarm {
     /// Whether as much is on its way to us from peers as to our neighbours: they come first then. One piece is on its
     /// way to everybody before anybody gets two, and more than a few would only make each of them take longer. Who has
     /// less than its neighbours takes a second one all the same, or chance would let some fall behind further and
-    /// further. What comes while an answer is under way and a piece is checked is on top of that: much, on a fast link. So
+    /// further, and so does who lacks only a few. What comes while an answer is under way and a piece is checked is on top of that: much, on a fast link. So
     /// is what is being checked, which fills no link any more: on a busy machine that takes longer than anything else.
     fn is_crowded(&self, now: Instant) -> bool {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
@@ -399,11 +401,19 @@ impl Swarm {
         }
         let have = self.pieces.have().count() as usize;
         let is_behind = |by: usize| (have + by) * partners < had;
-        let knows_few = peers <= FEW_PEERS && have >= SETTLED;
+        let settled = have >= SETTLED;
+        let knows_few = peers <= FEW_PEERS && settled;
+        let ends = settled && self.lacking() <= FEW_LEFT;
         // Among those who take more, whoever did not would get the least.
         let others_do = coming > COMING_MAX * partners;
         let more = usize::from(knows_few || others_do) + usize::from(is_behind(FAR_BEHIND));
-        ours >= meanwhile + COMING_MAX + more || ours * partners >= coming && !is_behind(BEHIND)
+        let others_first = ours * partners >= coming && !is_behind(BEHIND) && !ends;
+        ours >= meanwhile + COMING_MAX + more || others_first
+    }
+
+    /// Pieces of which not all is here.
+    fn lacking(&self) -> usize {
+        self.pieces.missing().count() as usize + self.pieces.wanted().len()
     }
 
     /// Whether the piece would be here, from this peer, only after everything else, and another holder is much faster.
@@ -413,8 +423,8 @@ impl Swarm {
         let Some(theirs) = s.expected(s.asked.len() + 1, length) else {
             return false;
         };
-        let lacking = self.pieces.missing().count() as usize + self.pieces.wanted().len();
-        let left = lacking as f64 * f64::from(length) / self.peer_meter.rate_at(now).max(1.0);
+        let left =
+            self.lacking() as f64 * f64::from(length) / self.peer_meter.rate_at(now).max(1.0);
         let quicker = |other: &Source| {
             let ours = other.expected(1, length);
             other.is_usable(now) && other.has.has(piece) && ours.is_some_and(|t| t * 4 < theirs)

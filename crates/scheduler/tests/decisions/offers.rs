@@ -187,6 +187,42 @@ fn who_has_less_than_its_neighbours_takes_a_second_piece() {
     }
 }
 
+/// One by one the neighbours get done and nothing more is coming to them; the last of a thousand machines declined its last
+/// four pieces for a tenth of a second, one after the other.
+#[test]
+fn who_lacks_only_a_few_pieces_takes_them_whatever_comes_to_others() {
+    let taken = |lacking: u32| {
+        const ALL: u32 = 32;
+        let mut small = Small::new(false, |_| {});
+        small.lengths = PieceLengths::new(u64::from(ALL) << 20, 1 << 20).expect("as set up");
+        let mut have = Bitfield::new(ALL);
+        for piece in small.lengths.pieces().skip(lacking as usize) {
+            have.insert(piece);
+        }
+        let config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+        small.swarm = Swarm::new(small.lengths, have, config, small.now);
+        let a = small.add(1, SourceKind::LanPeer, true);
+        small
+            .swarm
+            .handle_bitfield(a, Bitfield::full(ALL), small.now);
+        small.swarm.handle_unchoked(a, small.now);
+        small.swarm.handle_offer(a, &[], false, small.now);
+        small.commands();
+        let take = |piece: u32| {
+            let block = small.block(piece);
+            let offered = [block.piece()];
+            small.swarm.handle_offer(a, &offered, false, small.now);
+            let asked = Command::Request { source: a, block };
+            small.commands().contains(&asked)
+        };
+        (0..lacking).map(take).take_while(|taken| *taken).count()
+    };
+    assert_eq!(taken(16), 1, "others come first");
+    // Three are the most that come at once to who knows few peers.
+    assert_eq!(taken(8), 3);
+    assert_eq!(taken(2), 2);
+}
+
 /// A giver may promise and not deliver: nobody waits for it for ever.
 #[test]
 fn a_downloader_to_which_nothing_is_offered_asks_by_itself() {
