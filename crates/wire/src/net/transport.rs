@@ -274,13 +274,21 @@ impl WriteHalf for OwnedWriteHalf {
             stream.writable().await.map_err(SendFileError::Connection)?;
             let load = loaded.load(file, part.clone(), Instant::now());
             load.await.map_err(SendFileError::File)?;
-            let sent = stream.try_io(Interest::WRITABLE, || {
+            let mut short = None;
+            let full = stream.try_io(Interest::WRITABLE, || {
                 let mut at = offset;
-                Ok(rustix::fs::sendfile(stream, file, Some(&mut at), len)?)
+                let n = rustix::fs::sendfile(stream, file, Some(&mut at), len)?;
+                if 0 < n && n < len && is_full(stream) {
+                    // Trying once more only to hear so takes as long as to send 40 KiB.
+                    short = Some(n);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(n)
             });
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return sent_of_file(sent),
+            match (short, full) {
+                (Some(n), _) => return Ok(n),
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, full) => return sent_of_file(full),
             }
         }
     }
@@ -291,6 +299,14 @@ impl WriteHalf for OwnedWriteHalf {
     async fn write(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
         tokio::io::AsyncWriteExt::write(self, bytes).await
     }
+}
+
+/// Whether a socket is waited for that took less than it was given. Else that was all of the file, or an error comes.
+#[cfg(target_os = "linux")]
+fn is_full(socket: &TcpStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut asked, Some(&Timespec::default())) == Ok(0)
 }
 
 /// sendfile(2) tells both ends' errors in one number, and the file's end by sending nothing.
