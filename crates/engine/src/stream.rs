@@ -6,7 +6,7 @@ use dosvc_nat::{
     tcp::{SEND_BYTES, TunnelReader, TunnelStream, TunnelWriter},
 };
 use dosvc_polite::socket::BorrowedSocket;
-use dosvc_wire::net::{ReadHalf, SendFileError, Transport, WriteHalf, read_part};
+use dosvc_wire::net::{Loaded, ReadHalf, SendFileError, Transport, WriteHalf, read_part};
 use std::{
     fs::File,
     io,
@@ -220,9 +220,10 @@ impl WriteHalf for Writing {
         file: &Arc<File>,
         offset: u64,
         len: usize,
+        loaded: &mut Loaded,
     ) -> Result<usize, SendFileError> {
         match self {
-            Self::Tcp(half) => half.send_file(file, offset, len).await,
+            Self::Tcp(half) => half.send_file(file, offset, len, loaded).await,
             Self::Quic(half) => {
                 let bytes = read_part(file, offset, len)
                     .await

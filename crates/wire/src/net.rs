@@ -38,6 +38,7 @@ mod feed;
 mod group;
 mod handshake;
 mod listener;
+mod loaded;
 mod pool;
 mod reason;
 mod throttle;
@@ -54,6 +55,7 @@ pub use group::{
 };
 pub use handshake::{HandshakeError, receive_handshake, send_handshake};
 pub use listener::{Listener, dial};
+pub use loaded::Loaded;
 pub use pool::{BlockBuf, BlockPool};
 pub use reason::CloseReason;
 pub use throttle::{Throttle, Unlimited};

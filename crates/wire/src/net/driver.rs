@@ -21,7 +21,8 @@ mod tally;
 mod write;
 
 use super::{
-    BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Feed, Feeds, Throttle, Transport,
+    BlockPool, Body, CloseReason, Command, CommandReceiver, Event, Feed, Feeds, Loaded, Throttle,
+    Transport,
 };
 use crate::connection::Connection;
 use crate::limits::{CONTROL_BYTES_MAX, Limits};
@@ -119,8 +120,43 @@ struct State {
 
 /// Where an answer comes from.
 enum Source {
-    Body(Body),
+    Body(Supply),
     Feed(Feed),
+}
+
+/// Bytes to be sent.
+struct Supply {
+    body: Body,
+    /// What is known of the body's file.
+    loaded: Loaded,
+}
+
+impl From<Body> for Supply {
+    fn from(body: Body) -> Self {
+        Self {
+            body,
+            loaded: Loaded::default(),
+        }
+    }
+}
+
+impl Supply {
+    /// Asks the kernel to read the block's bytes from the disk, if they are not in memory, while others are still being
+    /// sent.
+    fn read_ahead(&mut self, len: u32, now: Instant) {
+        #[cfg(target_os = "linux")]
+        if let Body::File { file, offset } = &self.body {
+            use rustix::fs::{Advice, fadvise};
+            let part = *offset..*offset + u64::from(len);
+            if !self.loaded.holds(file, part, now) {
+                // Only advice.
+                let len = u64::from(len).try_into().ok();
+                let _ = fadvise(&**file, *offset, len, Advice::WillNeed);
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (len, now);
+    }
 }
 
 /// An answer that has begun.
@@ -273,8 +309,9 @@ impl State {
                         "body of another length than its block",
                     ));
                 }
-                read_ahead(&body, block.len());
-                self.answer(block, Source::Body(body));
+                let mut supply = Supply::from(body);
+                supply.read_ahead(block.len(), now);
+                self.answer(block, Source::Body(supply));
             }
             Command::Relay { block, feed } => self.answer(block, Source::Feed(feed)),
             Command::Release { block, body } => self.release(block, body),
@@ -301,7 +338,7 @@ impl State {
     /// What was to be passed on while it arrives is here.
     fn release(&mut self, block: Block, body: Body) {
         if let Some((_, source)) = self.answers.iter_mut().find(|(queued, _)| *queued == block) {
-            *source = Source::Body(body);
+            *source = Source::Body(body.into());
         } else if let Some(sending) = self.sending_of(block) {
             sending.end = Some(RelayEnd::Whole(body));
         }
@@ -351,25 +388,6 @@ impl State {
         }
         None
     }
-}
-
-/// Asks the kernel to read a block's bytes from the disk, if they are not in memory, while others are still being sent.
-fn read_ahead(body: &Body, len: u32) {
-    #[cfg(target_os = "linux")]
-    if let Body::File { file, offset } = body
-        && !super::transport::is_part_in_memory(file, *offset, len as usize)
-    {
-        use rustix::fs::{Advice, fadvise};
-        // Only advice.
-        let _ = fadvise(
-            &**file,
-            *offset,
-            u64::from(len).try_into().ok(),
-            Advice::WillNeed,
-        );
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (body, len);
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]

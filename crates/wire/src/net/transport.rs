@@ -1,5 +1,6 @@
 //! The seam between the driver and the kind of connection below it: TCP here, a QUIC stream where QUIC is known.
 
+use super::Loaded;
 use dosvc_polite::socket::BorrowedSocket;
 use std::fs::File;
 use std::future::Future;
@@ -7,6 +8,8 @@ use std::io::{self, IoSliceMut};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -89,7 +92,8 @@ pub trait WriteHalf: Send {
         let _ = bytes;
     }
 
-    /// Writes a part of the `len` bytes of the file from `offset` on: at least a byte.
+    /// Writes a part of the `len` bytes of the file from `offset` on: at least a byte. `loaded` is what is known of this
+    /// file, for those who send from it directly.
     ///
     /// # Errors
     /// [`SendFileError::File`] when the file cannot be read or ends before `offset`.
@@ -98,7 +102,9 @@ pub trait WriteHalf: Send {
         file: &Arc<File>,
         offset: u64,
         len: usize,
+        loaded: &mut Loaded,
     ) -> impl Future<Output = Result<usize, SendFileError>> + Send {
+        let _ = loaded;
         async move {
             let bytes = read_part(file, offset, len)
                 .await
@@ -259,20 +265,31 @@ impl WriteHalf for OwnedWriteHalf {
         file: &Arc<File>,
         offset: u64,
         len: usize,
+        loaded: &mut Loaded,
     ) -> Result<usize, SendFileError> {
-        load(file, offset, len).await.map_err(SendFileError::File)?;
         let stream: &TcpStream = (*self).as_ref();
-        let sent = stream
-            .async_io(Interest::WRITABLE, || {
+        let part = offset..offset + len as u64;
+        loop {
+            // However long that takes: only then it matters what is in memory.
+            stream.writable().await.map_err(SendFileError::Connection)?;
+            let load = loaded.load(file, part.clone(), Instant::now());
+            load.await.map_err(SendFileError::File)?;
+            let mut short = None;
+            let full = stream.try_io(Interest::WRITABLE, || {
                 let mut at = offset;
-                Ok(rustix::fs::sendfile(stream, file, Some(&mut at), len)?)
-            })
-            .await;
-        match sent {
-            Ok(0) => Err(SendFileError::File(io::ErrorKind::UnexpectedEof.into())),
-            Ok(n) => Ok(n),
-            Err(error) if is_about_the_connection(&error) => Err(SendFileError::Connection(error)),
-            Err(error) => Err(SendFileError::File(error)),
+                let n = rustix::fs::sendfile(stream, file, Some(&mut at), len)?;
+                if 0 < n && n < len && is_full(stream) {
+                    // Trying once more only to hear so takes as long as to send 40 KiB.
+                    short = Some(n);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(n)
+            });
+            match (short, full) {
+                (Some(n), _) => return Ok(n),
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, full) => return sent_of_file(full),
+            }
         }
     }
 }
@@ -284,54 +301,25 @@ impl WriteHalf for OwnedWriteHalf {
     }
 }
 
-/// Sees to it that a part of a file is in memory: sendfile(2) would stop the runtime's thread, and all that waits for it,
-/// until the disk has read it.
+/// Whether a socket is waited for that took less than it was given. Else that was all of the file, or an error comes.
 #[cfg(target_os = "linux")]
-async fn load(file: &Arc<File>, offset: u64, len: usize) -> io::Result<()> {
-    if is_part_in_memory(file, offset, len) {
-        return Ok(());
+fn is_full(socket: &TcpStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut asked, Some(&Timespec::default())) == Ok(0)
+}
+
+/// sendfile(2) tells both ends' errors in one number, and the file's end by sending nothing.
+#[cfg(target_os = "linux")]
+fn sent_of_file(sent: io::Result<usize>) -> Result<usize, SendFileError> {
+    match sent {
+        Ok(0) => Err(SendFileError::File(io::ErrorKind::UnexpectedEof.into())),
+        Ok(n) => Ok(n),
+        Err(error) if is_about_the_connection(&error) => Err(SendFileError::Connection(error)),
+        Err(error) => Err(SendFileError::File(error)),
     }
-    let file = Arc::clone(file);
-    let read = move || {
-        let mut chunk = [0; 16 << 10];
-        let (mut at, end) = (offset, offset + len as u64);
-        while at < end {
-            match std::os::unix::fs::FileExt::read_at(&*file, &mut chunk, at) {
-                // Sending says so.
-                Ok(0) => break,
-                Ok(n) => at += n as u64,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    };
-    tokio::task::spawn_blocking(read).await?
 }
 
-/// Whether a part of a file can be sent without waiting for a disk, as far as its ends tell: what is read ahead comes in
-/// order, and what has to make room goes in order.
-#[cfg(target_os = "linux")]
-pub(super) fn is_part_in_memory(file: &File, offset: u64, len: usize) -> bool {
-    let last = offset + len.saturating_sub(1) as u64;
-    is_in_memory(file, last) && is_in_memory(file, offset)
-}
-
-/// Whether a byte can be read without waiting for a disk. True also where the file system doesn't tell.
-#[cfg(target_os = "linux")]
-fn is_in_memory(file: &File, at: u64) -> bool {
-    use rustix::io::{Errno, ReadWriteFlags, preadv2};
-    let mut byte = [0];
-    let read = preadv2(
-        file,
-        &mut [IoSliceMut::new(&mut byte)],
-        at,
-        ReadWriteFlags::NOWAIT,
-    );
-    read != Err(Errno::AGAIN)
-}
-
-/// sendfile(2) tells both ends' errors in one number.
 #[cfg(target_os = "linux")]
 fn is_about_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind as K;
@@ -347,31 +335,4 @@ fn is_about_the_connection(error: &io::Error) -> bool {
             | K::NetworkUnreachable
             | K::NetworkDown
     )
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-    use rustix::fs::{Advice, fadvise};
-    use std::io::Write as _;
-
-    #[tokio::test]
-    async fn a_part_that_left_memory_is_there_again_before_it_is_sent() {
-        const LEN: usize = 3 << 20;
-        let mut file = tempfile::tempfile().expect("a temporary file");
-        file.write_all(&vec![7; LEN]).expect("room for it");
-        file.sync_all().expect("written");
-        // Nothing leaves where there is no disk below.
-        fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
-        let file = Arc::new(file);
-        load(&file, 0, LEN).await.expect("readable");
-        let ends = [0, LEN as u64 / 2, LEN as u64 - 1];
-        assert!(ends.iter().all(|&at| is_in_memory(&file, at)));
-    }
-
-    #[tokio::test]
-    async fn a_part_beyond_the_end_is_left_to_who_sends_it() {
-        let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
-        load(&file, 5, 1 << 20).await.expect("no error of the disk");
-    }
 }

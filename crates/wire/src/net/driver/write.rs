@@ -1,9 +1,9 @@
 //! The sending loop.
 
-use super::{Driver, RelayEnd, Source, lost, tally::Tally};
+use super::{Driver, RelayEnd, Source, Supply, lost, tally::Tally};
 use crate::Pace;
 use crate::net::transport::SendFileError;
-use crate::net::{Body, CloseReason, Event, Feed, WriteHalf};
+use crate::net::{Body, CloseReason, Event, Feed, Loaded, WriteHalf};
 use bytes::Bytes;
 use dosvc_content::Block;
 use dosvc_polite::{Leave, Outlet};
@@ -93,7 +93,7 @@ impl<W: WriteHalf> Writer<'_, W> {
             answer
         };
         match answer {
-            Some((block, Source::Body(body))) => self.write_block(block, &body).await,
+            Some((block, Source::Body(supply))) => self.write_block(block, supply).await,
             Some((block, Source::Feed(feed))) => self.relay(block, feed).await,
             None if self.messages.is_empty() => {
                 self.wait().await;
@@ -103,9 +103,10 @@ impl<W: WriteHalf> Writer<'_, W> {
         }
     }
 
-    async fn write_block(&mut self, block: Block, body: &Body) -> Result<(), CloseReason> {
+    async fn write_block(&mut self, block: Block, mut supply: Supply) -> Result<(), CloseReason> {
         let begun = Instant::now();
-        self.write_range(block, body, 0..block.len(), 0).await?;
+        let range = 0..block.len();
+        self.write_range(block, &mut supply, range, 0).await?;
         self.pace.note(block.len(), begun.elapsed());
         self.bound_unsent();
         self.end_answer(block);
@@ -120,11 +121,11 @@ impl<W: WriteHalf> Writer<'_, W> {
         });
     }
 
-    /// Writes these bytes of the block; `body` begins with its byte `first`.
+    /// Writes these bytes of the block; `supply` begins with its byte `first`.
     async fn write_range(
         &mut self,
         block: Block,
-        body: &Body,
+        supply: &mut Supply,
         range: Range<u32>,
         first: u32,
     ) -> Result<(), CloseReason> {
@@ -145,7 +146,7 @@ impl<W: WriteHalf> Writer<'_, W> {
             let end = sent + part;
             while sent < end {
                 let max = self.draw(end - sent).await.min(self.burst());
-                sent += self.write_part(block, body, sent - first, max).await?;
+                sent += self.write_part(block, supply, sent - first, max).await?;
             }
         }
         Ok(())
@@ -160,7 +161,7 @@ impl<W: WriteHalf> Writer<'_, W> {
             match end {
                 Some(RelayEnd::Whole(body)) => {
                     let rest = sent..block.len();
-                    self.write_range(block, &body, rest, 0).await?;
+                    self.write_range(block, &mut body.into(), rest, 0).await?;
                     self.end_answer(block);
                     return Ok(());
                 }
@@ -178,8 +179,9 @@ impl<W: WriteHalf> Writer<'_, W> {
             self.write_messages(false).await?;
             if let Some(bytes) = self.next_of(&mut feed).await {
                 let end = sent + u32::try_from(bytes.len()).expect("a part of a block");
-                let body = Body::Bytes(bytes);
-                self.write_range(block, &body, sent..end, sent).await?;
+                let mut supply = Supply::from(Body::Bytes(bytes));
+                self.write_range(block, &mut supply, sent..end, sent)
+                    .await?;
                 sent = end;
             }
         }
@@ -213,14 +215,15 @@ impl<W: WriteHalf> Writer<'_, W> {
     async fn write_part(
         &mut self,
         block: Block,
-        body: &Body,
+        supply: &mut Supply,
         from: u32,
         max: u32,
     ) -> Result<u32, CloseReason> {
-        let n = match body {
+        let n = match &supply.body {
             Body::File { file, offset } => {
                 let at = offset + u64::from(from);
-                let n = self.send_file(file, at, max as usize).await;
+                let loaded = &mut supply.loaded;
+                let n = self.send_file(file, at, max as usize, loaded).await;
                 n.map_err(|error| match error {
                     SendFileError::File(error) => CloseReason::Body {
                         block,
@@ -257,12 +260,13 @@ impl<W: WriteHalf> Writer<'_, W> {
         file: &Arc<File>,
         at: u64,
         max: usize,
+        loaded: &mut Loaded,
     ) -> Result<usize, SendFileError> {
         loop {
             let Some(interval) = self.outlet.interval() else {
-                return self.half.send_file(file, at, max).await;
+                return self.half.send_file(file, at, max, loaded).await;
             };
-            let send = self.half.send_file(file, at, max);
+            let send = self.half.send_file(file, at, max, loaded);
             match tokio::time::timeout(interval, send).await {
                 Ok(result) => return result,
                 Err(_) => self.give_way(Instant::now()),
