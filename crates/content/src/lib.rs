@@ -18,7 +18,7 @@ mod piece;
 mod rate;
 
 pub use bitfield::{Bitfield, BitfieldError, Ones};
-pub use hash::{HashOfHashes, ParseHashError, PieceHash};
+pub use hash::{HashOfHashes, ParseHashError, PieceHash, PieceHasher};
 pub use hash_file::{
     HashFileBuilder, HashFileError, HashOfHashesHasher, PiecesHashFile, hash_file_urls,
 };

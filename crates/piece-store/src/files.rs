@@ -2,7 +2,7 @@
 
 use crate::{
     FileError,
-    hashing::{for_each_piece, hash_range},
+    hashing::{for_each_batch, hash_pieces},
     stamp::FileStamp,
 };
 use dosvc_content::{HashFileError, PieceHash, PieceIndex, PieceLengths, PiecesHashFile};
@@ -27,10 +27,10 @@ pub fn hash_file_of(
     let mut hashes = vec![PieceHash::from([0; 32]); all.len()];
     let mut cut_short = false;
     let mut bytes = 0;
-    for_each_piece(
+    for_each_batch(
         threads,
         &all,
-        |piece| hash_range(&file, lengths.offset(piece), lengths.len(piece)),
+        |pieces| hash_pieces(&file, &lengths, pieces),
         |piece, hash| {
             match hash {
                 Some(hash) => hashes[piece.as_usize()] = hash,
@@ -86,10 +86,10 @@ pub(crate) fn verify_file_pieces(
     let lengths = hash_file.lengths();
     let all: Vec<_> = lengths.pieces().collect();
     let (mut bytes, mut bad) = (0, Vec::new());
-    for_each_piece(
+    for_each_batch(
         threads,
         &all,
-        |piece| hash_range(file, lengths.offset(piece), lengths.len(piece)),
+        |pieces| hash_pieces(file, &lengths, pieces),
         |piece, hash| {
             if hash != Some(hash_file.piece_hash(piece)) {
                 bad.push(piece);

@@ -20,5 +20,7 @@ pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
 pub const CHECKS_BYTES_MAX: usize = 2 << 20;
 /// Most threads that one call hashes on.
 pub const HASH_THREADS_MAX: usize = 16;
-/// Bytes read at a time when a file is hashed; lives on the stack.
-pub(crate) const HASH_CHUNK_BYTES: usize = 64 << 10;
+/// Memory that each thread reads into while it hashes a file, in bytes.
+pub(crate) const HASH_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes read at a time when a file is copied; lives on the stack.
+pub(crate) const COPY_CHUNK_BYTES: usize = 64 << 10;

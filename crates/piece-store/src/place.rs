@@ -9,7 +9,7 @@
 use crate::{
     DeliverError, FileError,
     hashing::{for_each_piece, threads_default},
-    limits::HASH_CHUNK_BYTES,
+    limits::COPY_CHUNK_BYTES,
     stamp::FileStamp,
     verify_file_pieces,
 };
@@ -267,7 +267,7 @@ impl Source<'_> {
 
 /// Copies a range to the same place in another file and hashes it on the way; `None` when the source is too short.
 fn copy_and_hash(from: &File, to: &File, offset: u64, len: u32) -> io::Result<Option<PieceHash>> {
-    let mut chunk = [0; HASH_CHUNK_BYTES];
+    let mut chunk = [0; COPY_CHUNK_BYTES];
     let mut sha = Sha256::new();
     let (mut at, end) = (offset, offset + u64::from(len));
     while at < end {
@@ -299,7 +299,7 @@ fn copy_bytes(from: &File, to: &File, len: u64, progress: &mut dyn FnMut(u64)) -
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                let mut chunk = [0; HASH_CHUNK_BYTES];
+                let mut chunk = [0; COPY_CHUNK_BYTES];
                 let want = step.min(chunk.len());
                 from.read_exact_at(&mut chunk[..want], read_at)?;
                 to.write_all_at(&chunk[..want], read_at)?;

@@ -48,18 +48,75 @@ pub fn pays() -> bool {
 /// The SHA-256 of each message, in their order. [`LANES`] at a time are hashed together as far as all of them reach, so
 /// messages of about the same length gain most.
 pub fn digests(messages: &[&[u8]]) -> Vec<[u8; 32]> {
-    let mut digests = Vec::with_capacity(messages.len());
-    let mut rest = messages;
-    while !rest.is_empty() {
-        let mut chains = [INITIAL; LANES];
-        let chains = &mut chains[..lanes_for(rest.len())];
-        let (messages, later) = rest.split_at(chains.len().min(rest.len()));
-        let together = compress_lanes(chains, messages);
-        let lanes = chains.iter_mut().zip(messages);
-        digests.extend(lanes.map(|(chain, message)| finish(chain, message, together)));
-        rest = later;
+    let together = messages.chunks(LANES);
+    together
+        .flat_map(|messages| Hasher::new(messages.len()).finish(messages))
+        .collect()
+}
+
+/// Messages that are hashed together while parts of them come, for whoever does not hold all of each in memory.
+#[derive(Debug)]
+pub struct Hasher {
+    /// Of each message; those beyond them belong to lanes that have none.
+    chains: [Chain; LANES],
+    messages: usize,
+    /// What each message has had so far: whole blocks.
+    bytes: u64,
+}
+
+impl Hasher {
+    /// For so many messages.
+    ///
+    /// # Panics
+    /// When those are more than [`LANES`].
+    pub fn new(messages: usize) -> Self {
+        assert!(messages <= LANES, "{messages} messages are too many");
+        Self {
+            chains: [INITIAL; LANES],
+            messages,
+            bytes: 0,
+        }
     }
-    digests
+
+    /// Takes the next part of each message.
+    ///
+    /// # Panics
+    /// Unless there is a part for each message, and all of them have the same length, a multiple of 64 bytes.
+    pub fn update(&mut self, parts: &[&[u8]]) {
+        let length = parts.first().map_or(0, |part| part.len());
+        assert!(
+            length.is_multiple_of(BLOCK_BYTES) && parts.iter().all(|part| part.len() == length),
+            "parts are whole blocks, as many of each message"
+        );
+        self.compress(parts);
+        self.bytes += length as u64;
+    }
+
+    /// Takes what is left of each message, of any length, and returns the digests.
+    ///
+    /// # Panics
+    /// Unless there is an end for each message.
+    pub fn finish(mut self, ends: &[&[u8]]) -> impl Iterator<Item = [u8; 32]> {
+        self.compress(ends);
+        let lanes = self.chains.into_iter().zip(ends);
+        lanes.map(move |(chain, end)| finish(chain, end, self.bytes))
+    }
+
+    /// Hashes the whole blocks of what comes next of each message.
+    fn compress(&mut self, parts: &[&[u8]]) {
+        assert_eq!(parts.len(), self.messages, "one for each message");
+        let (mut chains, mut parts) = (&mut self.chains[..], parts);
+        while !parts.is_empty() {
+            let lanes = lanes_for(parts.len());
+            let (in_lanes, later) = parts.split_at(lanes.min(parts.len()));
+            let (now, rest) = chains.split_at_mut(lanes);
+            let together = compress_lanes(now, in_lanes);
+            for (chain, part) in now.iter_mut().zip(in_lanes) {
+                compress256(chain, &part.as_chunks::<BLOCK_BYTES>().0[together..]);
+            }
+            (chains, parts) = (rest, later);
+        }
+    }
 }
 
 /// In how many lanes the first of so many messages are hashed.
@@ -90,23 +147,24 @@ fn compress_lanes(chains: &mut [Chain], messages: &[&[u8]]) -> usize {
     0
 }
 
-/// The digest of a message whose first `done` blocks are in the chaining value.
-fn finish(chain: &mut Chain, message: &[u8], done: usize) -> [u8; 32] {
-    let (blocks, tail) = message.as_chunks::<BLOCK_BYTES>();
-    compress256(chain, &blocks[done..]);
+/// The digest of a message whose whole blocks are in the chaining value. `end` is the last part of it, and `before` the
+/// bytes in front of that.
+fn finish(mut chain: Chain, end: &[u8], before: u64) -> [u8; 32] {
+    let tail = end.as_chunks::<BLOCK_BYTES>().1;
     // FIPS 180-4, section 5.1.1: a one, zeros, and the length in bits at the end of a block.
-    let mut end = [[0; BLOCK_BYTES]; 2];
-    let end_blocks = if tail.len() + 1 + LENGTH_BYTES <= BLOCK_BYTES {
+    let mut padded = [[0; BLOCK_BYTES]; 2];
+    let blocks = if tail.len() + 1 + LENGTH_BYTES <= BLOCK_BYTES {
         1
     } else {
         2
     };
-    let bytes = end[..end_blocks].as_flattened_mut();
+    let bytes = padded[..blocks].as_flattened_mut();
     bytes[..tail.len()].copy_from_slice(tail);
     bytes[tail.len()] = 0x80;
     let length_at = bytes.len() - LENGTH_BYTES;
-    bytes[length_at..].copy_from_slice(&(message.len() as u64 * 8).to_be_bytes());
-    compress256(chain, &end[..end_blocks]);
+    let bits = (before + end.len() as u64) * 8;
+    bytes[length_at..].copy_from_slice(&bits.to_be_bytes());
+    compress256(&mut chain, &padded[..blocks]);
     let mut digest = [0; 32];
     for (out, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(chain) {
         *out = word.to_be_bytes();
@@ -153,6 +211,31 @@ mod tests {
         for count in 0..=pieces.len() {
             assert!(are_right(&pieces[..count]), "{count}");
         }
+    }
+
+    #[test]
+    fn messages_in_parts_are_right() {
+        for (count, end) in [(1, 0), (4, 1), (7, 63), (10, 64), (16, 1000)] {
+            let messages: Vec<Vec<u8>> = (0..count)
+                .map(|seed| message(3 * BLOCK_BYTES + end, seed))
+                .collect();
+            let parts = |range: std::ops::Range<usize>| -> Vec<&[u8]> {
+                messages.iter().map(|m| &m[range.clone()]).collect()
+            };
+            let mut hasher = Hasher::new(count);
+            hasher.update(&parts(0..BLOCK_BYTES));
+            hasher.update(&parts(BLOCK_BYTES..3 * BLOCK_BYTES));
+            let ends = parts(3 * BLOCK_BYTES..3 * BLOCK_BYTES + end);
+            let want = messages.iter().map(|m| <[u8; 32]>::from(Sha256::digest(m)));
+            let right = hasher.finish(&ends).eq(want);
+            assert!(right, "{count} with {end} bytes at the end");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "whole blocks")]
+    fn parts_of_unlike_lengths_are_refused() {
+        Hasher::new(2).update(&[&[0; BLOCK_BYTES], &[0; 2 * BLOCK_BYTES]]);
     }
 
     proptest! {

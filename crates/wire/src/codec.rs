@@ -204,21 +204,20 @@ impl Header {
             Self::Cancel(_) => (13, id::CANCEL),
             Self::Extension { length } => (1 + length, id::EXTENSION),
         };
-        out.put_u32(length);
-        out.put_u8(id);
-        match self {
-            Self::Have(piece) => out.put_u32(*piece),
+        let (words, count) = match self {
+            Self::Have(piece) => ([*piece, 0, 0], 1),
             Self::Request(block) | Self::Cancel(block) => {
-                out.put_u32(block.piece);
-                out.put_u32(block.offset);
-                out.put_u32(block.length);
+                ([block.piece, block.offset, block.length], 3)
             }
-            Self::Piece(block) => {
-                out.put_u32(block.piece);
-                out.put_u32(block.offset);
-            }
-            _ => {}
-        }
+            Self::Piece(block) => ([block.piece, block.offset, 0], 2),
+            _ => ([0; 3], 0),
+        };
+        // Appended at once: each part would look for room by itself.
+        let mut bytes = [0; HEADER_LEN_MAX];
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        bytes[4] = id;
+        bytes[5..].copy_from_slice(words.map(u32::to_be_bytes).as_flattened());
+        out.put_slice(&bytes[..5 + 4 * count]);
     }
 
     /// Bytes of data that follow the header.
@@ -232,12 +231,8 @@ impl Header {
 }
 
 fn words<const N: usize>(bytes: &[u8]) -> Option<[u32; N]> {
-    let mut words = [0; N];
-    let bytes = bytes.get(..4 * N)?;
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u32::from_be_bytes(*bytes);
-    }
-    Some(words)
+    let words = bytes.as_chunks().0.first_chunk()?;
+    Some(words.map(u32::from_be_bytes))
 }
 
 fn raw_block(bytes: &[u8]) -> Option<RawBlock> {

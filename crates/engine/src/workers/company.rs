@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Pieces wait no longer than this, and only where a batch is expected to gather meanwhile.
 const COMPANY_WAIT: Duration = Duration::from_millis(60);
-/// The largest batch is waited for where it gathers in as much, and no longer.
+/// The same where the largest batch is expected: sixteen take three quarters of the processor time of eight and eight.
+const FULL_COMPANY_WAIT: Duration = Duration::from_millis(160);
+/// On any machine the largest batch is waited for where it gathers in as much, and no longer.
 const FULL_WAIT: Duration = Duration::from_millis(20);
 /// Timers are no finer.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -57,9 +59,10 @@ impl Company {
         self.processor = self.processor * 7 / 8 + processor;
     }
 
-    /// How many pieces are to be hashed together: as many as can be, where these come in no time.
+    /// How many pieces are to be hashed together: as many as can be, where these come in no time, or soon enough for a
+    /// busy machine.
     pub(super) fn wanted(&self, batch: Batch) -> usize {
-        if self.fills(batch.full) {
+        if self.fills(batch.full) || self.gathers(batch.full, FULL_COMPANY_WAIT) {
             batch.full
         } else {
             batch.half()
@@ -74,9 +77,16 @@ impl Company {
             let twice = self.interval * lacking * 2;
             return Some(twice.clamp(WAIT_MIN, FULL_WAIT));
         }
-        let gathers = self.interval >= INTERVAL_MIN
-            && self.interval.saturating_mul(count(batch.worth)) <= COMPANY_WAIT;
-        (gathers && self.is_machine_busy()).then_some(COMPANY_WAIT)
+        let waits = [(batch.full, FULL_COMPANY_WAIT), (batch.worth, COMPANY_WAIT)];
+        let gathers = |&(pieces, wait): &(usize, Duration)| self.gathers(pieces, wait);
+        waits.into_iter().find(gathers).map(|(_, wait)| wait)
+    }
+
+    /// Whether so many pieces come in this time, on a machine where nobody can use them earlier.
+    fn gathers(&self, pieces: usize, wait: Duration) -> bool {
+        self.interval >= INTERVAL_MIN
+            && self.interval.saturating_mul(count(pieces)) <= wait
+            && self.is_machine_busy()
     }
 
     /// Whether so many pieces come in no time.
@@ -123,9 +133,11 @@ mod tests {
 
     #[test]
     fn pieces_wait_on_a_busy_machine_where_a_batch_gathers_soon() {
-        let company = company(7 * MILLI, MILLI);
-        assert_eq!(company.wait(1, BATCH), Some(COMPANY_WAIT));
-        assert_eq!(company.wanted(BATCH), 8);
+        for (interval, wait, wanted) in [(7, FULL_COMPANY_WAIT, 16), (11, COMPANY_WAIT, 8)] {
+            let company = company(interval * MILLI, MILLI);
+            assert_eq!(company.wait(1, BATCH), Some(wait));
+            assert_eq!(company.wanted(BATCH), wanted);
+        }
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl Inner {
             let good = match &self.hash_file {
                 // Blocks that somebody else's change has cost are not in the list any more.
                 None => write.is_some(),
-                Some(hash_file) => self.hashes_right(&file, hash_file, piece)?,
+                Some(hash_file) => self.hashes_right(&file, hash_file, &[piece])? == [true],
             };
             let mut state = self.state();
             if state.have.has(piece) {

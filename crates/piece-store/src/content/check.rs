@@ -116,25 +116,50 @@ impl Content {
     /// # Errors
     /// [`StoreError`] when the disk refuses to say; the piece stays as it was.
     pub fn check_piece(&self, piece: PieceIndex) -> Result<PieceCheck, StoreError> {
+        Ok(self.check_pieces(&[piece])?[0])
+    }
+
+    /// [`Self::check_piece`] for several, hashed together where the processor can; in their order.
+    fn check_pieces(&self, pieces: &[PieceIndex]) -> Result<Vec<PieceCheck>, StoreError> {
         let inner = &self.inner;
+        let (mut to_check, mut lost) = (pieces.to_vec(), Vec::new());
         for _ in 0..HASH_TRIES {
-            match inner.look_at(piece)? {
-                Look::Good => return Ok(PieceCheck::Good),
-                Look::Missing => return Ok(PieceCheck::Lost),
-                Look::Bad => {
-                    warn!(key = %inner.key, piece = piece.get(), "piece is damaged on disk");
-                    self.mark_dirty(0);
-                    return Ok(PieceCheck::Lost);
+            let mut changing = Vec::new();
+            for (&piece, look) in to_check.iter().zip(inner.look_at(&to_check)?) {
+                match look {
+                    Look::Good => {}
+                    Look::Missing => lost.push(piece),
+                    Look::Bad => {
+                        warn!(key = %inner.key, piece = piece.get(), "piece is damaged on disk");
+                        self.mark_dirty(0);
+                        lost.push(piece);
+                    }
+                    Look::Changing => changing.push(piece),
                 }
-                Look::Changing => {}
+            }
+            to_check = changing;
+            if to_check.is_empty() {
+                break;
             }
         }
-        // Somebody keeps writing to it: what is there is not ours any more.
-        let mut state = inner.state();
-        inner.lose(&mut state, piece);
-        drop(state);
-        self.mark_dirty(0);
-        Ok(PieceCheck::Lost)
+        if !to_check.is_empty() {
+            // Somebody keeps writing to it: what is there is not ours any more.
+            let mut state = inner.state();
+            for &piece in &to_check {
+                inner.lose(&mut state, piece);
+            }
+            drop(state);
+            self.mark_dirty(0);
+            lost.extend(to_check);
+        }
+        let check = |piece| {
+            if lost.contains(piece) {
+                PieceCheck::Lost
+            } else {
+                PieceCheck::Good
+            }
+        };
+        Ok(pieces.iter().map(check).collect())
     }
 
     /// The next piece that idle time may be spent on with [`Self::check_piece`]: all that are had, in order, one round
@@ -203,7 +228,7 @@ impl Content {
     /// # Errors
     /// [`StoreError`] when the disk refuses; the piece stays missing.
     pub fn recover_piece(&self, piece: PieceIndex) -> Result<bool, StoreError> {
-        let found = self.inner.look_for(piece)?;
+        let found = self.inner.look_for(&[piece])? == [true];
         if found {
             self.mark_dirty(self.inner.lengths.len(piece).into());
         }
@@ -224,10 +249,10 @@ impl Content {
             found: 0,
         };
         let (mut bytes, mut found_bytes) = (0, 0);
-        let outcome = hashing::for_each_piece(
+        let outcome = hashing::for_each_batch(
             self.store.hash_threads(),
             &candidates,
-            |piece| inner.look_for(piece),
+            |pieces| inner.look_for(pieces),
             |piece, found| {
                 let len = u64::from(inner.lengths.len(piece));
                 bytes += len;
@@ -257,10 +282,10 @@ impl Content {
             unchecked.collect()
         };
         let (mut bytes, mut lost) = (0, Vec::new());
-        hashing::for_each_piece(
+        hashing::for_each_batch(
             self.store.hash_threads(),
             &unchecked,
-            |piece| self.check_piece(piece),
+            |pieces| self.check_pieces(pieces),
             |piece, check| {
                 if check == PieceCheck::Lost {
                     lost.push(piece);
@@ -284,72 +309,82 @@ enum Look {
 }
 
 impl Inner {
-    /// Hashes a piece that is had and acts on the result.
-    fn look_at(&self, piece: PieceIndex) -> Result<Look, StoreError> {
-        let (file, epoch) = {
+    /// Hashes pieces that are had and acts on the results, which are returned in the pieces' order.
+    fn look_at(&self, pieces: &[PieceIndex]) -> Result<Vec<Look>, StoreError> {
+        let (file, epoch, had) = {
             let mut state = self.state();
             self.refresh(&mut state)?;
-            if !state.have.has(piece) {
-                return Ok(Look::Missing);
-            }
-            (state.file.clone(), state.epoch)
+            let had = pieces.iter().copied().filter(|&p| state.have.has(p));
+            (state.file.clone(), state.epoch, had.collect::<Vec<_>>())
         };
         let good = match &self.hash_file {
-            Some(hash_file) => self.hashes_right(&file, hash_file, piece)?,
+            Some(hash_file) => self.hashes_right(&file, hash_file, &had)?,
             // There is nothing to compare with; a change by somebody else has shown above.
-            None => true,
+            None => vec![true; had.len()],
         };
         let mut state = self.state();
         self.refresh(&mut state)?;
-        Ok(if !state.have.has(piece) {
-            Look::Missing
-        } else if state.epoch != epoch {
-            Look::Changing
-        } else if good {
-            state.checked.insert(piece);
-            Look::Good
-        } else {
-            self.lose(&mut state, piece);
-            Look::Bad
-        })
+        let looks = pieces.iter().map(|&piece| {
+            let good = had.iter().position(|&p| p == piece).map(|at| good[at]);
+            match good.filter(|_| state.have.has(piece)) {
+                None => Look::Missing,
+                Some(_) if state.epoch != epoch => Look::Changing,
+                Some(true) => {
+                    state.checked.insert(piece);
+                    Look::Good
+                }
+                Some(false) => {
+                    self.lose(&mut state, piece);
+                    Look::Bad
+                }
+            }
+        });
+        Ok(looks.collect())
     }
 
-    /// Hashes a piece that is missing; true when its bytes are there after all.
-    pub(super) fn look_for(&self, piece: PieceIndex) -> Result<bool, StoreError> {
+    /// Hashes pieces that are missing; says of each, in their order, whether its bytes are there after all.
+    pub(super) fn look_for(&self, pieces: &[PieceIndex]) -> Result<Vec<bool>, StoreError> {
         let Some(hash_file) = &self.hash_file else {
-            return Ok(false);
+            return Ok(vec![false; pieces.len()]);
         };
-        let (file, epoch, write) = {
+        let (file, epoch, writes) = {
             let mut state = self.state();
             self.refresh(&mut state)?;
-            let write = state.partial.get(&piece).copied();
-            (state.file.clone(), state.epoch, write)
+            let writes = pieces.iter().map(|piece| state.partial.get(piece).copied());
+            (state.file.clone(), state.epoch, writes.collect::<Vec<_>>())
         };
-        if !self.hashes_right(&file, hash_file, piece)? {
-            return Ok(false);
+        let good = self.hashes_right(&file, hash_file, pieces)?;
+        if !good.contains(&true) {
+            return Ok(good);
         }
         let mut state = self.state();
         self.refresh(&mut state)?;
-        // A block that was written since the hash began may have spoilt it.
-        let same = state.epoch == epoch && state.partial.get(&piece).copied() == write;
-        if !same || state.have.has(piece) {
-            return Ok(false);
-        }
-        state.unsynced = true;
-        self.gain(&mut state, piece);
-        Ok(true)
+        let found = pieces.iter().zip(writes).zip(good);
+        let found = found.map(|((&piece, write), good)| {
+            // A block that was written since the hash began may have spoilt it.
+            let same = state.epoch == epoch && state.partial.get(&piece).copied() == write;
+            if !good || !same || state.have.has(piece) {
+                return false;
+            }
+            state.unsynced = true;
+            self.gain(&mut state, piece);
+            true
+        });
+        Ok(found.collect())
     }
 
-    /// Whether the piece's bytes in the file have the right hash.
+    /// Whether the pieces' bytes in the file have the right hashes, in their order.
     pub(super) fn hashes_right(
         &self,
         file: &File,
         hash_file: &PiecesHashFile,
-        piece: PieceIndex,
-    ) -> Result<bool, StoreError> {
-        let hash = hashing::hash_range(file, self.lengths.offset(piece), self.lengths.len(piece))
+        pieces: &[PieceIndex],
+    ) -> Result<Vec<bool>, StoreError> {
+        let hashes = hashing::hash_pieces(file, &self.lengths, pieces)
             .map_err(StoreError::at(&self.data_path()))?;
-        Ok(hash == Some(hash_file.piece_hash(piece)))
+        let right = pieces.iter().zip(hashes);
+        let right = right.map(|(&piece, hash)| hash == Some(hash_file.piece_hash(piece)));
+        Ok(right.collect())
     }
 
     /// The missing pieces whose whole range has storage behind it.

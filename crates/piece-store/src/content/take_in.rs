@@ -24,22 +24,18 @@ impl Content {
         let shared = inner.share(local)?;
         let missing: Vec<_> = self.have().zeros().collect();
         let (mut bytes, mut bad) = (0, 0);
-        hashing::for_each_piece(
-            self.store.hash_threads(),
-            &missing,
-            |piece| {
-                if shared {
-                    inner.look_for(piece)
-                } else {
-                    self.copy_in(local.file, local.name, piece)
-                }
-            },
-            |piece, good| {
-                bytes += u64::from(inner.lengths.len(piece));
-                bad += usize::from(!good);
-                progress(bytes);
-            },
-        )?;
+        let taken = |piece, good: bool| {
+            bytes += u64::from(inner.lengths.len(piece));
+            bad += usize::from(!good);
+            progress(bytes);
+        };
+        let threads = self.store.hash_threads();
+        if shared {
+            hashing::for_each_batch(threads, &missing, |pieces| inner.look_for(pieces), taken)
+        } else {
+            let copy = |piece| self.copy_in(local.file, local.name, piece);
+            hashing::for_each_piece(threads, &missing, copy, taken)
+        }?;
         self.mark_dirty(bytes);
         self.store.sync_content(inner)?;
         inner.touch();

@@ -70,6 +70,10 @@ pub(super) struct HttpPlan {
     /// Our time to begin is still to come, see [`Swarm::first_at`].
     pub(super) begins: bool,
     pub(super) discovery_ended: bool,
+    /// Ours: who has the highest rank fetches.
+    own_rank: u64,
+    /// From the download's start to our time to begin.
+    first_after: Duration,
     /// Since when a peer lets us ask.
     pub(super) peers_since: Option<Instant>,
     /// Since when any peer is connected.
@@ -83,8 +87,11 @@ pub(super) struct HttpPlan {
 }
 
 impl HttpPlan {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(own_rank: u64, now: Instant) -> Self {
+        let behind = (u64::MAX - own_rank) as f64 / u64::MAX as f64;
         Self {
+            own_rank,
+            first_after: FIRST_AFTER + FIRST_SPREAD.mul_f64(behind),
             due: true,
             begins: true,
             discovery_ended: false,
@@ -148,8 +155,7 @@ impl Swarm {
 
     /// When we may begin while peers may still be found: the higher we rank, the sooner.
     fn first_at(&self) -> Instant {
-        let behind = (u64::MAX - self.own_rank()) as f64 / u64::MAX as f64;
-        self.start + FIRST_AFTER + FIRST_SPREAD.mul_f64(behind)
+        self.start + self.http.first_after
     }
 
     /// The same, while it is to come and matters.
@@ -266,9 +272,8 @@ impl Swarm {
         rendezvous(key, self.pieces.lengths().piece_count())
     }
 
-    /// Who has the highest rank fetches over HTTP.
     pub(super) fn own_rank(&self) -> u64 {
-        self.rank_of(self.self_key)
+        self.http.own_rank
     }
 
     /// Whether we would fetch ranges over HTTP if nobody came before us.
