@@ -22,9 +22,9 @@ const RATE_AFTER: Duration = Duration::from_millis(100);
 /// While nothing arrives, a block that waited this long elsewhere is tried with anybody who is idle.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// What was asked first of a source is about to come for this long: where rates are not known yet it stays there. Its
-/// Cancel would cross the first byte, and both copies come at once, each half as fast.
-const ABOUT_TO_COME: Duration = Duration::from_millis(20);
+/// What was asked first of a source is about to come for this long, and stays there. Its Cancel would cross the first
+/// byte, and both copies come at once, each half as fast.
+const ABOUT_TO_COME: Duration = Duration::from_millis(50);
 
 /// A block that was taken from a source may come back to it when it waited this long elsewhere.
 const COME_BACK: Duration = Duration::from_secs(2);
@@ -171,7 +171,8 @@ impl Swarm {
     ) -> Option<Loot> {
         // What was taken from a source does not soon come back to it, or two of them could play ball with it.
         let comes_back = t.withdrawn.contains(&block) && waited < COME_BACK;
-        if comes_back || !self.may_move(t, block) {
+        let about_to_come = ahead == 1 && waited < ABOUT_TO_COME;
+        if comes_back || about_to_come || !self.may_move(t, block) {
             return None;
         }
         let starving = waited > PATIENCE && self.is_starving();
@@ -186,9 +187,9 @@ impl Swarm {
         let theirs = s.expected(ahead, block.len());
         let (Some(mine), Some(theirs)) = (mine, theirs) else {
             // One of them was never measured.
-            let stays = ahead == 1 && waited < ABOUT_TO_COME;
-            let moves = !stays && self.prefers(t, s, block.piece());
-            return moves.then(|| loot(Duration::ZERO));
+            return self
+                .prefers(t, s, block.piece())
+                .then(|| loot(Duration::ZERO));
         };
         if theirs > mine * 2 {
             return Some(loot(theirs - mine));
