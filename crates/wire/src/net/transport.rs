@@ -189,22 +189,14 @@ impl ReadHalf for OwnedReadHalf {
         let room = first.len() + second.len();
         loop {
             stream.readable().await?;
-            let mut short = None;
-            let full = stream.try_io(Interest::READABLE, || {
+            let read = attempt(stream, Interest::READABLE, || {
                 let mut bufs = [IoSliceMut::new(first), IoSliceMut::new(second)];
                 let n = rustix::io::readv(stream, &mut bufs)?;
-                if 0 < n && n < room {
-                    // That was all: asking once more only to hear so is spared by saying it here. Epoll tells of
-                    // whatever came after this call, and the runtime knows that from what it told before.
-                    short = Some(n);
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                Ok(n)
+                // Epoll tells of whatever comes after this call, and the runtime knows that from what it told before.
+                Ok((n, 0 < n && n < room))
             });
-            match (short, full) {
-                (Some(n), _) => return Ok(n),
-                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (None, full) => return full,
+            if let Some(read) = read {
+                return read;
             }
         }
     }
@@ -274,21 +266,14 @@ impl WriteHalf for OwnedWriteHalf {
             stream.writable().await.map_err(SendFileError::Connection)?;
             let load = loaded.load(file, part.clone(), Instant::now());
             load.await.map_err(SendFileError::File)?;
-            let mut short = None;
-            let full = stream.try_io(Interest::WRITABLE, || {
+            let sent = attempt(stream, Interest::WRITABLE, || {
                 let mut at = offset;
                 let n = rustix::fs::sendfile(stream, file, Some(&mut at), len)?;
-                if 0 < n && n < len && is_full(stream) {
-                    // Trying once more only to hear so takes as long as to send 40 KiB.
-                    short = Some(n);
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                Ok(n)
+                // Trying once more takes as long as to send 40 KiB.
+                Ok((n, 0 < n && n < len && is_full(stream)))
             });
-            match (short, full) {
-                (Some(n), _) => return Ok(n),
-                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (None, full) => return sent_of_file(full),
+            if let Some(sent) = sent {
+                return sent_of_file(sent);
             }
         }
     }
@@ -298,6 +283,29 @@ impl WriteHalf for OwnedWriteHalf {
 impl WriteHalf for OwnedWriteHalf {
     async fn write(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
         tokio::io::AsyncWriteExt::write(self, bytes).await
+    }
+}
+
+/// One try at a socket that was said to be ready; `None` when it is not. `io` also says whether that was all for now:
+/// trying once more only to hear so is spared.
+#[cfg(target_os = "linux")]
+fn attempt(
+    stream: &TcpStream,
+    interest: Interest,
+    io: impl FnOnce() -> io::Result<(usize, bool)>,
+) -> Option<io::Result<usize>> {
+    let mut all = None;
+    let done = stream.try_io(interest, || match io()? {
+        (n, true) => {
+            all = Some(n);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        (n, false) => Ok(n),
+    });
+    match (all, done) {
+        (Some(n), _) => Some(Ok(n)),
+        (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
+        (None, done) => Some(done),
     }
 }
 
