@@ -3,6 +3,9 @@
 //! A job waits for its turn, finds its hash file, wants its content from the content's swarm and follows that until
 //! every byte is here and verified. Pausing drops the work in progress (turn and wish are given back by their
 //! guards); resuming begins again with what is in the cache.
+//!
+//! Who reads a `watch` has it locked. Where both are needed, the status is locked before what the caller wants
+//! (`control`), never after it.
 
 use crate::{
     api::{JobError, JobId, JobState, JobStatus, SourceBytes},
@@ -216,10 +219,7 @@ impl Job {
                 }
                 Control::Run => {}
             }
-            let ended = tokio::select! {
-                result = self.attempt(&shared) => Some(result),
-                _ = control.wait_for(|c| *c != Control::Run) => None,
-            };
+            let ended = unless_steered(&mut control, self.attempt(&shared)).await;
             if let Some(outcome) = ended
                 && self.conclude(outcome)
             {
@@ -588,6 +588,21 @@ impl Job {
     }
 }
 
+/// Works until the caller wants something else than that the job runs; then the work is dropped, and there is no outcome.
+async fn unless_steered<T>(
+    control: &mut watch::Receiver<Control>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let steered = async {
+        // The answer is a lock, which must be gone when the work is dropped: that takes the status's.
+        drop(control.wait_for(|c| *c != Control::Run).await);
+    };
+    tokio::select! {
+        outcome = work => Some(outcome),
+        () = steered => None,
+    }
+}
+
 /// Joins the content's swarm, and learns what the swarm had received before this job.
 async fn attach(
     shared: &Arc<Shared>,
@@ -686,5 +701,51 @@ struct Attached<'a> {
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.shared.detach(self.key, self.job);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Control, unless_steered};
+    use std::{
+        sync::mpsc::{self, Sender},
+        thread,
+        time::Duration,
+    };
+    use tokio::sync::watch;
+
+    /// Says, when it is dropped, whether somebody else can change what is wanted meanwhile.
+    struct Work {
+        wanted: watch::Sender<Control>,
+        is_free: Sender<bool>,
+    }
+
+    impl Drop for Work {
+        fn drop(&mut self) {
+            let wanted = self.wanted.clone();
+            let (changed, change) = mpsc::channel();
+            thread::spawn(move || {
+                wanted.send_replace(Control::Cancel);
+                let _ = changed.send(());
+            });
+            let is_free = change.recv_timeout(Duration::from_secs(5)).is_ok();
+            let _ = self.is_free.send(is_free);
+        }
+    }
+
+    /// Work that is dropped writes the status, and who steers the job has the status locked while changing what is wanted:
+    /// a pause with a resume or cancel close behind it stopped both for ever.
+    #[tokio::test]
+    async fn what_is_wanted_can_be_changed_while_the_work_is_dropped() {
+        let wanted = watch::Sender::new(Control::Pause);
+        let mut control = wanted.subscribe();
+        let (is_free, answer) = mpsc::channel();
+        let work = Work { wanted, is_free };
+        let attempt = async move {
+            let _work = work;
+            std::future::pending::<()>().await;
+        };
+        assert_eq!(unless_steered(&mut control, attempt).await, None);
+        assert_eq!(answer.recv(), Ok(true));
     }
 }

@@ -14,15 +14,9 @@ use std::{
     process::Command,
     time::Duration,
 };
-use support::{Node, Origin, config, content, hash_file};
+use support::{Node, Origin, config, content, hash_file, soon};
 
 const MIB: usize = 1 << 20;
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future)
-        .await
-        .unwrap_or_else(|_| panic!("{what} takes too long"))
-}
 
 /// Plain content leaves the cache with the job that was handed it. A second job of the same address was cut off by
 /// that: its swarm ended under it.
@@ -150,8 +144,10 @@ async fn content_is_deleted_while_a_peer_downloads_it_and_the_peer_finishes_else
     let seed = Node::start(&[], &[]).await;
     let job = seed.get(&url).await;
     seed.finish(job).await;
-    seed.engine.release(job).await;
-    let id = seed.engine.cache().await[0].file_id.clone();
+    soon("the release", seed.engine.release(job)).await;
+    let id = soon("the list", seed.engine.cache()).await[0]
+        .file_id
+        .clone();
     origin.set_down(true);
     let peer = Node::start(&[], &[seed.address()]).await;
     let hash_file = String::from_utf8(hash_file(&bytes, 1 << 20).to_json()).expect("text");
@@ -165,11 +161,12 @@ async fn content_is_deleted_while_a_peer_downloads_it_and_the_peer_finishes_else
     peer.until(job, |s| s.downloaded.lan > 0).await;
     let deleted = soon("deleting", seed.engine.delete(Some(&id), false)).await;
     assert_eq!(deleted, Ok(1));
-    assert!(seed.engine.cache().await.is_empty());
+    assert!(soon("the list", seed.engine.cache()).await.is_empty());
     origin.set_down(false);
     peer.finish(job).await;
     assert!(peer.bytes(job).await == bytes);
-    assert!(seed.engine.cache().await.is_empty(), "it stays deleted");
+    let cached = soon("the list", seed.engine.cache()).await;
+    assert!(cached.is_empty(), "it stays deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

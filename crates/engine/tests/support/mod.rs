@@ -36,6 +36,13 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }
 
+/// What a future comes to, within a minute.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} takes too long"))
+}
+
 /// Bytes that look random and are the same for the same seed.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
@@ -263,10 +270,11 @@ pub fn config(dir: &TempDir, settings: &[(&str, &str)], peers: &[SocketAddr]) ->
 impl Node {
     pub async fn start(settings: &[(&str, &str)], peers: &[SocketAddr]) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let engine = Engine::start(config(&dir, settings, peers))
-            .await
-            .expect("starts");
-        Self { engine, dir }
+        let engine = soon("the start", Engine::start(config(&dir, settings, peers))).await;
+        Self {
+            engine: engine.expect("starts"),
+            dir,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -282,16 +290,18 @@ impl Node {
     }
 
     pub async fn request(&self, request: GetRequest) -> JobId {
-        self.engine.get(request).await.expect("accepted")
+        let accepted = soon("accepting", self.engine.get(request)).await;
+        accepted.expect("accepted")
     }
 
     /// Waits for a state of the job, at most a minute.
     pub async fn until(&self, id: JobId, what: impl FnMut(&JobStatus) -> bool) -> JobStatus {
         let mut watch = self.engine.watch(id).expect("job");
         let reached = tokio::time::timeout(Duration::from_secs(60), watch.wait_for(what)).await;
-        let now = self.engine.job(id);
+        // The job is asked for only when nothing was reached: what was is a lock on its status, and a second one would
+        // wait for a writer that waits for the first.
         reached
-            .unwrap_or_else(|_| panic!("not reached: {now:#?}"))
+            .unwrap_or_else(|_| panic!("not reached: {:#?}", self.engine.job(id)))
             .expect("job lives")
             .clone()
     }
@@ -303,7 +313,8 @@ impl Node {
     }
 
     pub async fn bytes(&self, id: JobId) -> Vec<u8> {
-        let (mut file, len) = self.engine.open_file(id).await.expect("complete");
+        let opened = soon("opening", self.engine.open_file(id)).await;
+        let (mut file, len) = opened.expect("complete");
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut bytes).expect("readable");
         assert_eq!(bytes.len() as u64, len);
