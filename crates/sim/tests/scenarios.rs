@@ -187,11 +187,11 @@ const LARGE: [(&str, f64, f64); 5] = [
     // The targets.
     ("w3-256", 1.15, 1.10),
     // Each knows a part of the others.
-    ("origin-256", 1.32, 1.22),
+    ("origin-256", 1.30, 1.20),
     ("seed-leaves-256", 1.15, 1.10),
     // The targets.
     ("equal-1000", 1.15, 1.10),
-    ("ten-thousand", 1.34, 1.25),
+    ("ten-thousand", 1.17, 1.10),
 ];
 
 #[test]
