@@ -100,28 +100,48 @@ const STEP: Duration = Duration::from_millis(250);
 /// Bytes a second over the last three seconds (since the first byte, when that is less long ago).
 #[derive(Debug, Default)]
 pub(crate) struct RateMeter {
-    /// (start of the step, bytes in it), oldest first; at most WINDOW / STEP + 1 entries.
-    steps: VecDeque<(Instant, u64)>,
+    /// Oldest first; at most WINDOW / STEP + 1 entries.
+    steps: VecDeque<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    start: Instant,
+    /// What was here at the start: it came in the time before that.
+    first: u64,
+    /// All bytes of the step.
+    sum: u64,
 }
 
 impl RateMeter {
     pub(crate) fn add(&mut self, bytes: u64, now: Instant) {
         match self.steps.back_mut() {
-            Some((start, sum)) if now.saturating_duration_since(*start) < STEP => *sum += bytes,
+            Some(step) if now.saturating_duration_since(step.start) < STEP => step.sum += bytes,
             _ => {
                 self.forget(now);
-                self.steps.push_back((now, bytes));
+                self.steps.push_back(Step {
+                    start: now,
+                    first: bytes,
+                    sum: bytes,
+                });
             }
         }
     }
 
     pub(crate) fn bps(&mut self, now: Instant) -> u64 {
         self.forget(now);
-        let Some((first, _)) = self.steps.front() else {
+        let Some(oldest) = self.steps.front() else {
             return 0;
         };
-        let span = now.saturating_duration_since(*first).max(STEP);
-        let sum: u64 = self.steps.iter().map(|(_, bytes)| bytes).sum();
+        let span = now.saturating_duration_since(oldest.start).max(STEP);
+        let sum: u64 = self.steps.iter().map(|step| step.sum).sum();
+        // Of a download that has just begun nothing else is known.
+        let before = if self.steps.len() > 1 {
+            oldest.first
+        } else {
+            0
+        };
+        let sum = sum - before;
         let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1);
         sum.saturating_mul(1000) / millis
     }
@@ -130,7 +150,7 @@ impl RateMeter {
         while self
             .steps
             .front()
-            .is_some_and(|(start, _)| now.saturating_duration_since(*start) > WINDOW)
+            .is_some_and(|step| now.saturating_duration_since(step.start) > WINDOW)
         {
             self.steps.pop_front();
         }
@@ -150,8 +170,22 @@ mod tests {
             meter.add(1000, start + Duration::from_millis(100 * i));
         }
         let rate = meter.bps(start + Duration::from_secs(10));
-        assert!((9_000..=11_500).contains(&rate), "{rate}");
+        assert!((9_000..=10_100).contains(&rate), "{rate}");
         assert_eq!(meter.bps(start + Duration::from_secs(20)), 0);
+    }
+
+    /// Looked at whenever something has come, a rate of large lumps was as many of them too high as stand at both ends.
+    #[test]
+    fn lumps_make_no_rate_too_high() {
+        let start = Instant::now();
+        let mut meter = RateMeter::default();
+        for i in 0..100 {
+            let now = start + Duration::from_millis(400 * i);
+            meter.add(400_000, now);
+            if i > 0 {
+                assert_eq!(meter.bps(now), 1_000_000, "{i}");
+            }
+        }
     }
 
     #[test]
