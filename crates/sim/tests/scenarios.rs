@@ -191,7 +191,8 @@ const LARGE: [(&str, f64, f64); 5] = [
     ("seed-leaves-256", 1.15, 1.10),
     // The targets.
     ("equal-1000", 1.15, 1.10),
-    ("ten-thousand", 1.17, 1.10),
+    // Each knows twelve others.
+    ("ten-thousand", 1.34, 1.25),
 ];
 
 #[test]

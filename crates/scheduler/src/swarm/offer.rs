@@ -373,8 +373,9 @@ impl Swarm {
     /// Whether as much is on its way to us from peers as to our neighbours: they come first then. One piece is on its
     /// way to everybody before anybody gets two, and more than a few would only make each of them take longer. Who has
     /// less than its neighbours takes a second one all the same, or chance would let some fall behind further and
-    /// further, and so does who lacks only a few. What comes while an answer is under way and a piece is checked is on top of that: much, on a fast link. So
-    /// is what is being checked, which fills no link any more: on a busy machine that takes longer than anything else.
+    /// further, and so does who lacks only a few. What comes while an answer is under way and a piece is checked is on
+    /// top of that: much, on a fast link. So is what is being checked, which fills no link any more: on a busy machine
+    /// that takes longer than anything else.
     fn is_crowded(&self, now: Instant) -> bool {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
         let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
