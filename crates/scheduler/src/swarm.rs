@@ -14,7 +14,7 @@ use crate::{
     SourceId, SourceInfo, Stats, SwarmConfig,
     meter::Meter,
     pieces::{Giver, PieceState, Pieces},
-    rng::{Rng, key_of, mix, rendezvous},
+    rng::{Rng, key_of, mix},
     sorted::{SortedMap, SortedSet},
     source::{Down, Source},
 };
@@ -73,7 +73,7 @@ impl Swarm {
         Self {
             picker,
             self_key,
-            http: http::HttpPlan::new(rendezvous(self_key, lengths.piece_count()), now),
+            http: http::HttpPlan::new(self_key, lengths, now),
             leads: lead::Leads::new(now),
             uploads: upload::Uploads::new(lengths.blocks_per_piece(), now),
             offers: offer::Offers::new(now),

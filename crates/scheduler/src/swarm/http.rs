@@ -20,7 +20,7 @@ use crate::{
     rng::rendezvous,
     source::{Asked, Down, Run, Source},
 };
-use dosvc_content::{Block, PieceIndex};
+use dosvc_content::{Block, PieceIndex, PieceLengths};
 use std::time::{Duration, Instant};
 
 /// Fetches at once when nobody shares the work.
@@ -86,8 +86,14 @@ pub(super) struct HttpPlan {
     last_used: Option<Instant>,
 }
 
+/// The rank of a machine by its key: the same wherever it is worked out.
+fn rank(key: u64, lengths: PieceLengths) -> u64 {
+    rendezvous(key, lengths.piece_count())
+}
+
 impl HttpPlan {
-    pub(super) fn new(own_rank: u64, now: Instant) -> Self {
+    pub(super) fn new(self_key: u64, lengths: PieceLengths, now: Instant) -> Self {
+        let own_rank = rank(self_key, lengths);
         let behind = (u64::MAX - own_rank) as f64 / u64::MAX as f64;
         Self {
             own_rank,
@@ -261,15 +267,12 @@ impl Swarm {
     /// How many of the other downloaders that we know, or heard of, come before us at the HTTP server.
     fn before_us(&self, partners: &[u64], now: Instant) -> u32 {
         let ours = self.own_rank();
-        let better = |key: &&u64| self.rank_of(**key) > ours;
+        let lengths = *self.pieces.lengths();
+        let better = |key: &&u64| rank(**key, lengths) > ours;
         match partners.iter().filter(better).count() {
             0 => u32::from(self.is_led(now)),
             before => u32::try_from(before).unwrap_or(u32::MAX),
         }
-    }
-
-    fn rank_of(&self, key: u64) -> u64 {
-        rendezvous(key, self.pieces.lengths().piece_count())
     }
 
     pub(super) fn own_rank(&self) -> u64 {
