@@ -1,7 +1,7 @@
 //! Givers decide what goes to whom: while several downloaders are connected, they wait for offers instead of asking.
 //!
 //! A giver knows what each neighbour lacks and how much is on its way to it. It offers its rarest piece to whom the
-//! least is coming, shortly before what it sends is out, and the downloader takes the offer (by a request) unless the
+//! least is coming (one less counts to who lags), shortly before what it sends is out, and the downloader takes the offer (by a request) unless the
 //! piece is on its way already, as much is coming to it as to its neighbours, or everything else would be here sooner. So
 //! no two givers send the same piece to the same machine, nobody's downlink is crowded while another's idles, nobody
 //! waits for a slow giver in the end, and every piece leaves the seed once before any leaves it twice.
@@ -25,6 +25,9 @@ use std::{
 /// A downloader to which nothing comes for this long asks by itself; but not one who has had something for it for a shorter
 /// time.
 const QUIET_MAX: Duration = Duration::from_millis(400);
+/// Who has so many pieces less than our downloaders have on average lags: one piece less counts to be on its way to it. Who
+/// knows few givers would fall behind further and further else, and be the last to be done.
+const LAGS: u32 = 2;
 /// Receivers compared for one offer.
 const LOOK_MAX: usize = 4;
 /// An offer without an answer is forgotten after this.
@@ -218,6 +221,7 @@ impl Swarm {
 
     /// The rarest piece that one of those lacks to whom the least is coming.
     fn choose_offer(&mut self, now: Instant) -> Option<(SourceId, PieceIndex)> {
+        let usual = self.usual_count();
         // Givers that know the same choose differently.
         let salt = self.rng.next();
         let mut order = Vec::new();
@@ -227,8 +231,10 @@ impl Swarm {
                 retry_at = Some(retry_at.map_or(until, |at| at.min(until)));
                 continue;
             }
+            let lags = s.has.count() + LAGS <= usual;
+            let load = s.fetching.len().saturating_sub(usize::from(lags));
             let tie = mix(salt ^ u64::from(id.0));
-            order.push(Reverse((s.fetching.len(), s.has.count(), tie, id)));
+            order.push(Reverse((load, s.has.count(), tie, id)));
         }
         self.offers.retry_at = retry_at;
         // Of all of them only the first few are looked at.
@@ -256,6 +262,16 @@ impl Swarm {
             }
         }
         best.map(|(_, id, piece)| (id, piece))
+    }
+
+    /// Pieces that a downloader has, on average.
+    fn usual_count(&self) -> u32 {
+        let (mut all, mut had) = (0, 0);
+        for s in self.sources.values().filter(|s| s.is_partner()) {
+            all += 1;
+            had += u64::from(s.has.count());
+        }
+        u32::try_from(had / u64::max(all, 1)).expect("no more than pieces there are")
     }
 
     fn offer(&mut self, id: SourceId, piece: PieceIndex, now: Instant) {

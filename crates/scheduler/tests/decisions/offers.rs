@@ -117,6 +117,30 @@ fn a_seed_leaves_second_copies_to_others_where_only_busy_peers_answer_late() {
     assert!(of_a_long_path > 3, "{of_a_long_path}");
 }
 
+/// Who knows only five others gets less than who knows twenty, and was the last of a thousand machines to be done.
+#[test]
+fn who_lags_is_offered_a_second_piece_where_others_get_their_first() {
+    let first_offered = |lags_by: u32| {
+        let mut small = Small::new(true, |config| config.giving = Giving::NONE);
+        let [late, early] = [(1, 4 - lags_by), (2, 4)].map(|(id, had)| {
+            let id = small.add_holder_of(id, had);
+            small.swarm.handle_interested(id, true, small.now);
+            id
+        });
+        // One piece comes to the late one from elsewhere.
+        let coming = small.block(PIECES - 1).piece();
+        small.swarm.handle_fetching(late, &[coming], &[], small.now);
+        let config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+        small.swarm.set_config(config, small.now);
+        let offered = offers(&small.commands());
+        (offered.first().expect("an offer").0, late, early)
+    };
+    let (to, _, early) = first_offered(2);
+    assert_eq!(to, early, "nothing is coming to it");
+    let (to, late, _) = first_offered(4);
+    assert_eq!(to, late);
+}
+
 #[test]
 fn pieces_offered_to_a_peer_that_does_not_answer_are_offered_to_others() {
     let taken = taken_of_a_seed(1, 2 * PIECES as usize - 1);
