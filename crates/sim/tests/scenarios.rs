@@ -187,12 +187,12 @@ const LARGE: [(&str, f64, f64); 5] = [
     // The targets.
     ("w3-256", 1.15, 1.10),
     // Each knows a part of the others.
-    ("origin-256", 1.30, 1.20),
+    ("origin-256", 1.25, 1.20),
     ("seed-leaves-256", 1.15, 1.10),
     // The targets.
     ("equal-1000", 1.15, 1.10),
     // Each knows twelve others.
-    ("ten-thousand", 1.34, 1.25),
+    ("ten-thousand", 1.25, 1.20),
 ];
 
 #[test]
