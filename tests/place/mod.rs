@@ -88,7 +88,7 @@ impl Place {
     }
 }
 
-/// A process that is killed when the test ends, and what it writes to standard error.
+/// A process that is killed when the test ends, and what it writes to standard error, which a test that fails shows.
 pub(crate) struct Running {
     child: Child,
     log: PathBuf,
@@ -129,6 +129,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_else(|e| e.to_string());
+            eprintln!("-- {}:\n{log}", self.log.display());
+        }
     }
 }
 
