@@ -184,17 +184,32 @@ fn managed_file_that_is_not_trusted_changes_nothing_in_a_running_daemon() {
     );
 }
 
-/// A server of one endless-looking file, which counts its connections.
+/// A server of a file of zeros, which counts its connections.
 struct Server {
     address: SocketAddr,
     opened: Arc<AtomicUsize>,
     broken: Arc<AtomicUsize>,
 }
 
-const LENGTH: u64 = 1 << 30;
+/// What a server has, and how it gives it.
+#[derive(Clone, Copy)]
+struct Served {
+    length: u64,
+    /// Bytes sent at once …
+    part: usize,
+    /// … and how long it waits after them.
+    pause: Duration,
+}
+
+/// Endless-looking, at full speed.
+const LARGE: Served = Served {
+    length: 1 << 30,
+    part: 64 << 10,
+    pause: Duration::ZERO,
+};
 
 impl Server {
-    fn start() -> Self {
+    fn start(served: Served) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (opened, broken) = (Arc::default(), Arc::default());
@@ -208,7 +223,7 @@ impl Server {
                 opened.fetch_add(1, Ordering::SeqCst);
                 let broken = Arc::clone(&broken);
                 thread::spawn(move || {
-                    if serve(stream).is_err() {
+                    if serve(stream, served).is_err() {
                         broken.fetch_add(1, Ordering::SeqCst);
                     }
                 });
@@ -219,11 +234,12 @@ impl Server {
 }
 
 /// Answers requests for ranges of zeros until the client goes; an answer that it does not take whole is an error.
-fn serve(stream: TcpStream) -> std::io::Result<()> {
+fn serve(stream: TcpStream, served: Served) -> std::io::Result<()> {
+    let whole = served.length;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     loop {
-        let (mut range, mut found) = (0..LENGTH, true);
+        let (mut range, mut found) = (0..whole, true);
         let mut lines = 0;
         loop {
             let mut line = String::new();
@@ -250,15 +266,16 @@ fn serve(stream: TcpStream) -> std::io::Result<()> {
         let (length, last) = (range.end - range.start, range.end - 1);
         write!(
             stream,
-            "HTTP/1.1 206 Partial Content\r\nETag: \"1\"\r\nContent-Length: {length}\r\nContent-Range: bytes {}-{last}/{LENGTH}\r\n\r\n",
+            "HTTP/1.1 206 Partial Content\r\nETag: \"1\"\r\nContent-Length: {length}\r\nContent-Range: bytes {}-{last}/{whole}\r\n\r\n",
             range.start
         )?;
-        let zeros = [0; 64 << 10];
+        let zeros = vec![0; served.part];
         let mut left = length;
         while left > 0 {
             let now = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
             stream.write_all(&zeros[..now])?;
             left -= now as u64;
+            thread::sleep(served.pause);
         }
     }
 }
@@ -276,7 +293,7 @@ fn limit_that_changes_is_in_force_within_two_seconds_and_costs_no_connection() {
     };
     limit(500);
     let daemon = place.daemon();
-    let server = Server::start();
+    let server = Server::start(LARGE);
     let url = format!("http://{}/f.bin", server.address);
     let _get = place.start(&["get", &url, "-o", "f.bin"]);
     let status = || json(&place.run(&["status", "--json", "--socket", "api.sock"]));
@@ -313,4 +330,42 @@ fn limit_that_changes_is_in_force_within_two_seconds_and_costs_no_connection() {
         daemon.log()
     );
     assert_eq!(server.broken.load(Ordering::SeqCst), 0, "{}", daemon.log());
+}
+
+/// A server is silent when nothing comes of it. It is not when it sends little, nor while what it sent waits for our
+/// limit: who asked it again then would throw away what is on its way, and get no further ever.
+#[test]
+fn slow_server_and_low_limit_are_not_taken_for_silence() {
+    let at_once = Served {
+        length: 480 << 10,
+        part: 480 << 10,
+        pause: Duration::ZERO,
+    };
+    // Less than a server's five seconds of silence would let through at once.
+    let slowly = Served {
+        length: 120 << 10,
+        part: 1 << 10,
+        pause: Duration::from_millis(70),
+    };
+    let gets = [(at_once, 64), (slowly, 0)].map(|(served, kbps)| {
+        thread::spawn(move || {
+            let place = Place::with(&format!(
+                "[delivery_optimization]\nmax_background_download_bandwidth = {kbps}\n"
+            ));
+            let daemon = place.daemon();
+            let server = Server::start(served);
+            let url = format!("http://{}/f.bin", server.address);
+            let begun = Instant::now();
+            let (code, said) = place.start(&["get", &url, "-o", "f.bin"]).end();
+            assert_eq!(code, Some(0), "{said}{}", daemon.log());
+            // Else it shows nothing.
+            assert!(begun.elapsed() > Duration::from_secs(6));
+            assert_eq!(server.broken.load(Ordering::SeqCst), 0, "{}", daemon.log());
+            let length = fs::metadata(place.path("f.bin")).unwrap().len();
+            assert_eq!(length, served.length);
+        })
+    });
+    for get in gets {
+        get.join().unwrap();
+    }
 }

@@ -90,6 +90,11 @@ impl Body {
             .filter(|_| !self.shared.client.uses_proxies())
     }
 
+    /// Whether more is there, and waits for our own limit.
+    pub fn is_held(&self) -> bool {
+        self.reader.line().is_some_and(LineInfo::is_held)
+    }
+
     /// The next bytes; `None` after exactly as many as are due. Safe to cancel: no byte is lost.
     ///
     /// # Errors

@@ -93,6 +93,11 @@ impl LineInfo {
         readers.held_since = on.then(Instant::now);
     }
 
+    /// Whether the limit is being waited for.
+    pub(crate) fn is_held(&self) -> bool {
+        self.lock().held_since.is_some()
+    }
+
     /// The gate, and whether somebody reads through it.
     fn gate(&self) -> (Arc<dyn Throttle>, bool) {
         let readers = self.lock();

@@ -296,7 +296,8 @@ impl Swarm {
         self.settle(now);
     }
 
-    /// Bytes of a block are arriving that is not whole yet.
+    /// Bytes of a block are arriving that is not whole yet. None: they are there, and wait for our own limit; so
+    /// [`Self::handle_timeout`] does not take who sends them for silent.
     pub fn handle_progress(&mut self, id: SourceId, bytes: u32, now: Instant) {
         let Some(s) = self.sources.get_mut(&id) else {
             return;

@@ -5,15 +5,19 @@ use dosvc_content::{Block, PieceIndex, PieceLengths};
 use dosvc_origin::{Origin, OriginError};
 use dosvc_scheduler::{FetchId, SourceKind};
 use dosvc_wire::net::{BlockBuf, BlockPool, Feeds};
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, time::timeout};
 
 /// What a fetch tells its swarm.
 #[derive(Debug)]
 pub(super) enum HttpEvent {
     /// The server sends the whole content whatever range is asked.
     NoRanges,
-    /// `bytes` more of the block arrived, `here` in all, that do not make it whole yet.
+    /// `bytes` more of the block arrived, `here` in all, that do not make it whole yet. None: more is there, and waits
+    /// for our own limit.
     Progress { block: Block, bytes: u32, here: u32 },
     /// A whole block is here; `news` bytes of it have not been reported before.
     Block {
@@ -47,8 +51,12 @@ pub(super) struct Fetch {
     pub(super) events: mpsc::Sender<(FetchKey, HttpEvent)>,
 }
 
-/// Bytes between two progress reports.
+/// Bytes between two progress reports …
 const PROGRESS_BYTES: u32 = 128 << 10;
+/// … unless so much time has passed: who sends slowly does send.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a fetch says that it waits for our own limit.
+const HELD_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Fetch {
     /// Runs the fetch to its end. Dropping the future ends it too (nothing is reported then).
@@ -83,31 +91,37 @@ impl Fetch {
                 let mut data = self.pool.acquire(block.len() as usize).await;
                 let mut filled = 0;
                 let mut reported = 0;
+                let mut reported_at = Instant::now();
                 while filled < data.len() {
+                    let mut is_due = false;
                     if rest.is_empty() {
                         // The body ends with an error when it is short, so `None` cannot come here early.
-                        let Some(chunk) = body.chunk().await? else {
-                            return Ok(());
-                        };
-                        rest = chunk;
-                        continue;
+                        match timeout(HELD_INTERVAL, body.chunk()).await {
+                            Ok(Ok(Some(chunk))) => rest = chunk,
+                            Ok(Ok(None)) => return Ok(()),
+                            Ok(Err(error)) => return Err(error),
+                            Err(_) => is_due = body.is_held(),
+                        }
                     }
                     let n = rest.len().min(data.len() - filled);
                     data[filled..filled + n].copy_from_slice(&rest.split_to(n));
                     filled += n;
                     self.feeds.arrived(self.key.source, block, &data[..filled]);
-                    let news = u32::try_from(filled - reported).unwrap_or(0);
-                    if news >= PROGRESS_BYTES && filled < data.len() {
+                    let news = count(filled - reported);
+                    is_due |= news >= PROGRESS_BYTES
+                        || news > 0 && reported_at.elapsed() >= PROGRESS_INTERVAL;
+                    if is_due && filled < data.len() {
                         reported = filled;
+                        reported_at = Instant::now();
                         let progress = HttpEvent::Progress {
                             block,
                             bytes: news,
-                            here: u32::try_from(filled).unwrap_or(u32::MAX),
+                            here: count(filled),
                         };
                         self.send(progress).await;
                     }
                 }
-                let news = u32::try_from(data.len() - reported).unwrap_or(0);
+                let news = count(data.len() - reported);
                 self.send(HttpEvent::Block { block, data, news }).await;
             }
         }
@@ -120,4 +134,9 @@ impl Fetch {
         // A swarm that has ended needs no events.
         let _ = self.events.send((self.key, event)).await;
     }
+}
+
+/// Bytes of a block.
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

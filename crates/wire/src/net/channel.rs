@@ -99,11 +99,12 @@ pub enum Event {
     /// A block that we asked for will not come from this peer, or not the rest of it. No [`Event::Received`] follows.
     Abandoned(Block),
     /// A block has begun (perhaps with no byte yet), or a part of it arrived: about every 128 KiB, every 20 ms of a
-    /// fast one and every 100 ms of a slow one. What no `Progress` told is implied by [`Event::Received`].
+    /// fast one and every 100 ms of a slow one; or more is there, and has waited for the rate limit for another second.
+    /// What no `Progress` told is implied by [`Event::Received`].
     Progress {
         /// The block.
         block: Block,
-        /// Bytes since the last `Progress` of this block.
+        /// Bytes since the last `Progress` of this block; may be none.
         bytes: u32,
     },
     /// A whole block arrived, unverified.

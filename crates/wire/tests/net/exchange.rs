@@ -185,6 +185,45 @@ async fn a_cancel_takes_an_unbegun_block_out_of_the_queue() {
     }
 }
 
+/// Who gave up on a peer for that would throw away what is there, and under a low limit get no further ever.
+#[tokio::test]
+async fn a_block_that_waits_for_the_limit_goes_on_telling_and_no_peer_is_told_silent() {
+    let gate = Gate::new();
+    let (mut driven, mut raw) = open(Options {
+        down: gate.clone(),
+        ..Options::default()
+    })
+    .await;
+    let wanted = block(0, 0, 10_000);
+    driven.send(Command::Request(wanted));
+    raw.header().await;
+    raw.send(&Message::Piece {
+        piece: 0,
+        offset: 0,
+        data: vec![1; 10_000].into(),
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    // The beginning comes with the header, which nobody has to pay for.
+    let mut here = 0;
+    for _ in 0..3 {
+        let told = tokio::time::timeout(PATIENCE, driven.events.recv()).await;
+        let Ok(Some((_, Event::Progress { block, bytes }))) = told else {
+            panic!("{told:?}");
+        };
+        assert_eq!(block, wanted);
+        here += bytes;
+    }
+    assert!(here < 10_000, "{here} bytes passed a shut gate");
+    assert!(begun.elapsed() > std::time::Duration::from_secs(1));
+    gate.open(10_000);
+    let event = driven.next().await;
+    assert!(
+        matches!(&event, Event::Received { block, data } if *block == wanted && data[..] == [1; 10_000]),
+        "{event:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_block_that_comes_after_its_cancel_is_dropped() {
     let (mut driven, mut raw) = open(Options::default()).await;

@@ -9,7 +9,9 @@ use dosvc_content::Block;
 use dosvc_polite::{Intake, Leave};
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// Bytes read at once where messages are expected. What of a block lands here is copied once more, so it is
 /// short against a block.
@@ -21,6 +23,8 @@ const PROGRESS_BYTES: u32 = 128 << 10;
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// However few they are, bytes are told after this long.
 const PROGRESS_INTERVAL_MAX: Duration = Duration::from_millis(100);
+/// How often a block that is there and waits for the rate limit tells that it has not fallen silent.
+const HELD_INTERVAL: Duration = Duration::from_secs(1);
 /// Once so many are here, the block may be passed on: that is told the sooner, ...
 const RELAY_BYTES: u32 = 64 << 10;
 /// ... if the block is not as fast as to be here before anybody would have asked for it.
@@ -187,9 +191,7 @@ impl<R: ReadHalf> Reader<'_, R> {
             if partial.filled == end {
                 break;
             }
-            n = self
-                .read_part(&mut partial.data, partial.filled, end)
-                .await?;
+            n = self.read_part(&mut partial, end).await?;
         }
         if end < block.len() as usize {
             self.partial = Some(partial);
@@ -204,16 +206,13 @@ impl<R: ReadHalf> Reader<'_, R> {
 
     /// Reads more of a block, up to its byte `end`: with one system call all of that, if it is there, and the
     /// beginning of what follows.
-    async fn read_part(
-        &mut self,
-        data: &mut BlockBuf,
-        filled: usize,
-        end: usize,
-    ) -> Result<usize, CloseReason> {
+    async fn read_part(&mut self, partial: &mut Partial, end: usize) -> Result<usize, CloseReason> {
         debug_assert_eq!(self.start, self.end, "the inbox is empty inside a block");
+        let (data, filled) = (&mut partial.data, partial.filled);
         let rest = end - filled;
         if !self.driver.params.down.is_unlimited() {
-            let max = self.draw(rest).await.map_err(lost)?;
+            let progress = Some(&mut partial.progress);
+            let max = self.draw(rest, progress).await.map_err(lost)?;
             let n = self
                 .half
                 .read(&mut data[filled..filled + max], &mut [])
@@ -232,14 +231,24 @@ impl<R: ReadHalf> Reader<'_, R> {
     }
 
     /// How many of `wanted` bytes the rate limit lets in now; waits until it is at least one, and something is there to
-    /// be read.
-    async fn draw(&mut self, wanted: usize) -> io::Result<usize> {
+    /// be read. While the limit is waited for within a block, that is told as its progress.
+    async fn draw(
+        &mut self,
+        wanted: usize,
+        mut progress: Option<&mut Progress>,
+    ) -> io::Result<usize> {
         loop {
             self.half.ready().await?;
             let down = &*self.driver.params.down;
-            match self.intake.ask(self.half.socket(), down, wanted) {
+            let bytes = match self.intake.ask(self.half.socket(), down, wanted) {
                 Leave::Move(bytes) => return Ok(bytes),
-                Leave::Pay(bytes) => self.driver.hold_receive(down.take(bytes)).await,
+                Leave::Pay(bytes) => bytes,
+            };
+            let mut paid = pin!(self.driver.hold_receive(down.take(bytes)));
+            while timeout(HELD_INTERVAL, paid.as_mut()).await.is_err() {
+                if let Some(progress) = progress.as_deref_mut() {
+                    progress.tell(self.driver);
+                }
             }
         }
     }
@@ -253,7 +262,7 @@ impl<R: ReadHalf> Reader<'_, R> {
             let mut max = rest.min(INBOX_LEN);
             let limited = is_block && !self.driver.params.down.is_unlimited();
             if limited {
-                max = max.min(self.draw(rest).await.map_err(lost)?);
+                max = max.min(self.draw(rest, None).await.map_err(lost)?);
             }
             let n = self.half.read(&mut self.inbox[..max], &mut []).await;
             rest -= self.arrived(n)?;
@@ -329,6 +338,10 @@ impl Progress {
                 return;
             }
         }
+        self.tell(driver);
+    }
+
+    fn tell(&mut self, driver: &Driver) {
         let bytes = std::mem::take(&mut self.untold);
         self.told += bytes;
         self.told_at = Some(Instant::now());
