@@ -291,6 +291,61 @@ fn limit_holds_from_the_first_byte_and_a_new_one_at_once() {
     assert_limited("the new limit", &flow, after * KBPS, CONNECTIONS);
 }
 
+/// Four pieces at once, each slower than what a silent server or peer is given up for.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn low_limit_is_met_and_the_download_gets_there() {
+    const LIMIT: f64 = 30.0;
+    let policies = format!(
+        "download_mode = 3\nmax_background_download_bandwidth = {LIMIT}\n\
+         min_file_size_to_cache = 1\ndelay_background_download_from_http = 600"
+    );
+    let mut lab = Lab::new(4, None);
+    let outsider = lab.outsider();
+    lab.segment();
+    let nginx = Nginx::start(&outsider, &content::folder());
+    let content = Content::sparse(5, MIB, 256 << 10);
+    let url = nginx.url(&content.name);
+    let seeds: Vec<Daemon> = (0..3)
+        .map(|i| Daemon::start(lab.at(i), "download_mode = 3\nmin_file_size_to_cache = 1"))
+        .collect();
+    for seed in &seeds {
+        seed.get(&url, &content, &[]);
+        seed.wait_until_shared(&content);
+    }
+    let peers: Vec<String> = seeds
+        .iter()
+        .flat_map(|seed| ["--peer".into(), seed.node().address(SWARM_PORT).to_string()])
+        .collect();
+    let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+    let (from_server, from_peers) = thread::scope(|scope| {
+        let by_http = policies.replace("download_mode = 3", "download_mode = 0");
+        let (lab, url, content) = (&lab, &url, &content);
+        let from_server = scope.spawn(move || {
+            let daemon = Daemon::start(lab.at(3), &by_http);
+            daemon.get(url, content, &[])
+        });
+        let daemon = Daemon::start(&outsider, &policies);
+        let from_peers = daemon.get(url, content, &peers);
+        (from_server.join().expect("it gets there"), from_peers)
+    });
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+    let least = Duration::from_secs_f64(MIB as f64 / (LIMIT * KBPS));
+    for (name, result) in [("server", from_server), ("peers", from_peers)] {
+        println!(
+            "{name}: {:?}, {least:?} at least, {:.2} from peers",
+            result.elapsed,
+            result.peer_share(&content)
+        );
+        // What is on its way when a limit is met for the first time is paid for, too.
+        assert!(
+            result.elapsed < least.mul_f64(1.4),
+            "{name}: {:?}",
+            result.status
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn lan_is_exempt_from_limits() {
