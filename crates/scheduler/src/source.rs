@@ -84,8 +84,11 @@ pub struct SourceInfo {
 
 /// How much longer than measured a request may take before somebody else may do better.
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
-/// The same for HTTP, where a server may first have to fetch the content itself.
+/// The same for HTTP, where a server may first have to fetch the content itself. Doubles each time that it was given up
+/// for: who always takes longer than this for its first byte would never get to send it.
 const SILENCE_HTTP: Duration = Duration::from_secs(5);
+/// The most that it doubles: longer than the owner itself waits for a server.
+const SILENCE_DOUBLINGS: u32 = 3;
 /// A peer that still talks is busy rather than gone.
 const SILENCE_BUSY: Duration = Duration::from_secs(10);
 
@@ -317,7 +320,7 @@ impl Source {
     pub(crate) fn silent_at(&self, now: Instant) -> Option<Instant> {
         let since = self.last_progress.max(self.busy_since)?;
         let least = if !self.is_peer() {
-            SILENCE_HTTP
+            SILENCE_HTTP * 2u32.pow(self.demotions.min(SILENCE_DOUBLINGS))
         } else if now.saturating_duration_since(self.last_heard) < SILENCE {
             SILENCE_BUSY
         } else {

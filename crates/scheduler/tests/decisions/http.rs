@@ -258,3 +258,49 @@ fn who_has_found_all_peers_begins_at_once() {
     small.swarm.handle_discovery_ended(small.now);
     assert!(small.commands().iter().any(fetches));
 }
+
+#[test]
+fn a_server_that_is_always_slow_to_begin_is_waited_for_in_the_end() {
+    const FIRST_BYTE: Duration = Duration::from_secs(12);
+    let mut small = Small::new(false, |c| c.discovery_grace = Duration::ZERO);
+    let begun = small.now;
+    let origin = small.add(1, SourceKind::Origin, false);
+    let mut commands = small.commands();
+    let mut asked = std::collections::BTreeMap::new();
+    let patience = Duration::from_secs(60);
+    while !small.swarm.is_complete() {
+        let now = small.now;
+        assert!(now.duration_since(begun) < patience, "never waited for");
+        for command in std::mem::take(&mut commands) {
+            match command {
+                Command::Fetch {
+                    fetch,
+                    first,
+                    count,
+                    ..
+                } => {
+                    asked.insert(fetch, (now, first.get()..first.get() + count));
+                }
+                Command::CancelFetch { fetch, .. } => {
+                    asked.remove(&fetch);
+                }
+                _ => {}
+            }
+        }
+        let is_here = |at: &std::time::Instant| now.duration_since(*at) >= FIRST_BYTE;
+        let here = asked.iter().find(|(_, (at, _))| is_here(at));
+        if let Some(fetch) = here.map(|(fetch, _)| *fetch) {
+            let (_, pieces) = asked.remove(&fetch).expect("just found");
+            for piece in pieces {
+                let block = small.block(piece);
+                small.swarm.handle_block(origin, block, now);
+                small.swarm.handle_piece_verified(block.piece(), now);
+            }
+            small
+                .swarm
+                .handle_fetch_ended(origin, fetch, FetchEnd::Done, now);
+        }
+        commands = small.commands();
+        commands.extend(small.wait(Duration::from_millis(100)));
+    }
+}
