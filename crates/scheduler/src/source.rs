@@ -92,6 +92,9 @@ const SILENCE_DOUBLINGS: u32 = 3;
 /// A peer that still talks is busy rather than gone.
 const SILENCE_BUSY: Duration = Duration::from_secs(10);
 
+/// An answer within this says nothing of the path: a machine is busy for so long.
+const NEAR: Duration = Duration::from_millis(2);
+
 /// A block asked of a peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
@@ -130,6 +133,8 @@ pub(crate) struct Upload {
     pub(crate) offered: SortedMap<u32, Instant>,
     /// The piece that was served last: it may still be under way.
     pub(crate) last: Option<PieceIndex>,
+    /// The least time from an offer to its answer.
+    pub(crate) answer_least: Option<Duration>,
     /// Bytes served, ever.
     pub(crate) served: u64,
     /// As the slots know it.
@@ -137,6 +142,11 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
+    /// The round trip to it, as far as it is the path's.
+    pub(crate) fn trip(&self) -> Duration {
+        self.answer_least.unwrap_or_default().saturating_sub(NEAR)
+    }
+
     /// Waits for offers and may take them.
     pub(crate) fn takes_offers(&self) -> bool {
         self.steered && self.unchoked && self.interested

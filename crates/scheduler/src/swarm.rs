@@ -163,6 +163,7 @@ impl Swarm {
     /// The source is gone.
     pub fn handle_source_removed(&mut self, id: SourceId, now: Instant) {
         self.forget(id, now);
+        self.offers.forget_trip();
         self.settle(now);
     }
 
@@ -322,7 +323,11 @@ impl Swarm {
             asked.begun = Some(now);
             s.partial = 0;
             let trip = now.saturating_duration_since(asked.at);
-            s.round_trip = Some(s.round_trip.map_or(trip, |t| t.min(trip)));
+            let least = s.round_trip.map_or(trip, |t| t.min(trip));
+            s.round_trip = Some(least);
+            if s.is_peer() {
+                self.offers.note_trip(least);
+            }
             self.note_tell(block.piece(), true);
             self.flush_tell();
         } else if s.withdrawn.contains(&block) {

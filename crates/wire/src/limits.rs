@@ -27,8 +27,8 @@ pub const REQUESTS_IGNORED_MAX: u32 = 4096;
 /// data.
 pub const WITHDRAWN_MAX: usize = 1024;
 
-/// How long a withdrawn request is remembered.
-pub const WITHDRAWN_FOR: Duration = Duration::from_secs(150);
+/// How long a withdrawn request is remembered: a slow line takes minutes for what stands before its answer.
+pub const WITHDRAWN_FOR: Duration = Duration::from_secs(3600);
 
 /// Piece indices that one list of an [`Extension::Fetching`](crate::Extension::Fetching) may name.
 pub const FETCHING_MAX: usize = 4096;

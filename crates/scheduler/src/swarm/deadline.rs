@@ -13,8 +13,12 @@ const TICK: Duration = Duration::from_millis(100);
 const DEMOTED: Duration = Duration::from_secs(5);
 /// The longest demotion, as a power of two of the first.
 const DEMOTED_DOUBLINGS: u32 = 4;
-/// A neighbour's claim to be fetching a piece counts this long.
+/// A neighbour's claim to be fetching a piece counts this long, …
 const CLAIM_MAX: Duration = Duration::from_secs(15);
+/// … or as long as our own uplink takes for so many, where that is longer, …
+const CLAIM_PIECES: u32 = 6;
+/// … but never longer than this.
+const CLAIM_SLOW_MAX: Duration = Duration::from_secs(150);
 
 impl Swarm {
     /// To be called when [`Self::poll_timeout`] says so; earlier or more often does no harm.
@@ -89,7 +93,9 @@ impl Swarm {
             s.ramp = 1;
             self.ready.insert(id);
         }
-        let stale = |since: &Instant| now.saturating_duration_since(*since) > CLAIM_MAX;
+        let slow = self.uploads.time_of(CLAIM_PIECES).min(CLAIM_SLOW_MAX);
+        let max = CLAIM_MAX.max(slow);
+        let stale = |since: &Instant| now.saturating_duration_since(*since) > max;
         if s.fetching.values().any(stale) {
             let old: Vec<u32> = s
                 .fetching

@@ -44,8 +44,11 @@ const LATE_MARGIN: Duration = Duration::from_millis(100);
 const IDLE_OFFERS: usize = 2;
 /// With so many pieces on their way to us we take no offer …
 const COMING_MAX: usize = 2;
-/// … but for those that come in this time: the way of an answer, and the check of a piece.
+/// … but for those that come in this time: the way of an answer, and the check of a piece; …
 const COMING_TIME: Duration = Duration::from_millis(20);
+/// … and in so many round trips, where that is longer: from far away each connection is slow to begin, and most of what was
+/// asked for is still under way.
+const COMING_TRIPS: u32 = 20;
 /// Who knows no more peers than this takes one piece more: the fewer a giver knows, the seldomer one of them idles, …
 const FEW_PEERS: usize = 16;
 /// … from the moment that it has so many. Before that a piece must be passed on soon.
@@ -72,6 +75,8 @@ pub(super) struct Offers {
     answer: Duration,
     /// The least: what the path takes, without what a busy peer does before it answers.
     answer_least: Option<Duration>,
+    /// The least time that a peer took from our request to the first byte.
+    trip_least: Option<Duration>,
     /// Nobody wants anything of us before something changes, or before `retry_at`.
     dry: bool,
     retry_at: Option<Instant>,
@@ -89,6 +94,7 @@ impl Offers {
             pending: VecDeque::new(),
             answer: ANSWER_FIRST,
             answer_least: None,
+            trip_least: None,
             dry: false,
             checked_at: now,
             retry_at: None,
@@ -108,6 +114,16 @@ impl Offers {
 
     pub(super) fn note_moved(&mut self, now: Instant) {
         self.moved_at = now;
+    }
+
+    /// A peer needs so long at least from a request to the first byte.
+    pub(super) fn note_trip(&mut self, trip: Duration) {
+        self.trip_least = Some(self.trip_least.map_or(trip, |least| least.min(trip)));
+    }
+
+    /// The peer that it was may be gone.
+    pub(super) fn forget_trip(&mut self) {
+        self.trip_least = None;
     }
 
     /// When we last asked for something or got something.
@@ -182,7 +198,7 @@ impl Swarm {
         } else {
             0
         };
-        let shared = self.uploads.may_share() && self.has_spare_uplink();
+        let shared = self.uploads.may_share(self.longest_trip()) && self.has_spare_uplink();
         let target = self.uploads.room(lead, shared, now).clamp(least, AHEAD_MAX);
         let of_seconds = self.offers.answer_least.unwrap_or_default();
         let target_of_seconds = self.uploads.room_of_short(of_seconds, shared, now);
@@ -302,7 +318,10 @@ impl Swarm {
         let Some(at) = s.up.offered.remove(&piece.get()) else {
             return;
         };
-        let took = now.saturating_duration_since(at).min(ANSWER_MAX);
+        let took = now.saturating_duration_since(at);
+        let least = s.up.answer_least.map_or(took, |least| least.min(took));
+        s.up.answer_least = Some(least);
+        let took = took.min(ANSWER_MAX);
         self.offers.answer = (self.offers.answer * 7 + took) / 8;
         let least = self
             .offers
@@ -396,7 +415,8 @@ impl Swarm {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
         let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
         let ours = self.told.len().saturating_sub(over_http);
-        let bytes = self.peer_meter.rate_at(now) * COMING_TIME.as_secs_f64();
+        let time = COMING_TIME.max(self.offers.trip_least.unwrap_or_default() * COMING_TRIPS);
+        let bytes = self.peer_meter.rate_at(now) * time.as_secs_f64();
         let ahead = bytes / f64::from(self.pieces.lengths().piece_size());
         #[expect(
             clippy::cast_possible_truncation,

@@ -23,9 +23,17 @@ const LONG_PIECE: Duration = Duration::from_millis(10);
 /// Pieces being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
 const SHARED_MAX: usize = 3;
-/// A piece that takes longer than this goes out alone: shared it would be what its receiver waits for in the end.
-const SLOW_PIECE: Duration = Duration::from_millis(100);
-/// Before the uplink's pace is known, a block no longer holds a slot after this.
+/// A connection that others than this one's blocks have kept waiting begins slowly anew: a piece takes this many round
+/// trips longer than its bytes explain, in which it leaves the uplink to others …
+const RAMP_TRIPS: f64 = 4.0;
+/// … and so much more than [`SHARED_MAX`] are sent at once, for each such trip that a piece's own time has room for …
+const SHARED_TRIPS: f64 = 8.0;
+/// … but no more than this.
+const SHARED_FAR_MAX: usize = 16;
+/// An uplink of which so much is used is used up.
+const USED_UP: f64 = 0.9;
+/// Before the uplink's pace is known, a block no longer holds a slot after this, and as long again as it took to begin
+/// those that are being sent: a slow uplink that all share would give nobody anything to pass on.
 const LONG_FIRST: Duration = Duration::from_millis(250);
 /// Served blocks over which the pace is measured at least, …
 const PACE_OVER: usize = 8;
@@ -33,10 +41,9 @@ const PACE_OVER: usize = 8;
 const PACE_TIME: Duration = Duration::from_millis(50);
 /// Served blocks over which it is measured at most.
 const PACE_OVER_MAX: usize = 512;
-/// A block may be passed on while the rest of it takes so many times as long to come as a piece takes to go out, …
+/// A block may be passed on while the rest of it takes so many times as long to come as a piece takes to go out, or
+/// nothing has gone out so far.
 const ARRIVES_MAX: u32 = 6;
-/// … and no longer than this before that is known.
-const ARRIVES_FIRST: Duration = Duration::from_millis(60);
 /// How often unchoke slots move when more want them than there are.
 const ROTATION: Duration = Duration::from_secs(10);
 /// Requests of one peer looked at for one choice.
@@ -166,13 +173,32 @@ impl Uploads {
         }
     }
 
-    /// Pieces being sent at once when their receivers have several givers.
-    fn shared_max(&self) -> usize {
-        if self.piece_pace().is_some_and(|pace| pace > SLOW_PIECE) {
-            1
-        } else {
-            SHARED_MAX
-        }
+    /// Pieces being sent at once when their receivers have several givers, or are far: up to this round trip.
+    fn shared_max(&self, trip: Duration) -> usize {
+        let trips = self.piece_pace().map_or(0.0, |pace| {
+            let pace = pace.max(Duration::from_micros(1));
+            trip.as_secs_f64() / pace.as_secs_f64()
+        });
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and bounded"
+        )]
+        let more = (trips * SHARED_TRIPS).min(SHARED_FAR_MAX as f64) as usize;
+        (SHARED_MAX + more).min(SHARED_FAR_MAX)
+    }
+
+    /// The part of the uplink that a piece takes which is sent alone to somebody so far away.
+    fn used_by_one(&self, trip: Duration) -> f64 {
+        self.piece_pace().map_or(1.0, |pace| {
+            let pace = pace.max(Duration::from_micros(1)).as_secs_f64();
+            pace / (pace + RAMP_TRIPS * trip.as_secs_f64())
+        })
+    }
+
+    /// The time of so many pieces, where that is known.
+    pub(super) fn time_of(&self, pieces: u32) -> Duration {
+        self.piece_pace().unwrap_or_default() * pieces
     }
 
     /// When one more block may begin. Blocks go out few at a time, so that the first receiver can pass its block on
@@ -186,8 +212,13 @@ impl Uploads {
         if self.active.len() >= max {
             return None;
         }
+        let begun = || self.active.iter().map(|a| a.since);
+        let so_far = || begun().max()?.checked_duration_since(begun().min()?);
         let pace = self.piece_pace().map(|pace| pace * slots);
-        let long = pace.map_or(LONG_FIRST, |share| share + share / 2);
+        let long = pace.map_or_else(
+            || LONG_FIRST + so_far().unwrap_or_default(),
+            |share| share + share / 2,
+        );
         // Then fewer than `slots` of them are not long yet.
         let mut last = [None; SLOTS_SHORT as usize];
         for active in &self.active {
@@ -232,9 +263,9 @@ impl Uploads {
         self.queued.contains(&id)
     }
 
-    /// Whether one more piece than usual may be sent if the uplink is not used up.
-    pub(super) fn may_share(&self) -> bool {
-        (self.slots() as usize..self.shared_max()).contains(&self.active.len())
+    /// Whether one more piece than usual may be sent if the uplink is not used up. `trip`: as in [`Self::shared_max`].
+    pub(super) fn may_share(&self, trip: Duration) -> bool {
+        (self.slots() as usize..self.shared_max(trip)).contains(&self.active.len())
     }
 
     /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then. `shared`: one
@@ -265,9 +296,9 @@ impl Uploads {
 
     /// Whether a receiver is chosen before the last block is out. It costs that receiver: until the block begins, others
     /// take it for busy, and its downlink may idle. So it is done only where nothing else fills the pause: with blocks
-    /// that are out sooner than an answer comes, and with slow ones that go out alone.
+    /// that are out sooner than an answer comes.
     fn looks_ahead(&self) -> bool {
-        self.slots() > 1 || self.shared_max() == 1
+        self.slots() > 1
     }
 
     /// Whether the block is being sent there.
@@ -296,9 +327,8 @@ impl Uploads {
     /// Whether what has so long to come may be passed on. What is out in no time is not worth it, and what comes much
     /// slower than it could go out would keep its receivers from taking anything else.
     pub(super) fn may_relay(&self, left: Duration) -> bool {
-        self.piece_pace().map_or(left <= ARRIVES_FIRST, |pace| {
-            pace >= LONG_PIECE && left <= pace * ARRIVES_MAX
-        })
+        self.piece_pace()
+            .is_none_or(|pace| pace >= LONG_PIECE && left <= pace * ARRIVES_MAX)
     }
 
     /// When the first of the blocks that are being sent is out, by the usual pace, if the next one is chosen before.
@@ -457,8 +487,9 @@ impl Swarm {
         // What costs most comes last: a look at all that is queued.
         while !self.uploads.queued.is_empty() {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            let room = self.uploads.active.len() < self.uploads.shared_max();
-            let may_begin = due || room && self.has_spare_uplink();
+            let max = self.uploads.shared_max(self.longest_trip());
+            let room = || self.uploads.active.len() < max;
+            let may_begin = due || room() && self.has_spare_uplink();
             if !may_begin {
                 return;
             }
@@ -497,8 +528,16 @@ impl Swarm {
         best.map(|(key, block)| (key.6, block))
     }
 
-    /// Whether those we send to share their downlinks with so many others that ours is not used up: a peer that `n`
-    /// send to takes one n-th of its rate from each. What we send it beside that ourselves takes nothing from us.
+    /// The round trip to the furthest of those we send to.
+    pub(super) fn longest_trip(&self) -> Duration {
+        let to = self.uploads.active.iter().map(|a| a.to);
+        let trips = to.filter_map(|to| Some(self.sources.get(&to)?.up.trip()));
+        trips.max().unwrap_or_default()
+    }
+
+    /// Whether those we send to share their downlinks with so many others, or are so far, that our uplink is not used up: a
+    /// peer that `n` send to takes one n-th of its rate from each. What we send it beside that ourselves takes nothing from
+    /// us.
     pub(super) fn has_spare_uplink(&self) -> bool {
         let active = &self.uploads.active;
         let used = active.iter().enumerate().filter_map(|(at, a)| {
@@ -506,10 +545,12 @@ impl Swarm {
                 return None;
             }
             let ours = active[at..].iter().filter(|b| b.to == a.to).count();
-            let others = self.sent_by_others(a.to, self.sources.get(&a.to)?);
-            Some(ours as f64 / (ours + others) as f64)
+            let s = self.sources.get(&a.to)?;
+            let others = self.sent_by_others(a.to, s);
+            let alone = self.uploads.used_by_one(s.up.trip());
+            Some(alone * ours as f64 / (ours + others) as f64)
         });
-        used.sum::<f64>() < 1.0
+        used.sum::<f64>() < USED_UP
     }
 
     /// Pieces that others send to the peer.
@@ -710,6 +751,44 @@ mod tests {
         // The same again, after a pause, says nothing against it.
         serve(&mut uploads, now + MS * 500, 8, Duration::ZERO);
         assert_eq!(uploads.pace, Some(pace));
+    }
+
+    /// A slow uplink that all sixteen shared from the start would have sent nobody a whole piece for two minutes.
+    #[test]
+    fn before_the_pace_is_known_each_piece_begins_later_after_the_one_before() {
+        let start = Instant::now();
+        let mut uploads = Uploads::new(1, start);
+        let lengths = PieceLengths::new(64 << 20, 1 << 20).unwrap();
+        let mut begun = Vec::new();
+        for piece in lengths.pieces().take(6) {
+            let now = uploads.next_at(16).unwrap();
+            begun.push((now - start).as_millis());
+            let block = lengths.blocks(piece).next().unwrap();
+            uploads.begin(SourceId(piece.get()), block, false, now);
+        }
+        assert_eq!(begun, [0, 250, 750, 1750, 3750, 7750]);
+    }
+
+    #[test]
+    fn the_farther_a_receiver_is_the_more_of_the_uplink_is_left_for_others() {
+        let now = Instant::now();
+        let mut uploads = Uploads::new(1, now);
+        let most = |uploads: &Uploads, trip: u32| {
+            let trip = MS * trip;
+            (uploads.shared_max(trip), uploads.used_by_one(trip))
+        };
+        assert_eq!(
+            most(&uploads, 100),
+            (SHARED_MAX, 1.0),
+            "nothing is known yet"
+        );
+        serve(&mut uploads, now, 30, MS * 40);
+        assert_eq!(most(&uploads, 0), (SHARED_MAX, 1.0));
+        assert!(most(&uploads, 1).1 > USED_UP);
+        let (max, used) = most(&uploads, 20);
+        assert_eq!(max, SHARED_MAX + 4);
+        assert!((used - 1.0 / 3.0).abs() < 0.01, "{used}");
+        assert_eq!(most(&uploads, 10_000).0, SHARED_FAR_MAX);
     }
 
     #[test]

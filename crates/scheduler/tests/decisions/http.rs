@@ -287,13 +287,14 @@ fn a_server_that_is_always_slow_to_begin_is_waited_for_in_the_end() {
                 _ => {}
             }
         }
-        let is_here = |at: &std::time::Instant| now.duration_since(*at) >= FIRST_BYTE;
+        let is_here = |at: &Instant| now.duration_since(*at) >= FIRST_BYTE;
         let here = asked.iter().find(|(_, (at, _))| is_here(at));
         if let Some(fetch) = here.map(|(fetch, _)| *fetch) {
             let (_, pieces) = asked.remove(&fetch).expect("just found");
             for piece in pieces {
                 let block = small.block(piece);
-                small.swarm.handle_block(origin, block, now);
+                let used = small.swarm.handle_block(origin, block, now);
+                assert_eq!(used, BlockUse::Wanted);
                 small.swarm.handle_piece_verified(block.piece(), now);
             }
             small

@@ -12,8 +12,10 @@ const BETA: f64 = 0.7;
 const C: f64 = 0.4;
 /// HyStart looks at the delay from this window on …
 const HYSTART_LOW: f64 = 16.0 * MSS;
-/// … and ends slow start when the round trip grew by an eighth, at least and at most this.
+/// … and ends slow start when the round trip grew by an eighth, at least and at most this, …
 const HYSTART_DELAY: [Nanos; 2] = [4_000_000, 16_000_000];
+/// … by the least of so many bytes' in a round.
+const HYSTART_SAMPLES: f64 = 8.0 * MSS;
 /// The least retransmission timeout.
 const RTO_MIN: Nanos = 200_000_000;
 /// A window in memory is about six times as large as its bytes: what Linux lets a send buffer grow to.
@@ -34,8 +36,8 @@ pub(super) struct Window {
     recovered_at: Nanos,
     round_trip: Nanos,
     round_trip_min: Nanos,
-    /// When the current round of HyStart began, and its least round trip.
-    round: (Nanos, Nanos),
+    /// When the current round of HyStart began, its least round trip, and the bytes that it was measured over.
+    round: (Nanos, Nanos, f64),
     sent_at: Nanos,
     buffer: f64,
 }
@@ -51,7 +53,7 @@ impl Window {
             recovered_at: 0,
             round_trip: 0,
             round_trip_min: Nanos::MAX,
-            round: (0, Nanos::MAX),
+            round: (0, Nanos::MAX, 0.0),
             sent_at: 0,
             buffer: INITIAL * BUFFER_PER_WINDOW,
         }
@@ -118,7 +120,7 @@ impl Window {
             return;
         }
         if self.size < self.threshold {
-            self.hystart(trip, sent, now);
+            self.hystart(bytes, trip, sent, now);
             if used {
                 self.size += f64::from(bytes);
             }
@@ -131,15 +133,17 @@ impl Window {
         self.buffer = (self.size * BUFFER_PER_WINDOW).clamp(self.buffer, BUFFER_MAX);
     }
 
-    fn hystart(&mut self, trip: Nanos, sent: Nanos, now: Nanos) {
+    fn hystart(&mut self, bytes: u32, trip: Nanos, sent: Nanos, now: Nanos) {
         if sent >= self.round.0 {
-            self.round = (now, trip);
+            self.round = (now, trip, 0.0);
         } else {
             self.round.1 = self.round.1.min(trip);
         }
+        self.round.2 += f64::from(bytes);
         let [least, most] = HYSTART_DELAY;
         let grown = self.round_trip_min + (self.round_trip_min / 8).clamp(least, most);
-        if self.size >= HYSTART_LOW && self.round.1 >= grown {
+        let measured = self.round.2 >= HYSTART_SAMPLES;
+        if measured && self.size >= HYSTART_LOW && self.round.1 >= grown {
             self.threshold = self.size;
         }
     }
