@@ -44,6 +44,12 @@ impl Meter {
         (self.seconds > 1e-6 && self.bytes > 0.0).then(|| self.bytes / self.seconds)
     }
 
+    /// Bytes a second, measured over at least a third of what counts: nothing that came in a lump.
+    pub(crate) fn steady_rate(&self) -> Option<f64> {
+        self.rate()
+            .filter(|_| self.seconds * 3.0 >= WINDOW.as_secs_f64())
+    }
+
     /// Bytes a second with the time up to `now` counted, 0 when nothing came.
     pub(crate) fn rate_at(&self, now: Instant) -> f64 {
         let mut then = self.clone();

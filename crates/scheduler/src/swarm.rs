@@ -418,6 +418,9 @@ impl Swarm {
         self.uploads.note_verified(piece);
         self.picker.set_shelf(piece, Shelf::Held);
         self.offers.note_more();
+        if let Some(rate) = self.peer_meter.steady_rate() {
+            self.offers.note_inflow(rate);
+        }
         let complete = self.is_complete();
         // The Have says so.
         self.told.remove(&piece.get());

@@ -102,6 +102,7 @@ fn slow_and_distant_links() {
         ("far-10", 1.20, 1.15),
         ("far-50", 1.27, 1.15),
         ("far-200", 1.75, 1.15),
+        ("far-origin", 1.40, 1.15),
         ("homes", 1.20, 1.3),
     ] {
         let o = show(&load(name, None));

@@ -23,12 +23,15 @@ use crate::{
 use dosvc_content::{Block, PieceIndex, PieceLengths};
 use std::time::{Duration, Instant};
 
-/// Fetches at once when nobody shares the work.
+/// Fetches at once when nobody shares the work, or all others leave it to us: a server that is far away needs several for
+/// its link to be used up.
 const RUNS_ALONE: u32 = 4;
 /// Fetches at once among other downloaders.
 const RUNS_SHARED: u32 = 2;
 /// A piece that takes longer than this over HTTP is fetched alone by each of several downloaders.
 const LONG_PIECE: Duration = Duration::from_millis(250);
+/// A piece that takes longer than this over HTTP is fetched alone even by whom all others leave it to.
+const SLOW_PIECE: Duration = Duration::from_millis(500);
 /// Pieces fetched while peers may still be found and nobody is there. Who comes before all that are there goes on.
 const GRACE_PIECES: u32 = 1;
 /// While peers may still be found, nobody fetches in this time, …
@@ -128,12 +131,12 @@ impl Swarm {
         if grace && now < self.first_at() {
             return;
         }
+        let before = self.before_us(&partners, now);
         let runs_max = if grace || !partners.is_empty() {
-            self.runs_shared(id)
+            self.runs_shared(id, !grace && before == 0)
         } else {
             RUNS_ALONE
         };
-        let before = self.before_us(&partners, now);
         let turn = self.is_our_turn(before, now);
         if !turn {
             self.leave_to_others(id, now);
@@ -183,10 +186,14 @@ impl Swarm {
 
     /// Fetches at once among other downloaders: a second one bridges the pause between two. Where a piece takes long,
     /// because all of them fetch at once, it would only make both later, and nobody could pass on anything.
-    fn runs_shared(&self, id: SourceId) -> u32 {
+    ///
+    /// To whom all others leave it (`leads`) nobody's fetches are in the way: where it takes long, the server is far away.
+    /// But who is slow itself should not have more to itself than it must.
+    fn runs_shared(&self, id: SourceId, leads: bool) -> u32 {
         let length = self.pieces.lengths().piece_size();
         let took = self.sources.get(&id).and_then(|s| s.expected(1, length));
         match took {
+            Some(took) if leads && took < SLOW_PIECE => RUNS_ALONE,
             Some(took) if took < LONG_PIECE => RUNS_SHARED,
             _ => 1,
         }

@@ -42,6 +42,13 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 const LATE_MARGIN: Duration = Duration::from_millis(100);
 /// Pieces offered without an answer while nothing goes out.
 const IDLE_OFFERS: usize = 2;
+/// A piece that is on its way for so many times as long as one takes when the downlink is as full as it was leaves room for
+/// another one: slow givers would keep fast ones from us else …
+const SLOW_TIMES: u32 = 6;
+/// … but so many at most.
+const SLOW_MAX: usize = 8;
+/// The best rate is forgotten slowly: by one part in so many with each piece.
+const BEST_FADES: f64 = 64.0;
 /// With so many pieces on their way to us we take no offer …
 const COMING_MAX: usize = 2;
 /// … but for those that come in this time: the way of an answer, and the check of a piece; …
@@ -75,6 +82,8 @@ pub(super) struct Offers {
     answer: Duration,
     /// The least: what the path takes, without what a busy peer does before it answers.
     answer_least: Option<Duration>,
+    /// Bytes a second that all peers together gave us at best, lately.
+    inflow_best: f64,
     /// The least time that a peer took from our request to the first byte.
     trip_least: Option<Duration>,
     /// Nobody wants anything of us before something changes, or before `retry_at`.
@@ -94,6 +103,7 @@ impl Offers {
             pending: VecDeque::new(),
             answer: ANSWER_FIRST,
             answer_least: None,
+            inflow_best: 0.0,
             trip_least: None,
             dry: false,
             checked_at: now,
@@ -114,6 +124,18 @@ impl Offers {
 
     pub(super) fn note_moved(&mut self, now: Instant) {
         self.moved_at = now;
+    }
+
+    /// Another piece has come: peers give us so many bytes a second.
+    pub(super) fn note_inflow(&mut self, rate: f64) {
+        let fades = self.inflow_best / BEST_FADES;
+        self.inflow_best = rate.max(self.inflow_best - fades);
+    }
+
+    /// A piece of so many bytes that takes longer than this comes slowly.
+    fn slow_after(&self, length: u32) -> Duration {
+        let time = f64::from(length * SLOW_TIMES) / self.inflow_best.max(1.0);
+        Duration::from_secs_f64(time)
     }
 
     /// A peer needs so long at least from a request to the first byte.
@@ -389,7 +411,7 @@ impl Swarm {
         let s = &self.sources[&id];
         let given = s.has.has(piece) || self.takes_relay(s, piece, now);
         let usable = !self.paused && s.is_usable(now) && given;
-        let welcome = !self.is_crowded(now) && !self.is_too_late(id, piece, now);
+        let welcome = !self.is_crowded(id, now) && !self.is_too_late(id, piece, now);
         if usable && self.pieces.missing().has(piece) && welcome {
             self.want(piece, id);
             while let Some(block) = self.pieces.open_block(piece) {
@@ -411,10 +433,16 @@ impl Swarm {
     /// further, and so does who lacks only a few. What comes while an answer is under way and a piece is checked is on
     /// top of that: much, on a fast link. So is what is being checked, which fills no link any more: on a busy machine
     /// that takes longer than anything else.
-    fn is_crowded(&self, now: Instant) -> bool {
+    fn is_crowded(&self, from: SourceId, now: Instant) -> bool {
         let over_http = self.sources.values().flat_map(|s| &s.runs);
         let over_http: usize = over_http.map(|run| (run.end - run.next) as usize).sum();
-        let ours = self.told.len().saturating_sub(over_http);
+        let slow = match self.sources[&from].asked.is_empty() {
+            true => self.slow_pieces(now).min(SLOW_MAX),
+            // It may be the slow one.
+            false => 0,
+        };
+        let apart = over_http + slow;
+        let ours = self.told.len().saturating_sub(apart);
         let time = COMING_TIME.max(self.offers.trip_least.unwrap_or_default() * COMING_TRIPS);
         let bytes = self.peer_meter.rate_at(now) * time.as_secs_f64();
         let ahead = bytes / f64::from(self.pieces.lengths().piece_size());
@@ -446,6 +474,15 @@ impl Swarm {
         let more = usize::from(knows_few || others_do) + usize::from(is_behind(FAR_BEHIND));
         let others_first = ours * partners >= coming && !is_behind(BEHIND) && !ends;
         ours >= meanwhile + COMING_MAX + more || others_first
+    }
+
+    /// Pieces that come slowly.
+    fn slow_pieces(&self, now: Instant) -> usize {
+        let lengths = self.pieces.lengths();
+        let long = self.offers.slow_after(lengths.piece_size());
+        let asked = self.sources.values().flat_map(|s| &s.asked);
+        let slow = asked.filter(|a| now.saturating_duration_since(a.at) > long);
+        slow.count() / lengths.blocks_per_piece() as usize
     }
 
     /// Pieces of which not all is here.

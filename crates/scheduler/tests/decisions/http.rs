@@ -259,6 +259,44 @@ fn who_has_found_all_peers_begins_at_once() {
     assert!(small.commands().iter().any(fetches));
 }
 
+/// How many pieces one who leads has asked for when the first of them is here after this time.
+fn asked_by_who_leads(first: Duration) -> usize {
+    let (mut small, _) = beside_one_who_tells(None);
+    let mut fetches = fetches_of(&small.commands());
+    assert_eq!(fetches.len(), 1, "nothing is known yet");
+    let (source, fetch, piece) = fetches.remove(0);
+    small.now += first;
+    let block = small.block(piece);
+    let used = small.swarm.handle_block(source, block, small.now);
+    assert_eq!(used, BlockUse::Wanted);
+    small.swarm.handle_piece_verified(block.piece(), small.now);
+    small
+        .swarm
+        .handle_fetch_ended(source, fetch, FetchEnd::Done, small.now);
+    fetches_of(&small.commands()).len()
+}
+
+fn fetches_of(commands: &[Command]) -> Vec<(SourceId, FetchId, u32)> {
+    let of = commands.iter().filter_map(|c| match c {
+        Command::Fetch {
+            source,
+            fetch,
+            first,
+            ..
+        } => Some((*source, *fetch, first.get())),
+        _ => None,
+    });
+    of.collect()
+}
+
+/// A server that is far away would be left idle most of the time; but one who is slow should not have more to itself.
+#[test]
+fn who_leads_asks_the_server_for_several_pieces_at_once() {
+    let ms = Duration::from_millis;
+    assert_eq!(asked_by_who_leads(ms(300)), 4);
+    assert_eq!(asked_by_who_leads(ms(800)), 1);
+}
+
 #[test]
 fn a_server_that_is_always_slow_to_begin_is_waited_for_in_the_end() {
     const FIRST_BYTE: Duration = Duration::from_secs(12);

@@ -2,7 +2,7 @@
 
 use dosvc_content::{Bitfield, Block, PeerId, PieceLengths};
 use dosvc_scheduler::{
-    BlockUse, Command, FetchEnd, Giving, Lead, Refusal, SourceId, SourceInfo, SourceKind,
+    BlockUse, Command, FetchEnd, FetchId, Giving, Lead, Refusal, SourceId, SourceInfo, SourceKind,
     SourceState, Swarm, SwarmConfig, Waiting,
 };
 use std::time::{Duration, Instant};

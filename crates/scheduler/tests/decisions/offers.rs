@@ -257,3 +257,43 @@ fn a_downloader_to_which_nothing_is_offered_asks_by_itself() {
     let asked = |c: &Command| matches!(c, Command::Request { source, .. } if *source == silent);
     assert!(small.wait(Duration::from_secs(1)).iter().any(asked));
 }
+
+/// Three slow givers would keep a fast one from us for as long as their pieces take.
+#[test]
+fn a_piece_that_comes_slowly_leaves_room_for_another_one() {
+    const MS: Duration = Duration::from_millis(1);
+    let mut small = Small::new(false, |_| {});
+    let [fast, slow] = [1, 2].map(|id| {
+        let id = small.add_holder(id);
+        small.swarm.handle_offer(id, &[], false, small.now);
+        id
+    });
+    small.commands();
+    let takes = |small: &mut Small, from: SourceId, piece: u32| {
+        let piece = small.block(piece).piece();
+        small.swarm.handle_offer(from, &[piece], false, small.now);
+        let asked = |c: &Command| matches!(c, Command::Request { source, block } if *source == from && block.piece() == piece);
+        small.commands().iter().any(asked)
+    };
+    for piece in 0..PIECES - 2 {
+        assert!(takes(&mut small, fast, piece), "{piece}");
+        small.now += MS * 120;
+        let block = small.block(piece);
+        let used = small.swarm.handle_block(fast, block, small.now);
+        assert_eq!(used, BlockUse::Wanted);
+        small.swarm.handle_piece_verified(block.piece(), small.now);
+        small.commands();
+    }
+    assert!(takes(&mut small, slow, PIECES - 2));
+    let block = small.block(PIECES - 2);
+    small.swarm.handle_block_begun(slow, block, small.now);
+    let mut waited = Duration::ZERO;
+    while !takes(&mut small, fast, PIECES - 1) {
+        assert!(waited < MS * 1000, "never");
+        waited += MS * 100;
+        small.now += MS * 100;
+        small.swarm.handle_progress(slow, 1000, small.now);
+    }
+    // Six times as long as one took.
+    assert!((MS * 600..=MS * 800).contains(&waited), "{waited:?}");
+}
