@@ -54,8 +54,9 @@ const COMING_MAX: usize = 2;
 /// … but for those that come in this time: the way of an answer, and the check of a piece; …
 const COMING_TIME: Duration = Duration::from_millis(20);
 /// … and in so many round trips, where that is longer: from far away each connection is slow to begin, and most of what was
-/// asked for is still under way.
+/// asked for is still under way. But no more than comes in this time, however late peers answer.
 const COMING_TRIPS: u32 = 20;
+const COMING_TIME_MAX: Duration = Duration::from_secs(2);
 /// Who knows no more peers than this takes one piece more: the fewer a giver knows, the seldomer one of them idles, …
 const FEW_PEERS: usize = 16;
 /// … from the moment that it has so many. Before that a piece must be passed on soon.
@@ -443,7 +444,8 @@ impl Swarm {
         };
         let apart = over_http + slow;
         let ours = self.told.len().saturating_sub(apart);
-        let time = COMING_TIME.max(self.offers.trip_least.unwrap_or_default() * COMING_TRIPS);
+        let trips = self.offers.trip_least.unwrap_or_default() * COMING_TRIPS;
+        let time = trips.clamp(COMING_TIME, COMING_TIME_MAX);
         let bytes = self.peer_meter.rate_at(now) * time.as_secs_f64();
         let ahead = bytes / f64::from(self.pieces.lengths().piece_size());
         #[expect(

@@ -23,8 +23,8 @@ const LONG_PIECE: Duration = Duration::from_millis(10);
 /// Pieces being sent at once when their receivers have several givers. More would only make each of them take longer,
 /// and a piece can be passed on only when it is whole.
 const SHARED_MAX: usize = 3;
-/// A connection that others than this one's blocks have kept waiting begins slowly anew: a piece takes this many round
-/// trips longer than its bytes explain, in which it leaves the uplink to others …
+/// A connection that has rested begins slowly anew: a piece takes this many round trips longer than its bytes explain, and
+/// leaves most of the uplink to others meanwhile …
 const RAMP_TRIPS: f64 = 4.0;
 /// … and so much more than [`SHARED_MAX`] are sent at once, for each such trip that a piece's own time has room for …
 const SHARED_TRIPS: f64 = 8.0;
