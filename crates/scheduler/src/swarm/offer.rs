@@ -221,7 +221,7 @@ impl Swarm {
         } else {
             0
         };
-        let shared = self.uploads.may_share(self.longest_trip()) && self.has_spare_uplink();
+        let shared = self.may_share();
         let target = self.uploads.room(lead, shared, now).clamp(least, AHEAD_MAX);
         let of_seconds = self.offers.answer_least.unwrap_or_default();
         let target_of_seconds = self.uploads.room_of_short(of_seconds, shared, now);

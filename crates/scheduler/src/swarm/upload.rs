@@ -263,13 +263,8 @@ impl Uploads {
         self.queued.contains(&id)
     }
 
-    /// Whether one more piece than usual may be sent if the uplink is not used up. `trip`: as in [`Self::shared_max`].
-    pub(super) fn may_share(&self, trip: Duration) -> bool {
-        (self.slots() as usize..self.shared_max(trip)).contains(&self.active.len())
-    }
-
     /// Pieces that should be queued or offered, when answers take `lead`: as many as may begin until then. `shared`: one
-    /// more than usual may be sent ([`Self::may_share`]).
+    /// more than usual may be sent ([`Swarm::may_share`]).
     pub(super) fn room(&self, lead: Duration, shared: bool, now: Instant) -> usize {
         let slots = self.slots() as usize;
         let free = slots.saturating_sub(self.active.len());
@@ -487,10 +482,7 @@ impl Swarm {
         // What costs most comes last: a look at all that is queued.
         while !self.uploads.queued.is_empty() {
             let due = self.uploads.next_at(max).is_some_and(|at| at <= now);
-            let max = self.uploads.shared_max(self.longest_trip());
-            let room = || self.uploads.active.len() < max;
-            let may_begin = due || room() && self.has_spare_uplink();
-            if !may_begin {
+            if !due && !self.has_spare_uplink() {
                 return;
             }
             let Some((id, block)) = self.choose_serve() else {
@@ -528,29 +520,34 @@ impl Swarm {
         best.map(|(key, block)| (key.6, block))
     }
 
-    /// The round trip to the furthest of those we send to.
-    pub(super) fn longest_trip(&self) -> Duration {
-        let to = self.uploads.active.iter().map(|a| a.to);
-        let trips = to.filter_map(|to| Some(self.sources.get(&to)?.up.trip()));
-        trips.max().unwrap_or_default()
+    /// Whether one more piece than usual may be sent.
+    pub(super) fn may_share(&self) -> bool {
+        self.uploads.active.len() >= self.uploads.slots() as usize && self.has_spare_uplink()
     }
 
     /// Whether those we send to share their downlinks with so many others, or are so far, that our uplink is not used up: a
     /// peer that `n` send to takes one n-th of its rate from each. What we send it beside that ourselves takes nothing from
     /// us.
-    pub(super) fn has_spare_uplink(&self) -> bool {
+    fn has_spare_uplink(&self) -> bool {
         let active = &self.uploads.active;
-        let used = active.iter().enumerate().filter_map(|(at, a)| {
+        let (mut used, mut longest) = (0.0, Duration::ZERO);
+        for (at, a) in active.iter().enumerate() {
             if active[..at].iter().any(|before| before.to == a.to) {
-                return None;
+                continue;
             }
+            let Some(s) = self.sources.get(&a.to) else {
+                continue;
+            };
             let ours = active[at..].iter().filter(|b| b.to == a.to).count();
-            let s = self.sources.get(&a.to)?;
             let others = self.sent_by_others(a.to, s);
-            let alone = self.uploads.used_by_one(s.up.trip());
-            Some(alone * ours as f64 / (ours + others) as f64)
-        });
-        used.sum::<f64>() < USED_UP
+            let trip = s.up.trip();
+            used += self.uploads.used_by_one(trip) * ours as f64 / (ours + others) as f64;
+            if used >= USED_UP {
+                return false;
+            }
+            longest = longest.max(trip);
+        }
+        active.len() < self.uploads.shared_max(longest)
     }
 
     /// Pieces that others send to the peer.
