@@ -1,6 +1,9 @@
 //! The Internet and its machines: a router with a bridge, and a namespace for each machine.
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use std::{
     fs::{self, File},
     io::Write as _,
@@ -110,9 +113,7 @@ impl Internet {
 impl Drop for Internet {
     fn drop(&mut self) {
         for machine in &self.machines {
-            let _removed = Command::new("ip")
-                .args(["netns", "del", &machine.0])
-                .status();
+            remove(&machine.0);
         }
     }
 }
@@ -237,6 +238,21 @@ fn feed(command: &mut Command, input: &str) {
     );
 }
 
+/// Ends what runs in a namespace, and removes it. Programs that split themselves, as miredo does, leave their other half
+/// behind when they are killed, and with it the namespace.
+fn remove(name: &str) {
+    let ip = |action: &str| {
+        let mut ip = Command::new("ip");
+        ip.args(["netns", action, name]).output()
+    };
+    let listed = ip("pids").map(|output| output.stdout).unwrap_or_default();
+    let listed = String::from_utf8_lossy(&listed);
+    for id in listed.lines().filter_map(|line| line.trim().parse().ok()) {
+        let _ended_already = Pid::from_raw(id).map(|id| kill_process(id, Signal::KILL));
+    }
+    let _gone_already = ip("del");
+}
+
 /// Removes namespaces of earlier runs that were killed before they could clean up.
 fn remove_leftovers() {
     let listed = fs::read_dir("/run/netns").into_iter().flatten().flatten();
@@ -245,7 +261,7 @@ fn remove_leftovers() {
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').nth(1));
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            run(Command::new("ip").args(["netns", "del", &name]));
+            remove(&name);
         }
     }
 }
