@@ -92,8 +92,11 @@ const SILENCE_DOUBLINGS: u32 = 3;
 /// A peer that still talks is busy rather than gone.
 const SILENCE_BUSY: Duration = Duration::from_secs(10);
 
-/// An answer within this says nothing of the path: a machine is busy for so long.
-const NEAR: Duration = Duration::from_millis(2);
+/// An answer within this says nothing of the path: a machine is busy for so long, and what it says waits in queues.
+const NEAR: Duration = Duration::from_millis(8);
+/// A connection keeps most of its congestion window for so long after it has sent something: RFC 5681, section 4.1 lets it
+/// begin anew after a retransmission timeout, Linux halves the window with each one (200 ms and the round trip, at least).
+pub(crate) const WARM: Duration = Duration::from_millis(500);
 
 /// A block asked of a peer.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +136,8 @@ pub(crate) struct Upload {
     pub(crate) offered: SortedMap<u32, Instant>,
     /// The piece that was served last: it may still be under way.
     pub(crate) last: Option<PieceIndex>,
+    /// When that was.
+    pub(crate) served_at: Option<Instant>,
     /// The least time from an offer to its answer.
     pub(crate) answer_least: Option<Duration>,
     /// Bytes served, ever.
@@ -142,9 +147,17 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// The round trip to it, as far as it is the path's.
+    /// The round trip to it, if it is far away.
     pub(crate) fn trip(&self) -> Duration {
-        self.answer_least.unwrap_or_default().saturating_sub(NEAR)
+        self.answer_least
+            .filter(|least| *least > NEAR)
+            .unwrap_or_default()
+    }
+
+    /// Whether it is far away, and nothing was sent to it lately: what is begins slowly.
+    pub(crate) fn is_cold(&self, now: Instant) -> bool {
+        let rests = |at| now.saturating_duration_since(at) >= WARM;
+        !self.trip().is_zero() && self.served_at.is_none_or(rests)
     }
 
     /// Waits for offers and may take them.

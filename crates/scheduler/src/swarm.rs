@@ -19,6 +19,7 @@ use crate::{
     source::{Down, Source},
 };
 use dosvc_content::{Bitfield, Block, PieceIndex, PieceLengths};
+use offer::Answer;
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Instant,
@@ -273,10 +274,10 @@ impl Swarm {
         };
         s.last_heard = now;
         for &piece in add {
-            self.note_answer(id, piece, true, now);
+            self.note_answer(id, piece, Answer::Elsewhere, now);
         }
         for &piece in drop {
-            self.note_answer(id, piece, false, now);
+            self.note_answer(id, piece, Answer::Declined, now);
         }
         let Some(s) = self.sources.get_mut(&id) else {
             return;

@@ -13,7 +13,7 @@ use crate::{
     Command, SourceId,
     pieces::Giver,
     rng::mix,
-    source::{Asked, Source},
+    source::{Asked, Source, WARM},
 };
 use dosvc_content::PieceIndex;
 use std::{
@@ -28,6 +28,9 @@ const QUIET_MAX: Duration = Duration::from_millis(400);
 /// Who has so many pieces less than our downloaders have on average lags: one piece less counts to be on its way to it. Who
 /// knows few givers would fall behind further and further else, and be the last to be done.
 const LAGS: u32 = 2;
+/// So many pieces more count to be on their way to who is far away and was sent nothing lately: uplinks idle while connections
+/// begin anew. Where a piece takes longer than they stay warm, all of them do.
+const COLD: usize = 2;
 /// Receivers compared for one offer.
 const LOOK_MAX: usize = 4;
 /// An offer without an answer is forgotten after this.
@@ -69,6 +72,15 @@ const FAR_BEHIND: usize = 4;
 const FEW_LEFT: usize = 8;
 /// Pieces on their way to a peer when its link is long and its pieces are short.
 const AHEAD_MAX: usize = 64;
+
+/// What a peer says of a piece that it was offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    Taken,
+    Declined,
+    /// It comes from elsewhere: what it said may have crossed our offer.
+    Elsewhere,
+}
 
 /// What was offered, and how long answers take.
 #[derive(Debug)]
@@ -261,6 +273,7 @@ impl Swarm {
     /// The rarest piece that one of those lacks to whom the least is coming.
     fn choose_offer(&mut self, now: Instant) -> Option<(SourceId, PieceIndex)> {
         let usual = self.usual_count();
+        let cools = self.uploads.goes_out_within(WARM);
         // Givers that know the same choose differently.
         let salt = self.rng.next();
         let mut order = Vec::new();
@@ -271,7 +284,8 @@ impl Swarm {
                 continue;
             }
             let lags = s.has.count() + LAGS <= usual;
-            let load = s.fetching.len().saturating_sub(usize::from(lags));
+            let cold = if cools && s.up.is_cold(now) { COLD } else { 0 };
+            let load = (s.fetching.len() + cold).saturating_sub(usize::from(lags));
             let tie = mix(salt ^ u64::from(id.0));
             order.push(Reverse((load, s.has.count(), tie, id)));
         }
@@ -327,12 +341,12 @@ impl Swarm {
         });
     }
 
-    /// The peer took an offer, or said that it does not.
+    /// The peer took an offer, or said that it does not, or told that the piece is on its way to it from elsewhere.
     pub(super) fn note_answer(
         &mut self,
         id: SourceId,
         piece: PieceIndex,
-        taken: bool,
+        answer: Answer,
         now: Instant,
     ) {
         let Some(s) = self.sources.get_mut(&id) else {
@@ -342,8 +356,10 @@ impl Swarm {
             return;
         };
         let took = now.saturating_duration_since(at);
-        let least = s.up.answer_least.map_or(took, |least| least.min(took));
-        s.up.answer_least = Some(least);
+        if answer != Answer::Elsewhere {
+            let least = s.up.answer_least.map_or(took, |least| least.min(took));
+            s.up.answer_least = Some(least);
+        }
         let took = took.min(ANSWER_MAX);
         self.offers.answer = (self.offers.answer * 7 + took) / 8;
         let least = self
@@ -351,7 +367,7 @@ impl Swarm {
             .answer_least
             .map_or(took, |least| least.min(took));
         self.offers.answer_least = Some(least);
-        if !taken {
+        if answer == Answer::Declined {
             s.up.declined_until = Some(now + self.offers.patience());
         }
         let same = |(_, to, p): &(Instant, SourceId, u32)| *to == id && *p == piece.get();

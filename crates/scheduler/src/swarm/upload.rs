@@ -1,7 +1,7 @@
 //! Whom to serve with what. No tit-for-tat: everybody who is interested may ask, and blocks go out in series, the
 //! rarest first, to whom nobody else is sending just now.
 
-use super::Swarm;
+use super::{Swarm, offer::Answer};
 use crate::{
     Command, Giving, Refusal, SourceId,
     slots::{Slot, Slots},
@@ -27,7 +27,7 @@ const SHARED_MAX: usize = 3;
 /// leaves most of the uplink to others meanwhile …
 const RAMP_TRIPS: f64 = 4.0;
 /// … and so much more than [`SHARED_MAX`] are sent at once, for each such trip that a piece's own time has room for …
-const SHARED_TRIPS: f64 = 8.0;
+const SHARED_TRIPS: f64 = 10.0;
 /// … but no more than this.
 const SHARED_FAR_MAX: usize = 16;
 /// An uplink of which so much is used is used up.
@@ -194,6 +194,11 @@ impl Uploads {
             let pace = pace.max(Duration::from_micros(1)).as_secs_f64();
             pace / (pace + RAMP_TRIPS * trip.as_secs_f64())
         })
+    }
+
+    /// Whether a piece is known to go out in this time.
+    pub(super) fn goes_out_within(&self, time: Duration) -> bool {
+        self.piece_pace().is_some_and(|pace| pace < time)
     }
 
     /// The time of so many pieces, where that is known.
@@ -395,7 +400,7 @@ impl Swarm {
         if !self.sources[&id].info.extended {
             self.note_coming(id, block.piece(), now);
         }
-        self.note_answer(id, block.piece(), true, now);
+        self.note_answer(id, block.piece(), Answer::Taken, now);
         self.settle(now);
         Ok(())
     }
@@ -420,6 +425,7 @@ impl Swarm {
             if let Some(s) = self.sources.get_mut(&id) {
                 s.up.served += u64::from(block.len());
                 s.up.last = Some(block.piece());
+                s.up.served_at = Some(now);
             }
             self.note_slot(id);
             self.go_on(id, block, since, now);
@@ -783,7 +789,7 @@ mod tests {
         assert_eq!(most(&uploads, 0), (SHARED_MAX, 1.0));
         assert!(most(&uploads, 1).1 > USED_UP);
         let (max, used) = most(&uploads, 20);
-        assert_eq!(max, SHARED_MAX + 4);
+        assert_eq!(max, SHARED_MAX + 5);
         assert!((used - 1.0 / 3.0).abs() < 0.01, "{used}");
         assert_eq!(most(&uploads, 10_000).0, SHARED_FAR_MAX);
     }

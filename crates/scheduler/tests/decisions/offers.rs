@@ -297,3 +297,73 @@ fn a_piece_that_comes_slowly_leaves_room_for_another_one() {
     // Six times as long as one took.
     assert!((MS * 600..=MS * 800).contains(&waited), "{waited:?}");
 }
+
+/// Two downloaders that answer after this: one was sent a piece lately, the other more than half a second ago, and has less.
+/// Whether that one is offered something first.
+fn who_has_rested_comes_first(answer: Duration) -> bool {
+    const MS: Duration = Duration::from_millis(1);
+    let mut small = Small::new(true, |_| {});
+    let [_busy, rested] = [1, 2].map(|id| {
+        let id = small.add(id, SourceKind::LanPeer, true);
+        small.swarm.handle_interested(id, true, small.now);
+        id
+    });
+    let decline = |small: &mut Small, to: SourceId, piece: u32| {
+        let piece = small.block(piece).piece();
+        small.swarm.handle_fetching(to, &[], &[piece], small.now);
+    };
+    let mut lacking = [1, 5];
+    let mut todo = offers(&small.commands());
+    while lacking != [0, 0] {
+        assert!(!todo.is_empty(), "nothing is offered: {lacking:?}");
+        small.now += answer;
+        let mut taken = Vec::new();
+        for (to, piece) in todo {
+            let its_turn = to == rested || lacking[0] == 0;
+            let lacks = &mut lacking[usize::from(to != rested)];
+            if *lacks == 0 || !its_turn {
+                decline(&mut small, to, piece);
+                continue;
+            }
+            *lacks -= 1;
+            let block = small.block(piece);
+            let request = small.swarm.handle_request(to, block, small.now);
+            request.expect("just offered");
+            taken.push((to, block));
+        }
+        for (to, block) in taken {
+            small.now += MS * 160;
+            small.swarm.handle_served(to, block, small.now);
+            small.swarm.handle_have(to, block.piece(), small.now);
+        }
+        todo = offers(&small.commands());
+        if todo.is_empty() {
+            todo = offers(&small.wait(MS * 100));
+        }
+    }
+    // Until they may be offered something again.
+    let giving = |small: &mut Small, giving: Giving| {
+        let mut config = SwarmConfig::new(PeerId::from_random([1; 16]), 1);
+        config.giving = giving;
+        small.swarm.set_config(config, small.now);
+        small.commands()
+    };
+    giving(&mut small, Giving::NONE);
+    small.now += answer;
+    for (to, piece) in todo {
+        decline(&mut small, to, piece);
+    }
+    small.now += MS * 300;
+    let offered = offers(&giving(&mut small, Giving::ALL));
+    offered.first().expect("an offer").0 == rested
+}
+
+/// A connection that has rested begins slowly anew, which costs most of an uplink where the path is long.
+#[test]
+fn over_long_paths_pieces_go_where_some_went_lately() {
+    let offered = [1, 4, 20, 50].map(|ms| {
+        let answer = Duration::from_millis(ms);
+        who_has_rested_comes_first(answer)
+    });
+    assert_eq!(offered, [true, true, false, false]);
+}
