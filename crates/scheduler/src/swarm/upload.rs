@@ -6,7 +6,7 @@ use crate::{
     Command, Giving, Refusal, SourceId,
     slots::{Slot, Slots},
     sorted::SortedSet,
-    source::Source,
+    source::{Source, WARM},
 };
 use dosvc_content::{Block, PieceIndex};
 use smallvec::SmallVec;
@@ -536,6 +536,8 @@ impl Swarm {
     /// us.
     fn has_spare_uplink(&self) -> bool {
         let active = &self.uploads.active;
+        // A piece that takes longer has hardly begun slowly, and what a slow link answers late has waited in its queue.
+        let begins = self.uploads.goes_out_within(WARM);
         let (mut used, mut longest) = (0.0, Duration::ZERO);
         for (at, a) in active.iter().enumerate() {
             if active[..at].iter().any(|before| before.to == a.to) {
@@ -546,7 +548,7 @@ impl Swarm {
             };
             let ours = active[at..].iter().filter(|b| b.to == a.to).count();
             let others = self.sent_by_others(a.to, s);
-            let trip = s.up.trip();
+            let trip = if begins { s.up.trip() } else { Duration::ZERO };
             used += self.uploads.used_by_one(trip) * ours as f64 / (ours + others) as f64;
             if used >= USED_UP {
                 return false;
