@@ -293,21 +293,25 @@ fn a_slow_tenth_costs_the_others_little() {
     }
 }
 
-/// Chance may make the slowest machine the one that asks the origin for all.
+/// Chance may make the slowest machine the one that asks the origin for all. What it has fetched the others get from it, and
+/// of six runs one ends with a wait for that: 10 of the seeds 1 to 60 took over 1.6 × the bound of the others, one 2.9 ×.
 #[test]
 fn a_slow_machine_does_not_keep_the_origin_from_the_others() {
-    for seed in 1..=8 {
+    const SEEDS: u64 = 24;
+    let mut sum = 0.0;
+    for seed in 1..=SEEDS {
         let mut scenario = Scenario::origin_and_leeches(64, 8, 200, Duration::ZERO);
         scenario.seed = seed;
         scenario.machines[1].link = Link::mbit(10);
         let o = show(&scenario);
         let quick = o.leeches[1..].iter().filter_map(|m| m.took).max();
-        let bound = Duration::from_secs_f64(scenario.length() as f64 / 25e6);
-        assert!(
-            quick.is_some_and(|q| q <= bound.mul_f64(1.6)),
-            "{quick:?} {o}"
-        );
+        let bound = scenario.length() as f64 / 25e6;
+        let ratio = quick.expect("all are done").as_secs_f64() / bound;
+        assert!(ratio <= 3.2, "{ratio} {o}");
+        sum += ratio;
     }
+    let mean = sum / SEEDS as f64;
+    assert!(mean <= 1.6, "{mean}");
 }
 
 #[test]
