@@ -298,7 +298,7 @@ fn a_slow_tenth_costs_the_others_little() {
 #[test]
 fn a_slow_machine_does_not_keep_the_origin_from_the_others() {
     const SEEDS: u64 = 24;
-    let mut sum = 0.0;
+    let (mut sum, mut late) = (0.0, Vec::new());
     for seed in 1..=SEEDS {
         let mut scenario = Scenario::origin_and_leeches(64, 8, 200, Duration::ZERO);
         scenario.seed = seed;
@@ -309,9 +309,14 @@ fn a_slow_machine_does_not_keep_the_origin_from_the_others() {
         let ratio = quick.expect("all are done").as_secs_f64() / bound;
         assert!(ratio <= 3.2, "{ratio} {o}");
         sum += ratio;
+        if ratio > 1.6 {
+            late.push((seed, ratio));
+        }
     }
     let mean = sum / SEEDS as f64;
     assert!(mean <= 1.6, "{mean}");
+    // The target is none.
+    assert!(late.len() <= 4, "{late:?}");
 }
 
 #[test]
