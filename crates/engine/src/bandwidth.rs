@@ -34,6 +34,8 @@ pub(crate) struct Bandwidth {
     /// Bytes of foreground and background downloads from sources whose limits may be shares, since the start; headers
     /// included, as in the limits.
     counted: [AtomicU64; 2],
+    /// Those of them that came from peers.
+    from_peers: AtomicU64,
     awake: AtomicBool,
     wake: Notify,
     /// Whether the limit of foreground and background downloads spares HTTP servers in the LAN.
@@ -49,7 +51,13 @@ struct State {
 }
 
 impl Bandwidth {
-    /// Bytes, headers included, have come from beyond the LAN, or from an HTTP server that is not spared.
+    /// Bytes, headers included, have come from a peer beyond the LAN.
+    pub(crate) fn count_from_peer(&self, priority: &SwarmPriority, bytes: u64) {
+        self.from_peers.fetch_add(bytes, Ordering::Relaxed);
+        self.count(priority, bytes);
+    }
+
+    /// The same, from an HTTP server that is not spared.
     pub(crate) fn count(&self, priority: &SwarmPriority, bytes: u64) {
         self.counted[usize::from(!priority.is_foreground())].fetch_add(bytes, Ordering::Relaxed);
         if !self.awake.swap(true, Ordering::Relaxed) {
@@ -67,8 +75,10 @@ impl Bandwidth {
         let hour = hour_of(Zoned::now().datetime());
         let mut state = lock(&self.state);
         let available = state.estimator.available();
-        let limits = [Priority::Foreground, Priority::Background]
-            .map(|priority| dosvc_policy::download_limit(policies, priority, hour, available));
+        let limits = [Priority::Foreground, Priority::Background].map(|priority| {
+            let limit = dosvc_policy::download_limit(policies, priority, hour, available);
+            in_swarm(priority, limit, state.estimator.is_of_peers())
+        });
         let mut others_count = false;
         for (limit, spares) in limits.iter().zip(&self.spares_lan) {
             let spared = matches!(limit.source, LimitSource::Dynamic(_));
@@ -92,12 +102,16 @@ impl Bandwidth {
     /// What holds now, for people.
     pub(crate) fn status(&self, policies: &Policies) -> BandwidthStatus {
         let state = lock(&self.state);
+        let why = match state.estimator.is_of_peers() && state.estimator.available().is_some() {
+            true => "lifted, since most comes from peers",
+            false => "which is measured while a download runs",
+        };
         let [foreground, background] = state.limits.map_or_else(Default::default, |limits| {
             limits.map(|limit| LimitStatus {
                 bps: limit.rate.map(dosvc_content::ByteRate::bps),
                 source: match (limit.rate, limit.source) {
                     (None, source @ (LimitSource::Share(_) | LimitSource::Dynamic(_))) => {
-                        format!("{source}, which is measured while a download runs")
+                        format!("{source}, {why}")
                     }
                     (_, source) => source.to_string(),
                 },
@@ -124,6 +138,18 @@ impl Bandwidth {
     }
 }
 
+/// The limit where what is available was measured by what peers sent (`of_peers`). That is what they had to give, not what
+/// there is: the dynamic share of it, taken by all of them, would make it less each time. Somebody waits for a foreground
+/// download, so it takes what comes.
+fn in_swarm(priority: Priority, limit: DownloadLimit, of_peers: bool) -> DownloadLimit {
+    let dynamic = matches!(limit.source, LimitSource::Dynamic(_));
+    let lifted = of_peers && dynamic && priority == Priority::Foreground;
+    DownloadLimit {
+        rate: limit.rate.filter(|_| !lifted),
+        ..limit
+    }
+}
+
 /// What of these bytes shows how much is available: all, unless every download that brought some has an absolute limit.
 /// Then they show that limit alone, which says nothing to the other priority.
 fn telling(news: [u64; 2], limits: Option<[DownloadLimit; 2]>) -> u64 {
@@ -138,6 +164,7 @@ fn telling(news: [u64; 2], limits: Option<[DownloadLimit; 2]>) -> u64 {
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let bandwidth = &shared.bandwidth;
     let mut fed = bandwidth.counted();
+    let mut fed_from_peers = bandwidth.from_peers.load(Ordering::Relaxed);
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
@@ -148,11 +175,13 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             let counted = bandwidth.counted();
             let before = std::mem::replace(&mut fed, counted);
             let news = [0, 1].map(|n| counted[n] - before[n]);
+            let from_peers = bandwidth.from_peers.load(Ordering::Relaxed);
+            let of_peers = from_peers - std::mem::replace(&mut fed_from_peers, from_peers);
             if news != [0, 0] {
                 last_bytes = Instant::now();
             }
             // The first that come start the estimator's clock.
-            feed(&shared, news);
+            feed(&shared, news, of_peers);
             tokio::select! {
                 () = shared.cancel.cancelled() => return,
                 () = tokio::time::sleep(TICK) => {}
@@ -162,10 +191,10 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-fn feed(shared: &Shared, news: [u64; 2]) {
+fn feed(shared: &Shared, news: [u64; 2], of_peers: u64) {
     let mut state = lock(&shared.bandwidth.state);
     let bytes = telling(news, state.limits);
-    state.estimator.feed(bytes, Instant::now());
+    state.estimator.feed(bytes, of_peers, Instant::now());
     drop(state);
     shared
         .bandwidth
@@ -282,6 +311,7 @@ impl dosvc_origin::Limits for HttpLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dosvc_content::ByteRate;
     use dosvc_policy::{Hours, Percent};
     use jiff::{Timestamp, tz::TimeZone};
 
@@ -307,6 +337,27 @@ mod tests {
             assert_eq!(telling(news, Some(limits)), told, "{limits:?} {news:?}");
         }
         assert_eq!(telling([0, 5], None), 5);
+    }
+
+    #[test]
+    fn foreground_takes_all_that_peers_give_unless_somebody_asked_for_a_share() {
+        let limit = |source| DownloadLimit {
+            rate: ByteRate::from_bps(90),
+            source,
+        };
+        let share = Percent::of(90);
+        let (dynamic, asked) = (LimitSource::Dynamic(share), LimitSource::Share(share));
+        for (priority, source, of_peers, limited) in [
+            (Priority::Foreground, dynamic, true, false),
+            (Priority::Foreground, dynamic, false, true),
+            (Priority::Background, dynamic, true, true),
+            (Priority::Foreground, asked, true, true),
+            (Priority::Foreground, LimitSource::Absolute, true, true),
+        ] {
+            let limit = in_swarm(priority, limit(source), of_peers);
+            assert_eq!(limit.rate.is_some(), limited, "{priority:?} {source}");
+            assert_eq!(limit.source, source);
+        }
     }
 
     /// Central Europe: an hour is left out in the last night of March, and comes twice in that of October.

@@ -5,6 +5,8 @@
 //! seconds, and the rate that was sustained over three of them is what is available until the next time: the median of the
 //! last such stretches, since one in which a busy machine noticed late what had come before shows more than there is. What
 //! piled up in the system's buffers while a limit was in force does not count: the first half second is left out.
+//!
+//! Where most came from peers ([`Estimator::is_of_peers`]), it is what they had to give: they pass on what they get themselves.
 
 use dosvc_content::ByteRate;
 use std::{
@@ -39,6 +41,8 @@ const STEPS_MAX: usize = 64;
 pub struct Estimator {
     available: Option<ByteRate>,
     measured_at: Option<Instant>,
+    /// At least half of what was measured came from peers.
+    of_peers: bool,
     measuring: Option<Measurement>,
     last_bytes: Option<Instant>,
 }
@@ -54,11 +58,14 @@ struct Measurement {
     grown_at: Instant,
     /// Rates since then, that one included.
     rates_bps: Vec<u64>,
+    /// All that came, and what of it was peers'.
+    bytes: u64,
+    of_peers: u64,
 }
 
 impl Estimator {
-    /// Takes the bytes that came since the last call.
-    pub fn feed(&mut self, bytes: u64, now: Instant) {
+    /// Takes the bytes that came since the last call, `of_peers` of them from peers.
+    pub fn feed(&mut self, bytes: u64, of_peers: u64, now: Instant) {
         if bytes == 0 {
             let quiet = self
                 .last_bytes
@@ -87,9 +94,10 @@ impl Estimator {
             return;
         }
         if let Some(measurement) = &mut self.measuring
-            && let Some(rate) = measurement.feed(bytes, now)
+            && let Some(rate) = measurement.feed(bytes, of_peers, now)
         {
             self.available = Some(rate);
+            self.of_peers = measurement.of_peers >= measurement.bytes.div_ceil(2);
             self.measured_at = Some(now);
             self.measuring = None;
         }
@@ -113,6 +121,12 @@ impl Estimator {
             .filter(|_| self.measuring.is_none() && self.measured_at.is_some())
     }
 
+    /// Whether at least half of what was measured last came from peers. A swarm in which all take a share of that has less and
+    /// less to give.
+    pub fn is_of_peers(&self) -> bool {
+        self.of_peers
+    }
+
     /// What was measured last, for people.
     pub fn last(&self) -> Option<ByteRate> {
         self.available
@@ -127,11 +141,15 @@ impl Measurement {
             best_bps: 0,
             grown_at: now,
             rates_bps: Vec::new(),
+            bytes: 0,
+            of_peers: 0,
         }
     }
 
     /// Takes bytes; answers when the measurement is over.
-    fn feed(&mut self, bytes: u64, now: Instant) -> Option<ByteRate> {
+    fn feed(&mut self, bytes: u64, of_peers: u64, now: Instant) -> Option<ByteRate> {
+        self.bytes += bytes;
+        self.of_peers += of_peers;
         if now < self.since + SETTLING {
             return None;
         }
@@ -197,6 +215,8 @@ mod tests {
         share: u64,
         /// Left over in buffers by the limit, at most a tenth of a second's worth; comes at once when it is lifted.
         buffered: u64,
+        /// Parts of a hundred that come from peers.
+        of_peers: u64,
     }
 
     impl Rig {
@@ -207,6 +227,7 @@ mod tests {
                 link,
                 share,
                 buffered: 0,
+                of_peers: 0,
             }
         }
 
@@ -230,7 +251,8 @@ mod tests {
                     }
                     _ => most + std::mem::take(&mut self.buffered),
                 };
-                self.estimator.feed(bytes, self.now);
+                self.estimator
+                    .feed(bytes, bytes * self.of_peers / 100, self.now);
                 total += bytes;
             }
             total
@@ -240,7 +262,7 @@ mod tests {
             let until = self.now + time;
             while self.now < until {
                 self.now += STEP;
-                self.estimator.feed(0, self.now);
+                self.estimator.feed(0, 0, self.now);
             }
         }
     }
@@ -292,6 +314,22 @@ mod tests {
         assert!(available >= 78 * MB / 10, "{available}");
     }
 
+    #[test]
+    fn what_came_from_peers_is_told_from_what_servers_sent() {
+        for (of_peers, told) in [(0, false), (49, false), (50, true), (100, true)] {
+            let mut rig = Rig::new(10 * MB, 45);
+            rig.of_peers = of_peers;
+            assert!(!rig.estimator.is_of_peers(), "nothing is measured");
+            rig.run(Duration::from_secs(6));
+            assert_eq!(rig.estimator.available(), ByteRate::from_bps(10 * MB));
+            assert_eq!(rig.estimator.is_of_peers(), told, "{of_peers}");
+            // The next measurement is of a server alone.
+            rig.of_peers = 0;
+            rig.run(Duration::from_secs(200));
+            assert!(!rig.estimator.is_of_peers());
+        }
+    }
+
     /// What came in a tenth of a second is noticed a step late, once.
     #[test]
     fn what_is_noticed_late_counts_for_nothing() {
@@ -304,7 +342,7 @@ mod tests {
                 if step == late {
                     held = MB;
                 }
-                rig.estimator.feed(bytes - held, rig.now);
+                rig.estimator.feed(bytes - held, 0, rig.now);
             }
             let available = rig.estimator.last().unwrap().bps();
             assert!(
@@ -362,7 +400,7 @@ mod tests {
             for (bytes, millis) in feeds {
                 now += Duration::from_millis(millis);
                 best = best.max(bytes * 1000 / millis + 1);
-                estimator.feed(bytes, now);
+                estimator.feed(bytes, bytes / 2, now);
                 if let Some(available) = estimator.last() {
                     prop_assert!(available.bps() <= best);
                 }

@@ -63,6 +63,10 @@ then. Downloads under an absolute limit alone show that limit, not what is avail
 measured is forgotten after ten minutes without a download. An absolute limit holds all the time, while measuring too, and
 a share of 100 is no limit.
 
+What peers send is what they have to give, not what there is: each passes on what it gets itself. A swarm of which all members take
+90 % of that has less and less to give. So where at least half of what was measured came from peers, the dynamic limit of foreground
+downloads stays lifted until the next measurement. The one of background downloads holds, and so does every limit that is configured.
+
 ## What is limited, and how exactly
 
 - Limits count bytes on the wire, as the interface's counters show them: content and whatever carries it, TLS and headers

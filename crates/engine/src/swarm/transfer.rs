@@ -209,7 +209,7 @@ impl Swarm {
             if is_beyond_lan(peer.kind) {
                 self.shared
                     .bandwidth
-                    .count(&self.priority, on_wire(bytes.into()));
+                    .count_from_peer(&self.priority, on_wire(bytes.into()));
             }
             self.note_part(source, block, here, now);
         }
@@ -228,7 +228,8 @@ impl Swarm {
         peer.bytes_in += u64::from(block.len());
         peer.rate_in.add(news, now);
         if is_beyond_lan(peer.kind) {
-            self.shared.bandwidth.count(&self.priority, on_wire(news));
+            let bytes = on_wire(news);
+            self.shared.bandwidth.count_from_peer(&self.priority, bytes);
         }
         self.rate.add(news, now);
         let kind = peer.kind;
