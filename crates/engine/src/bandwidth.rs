@@ -77,7 +77,7 @@ impl Bandwidth {
         let available = state.estimator.available();
         let limits = [Priority::Foreground, Priority::Background].map(|priority| {
             let limit = dosvc_policy::download_limit(policies, priority, hour, available);
-            in_swarm(priority, limit, state.estimator.is_of_peers())
+            limit.in_swarm(priority, state.estimator.is_of_peers())
         });
         let mut others_count = false;
         for (limit, spares) in limits.iter().zip(&self.spares_lan) {
@@ -135,18 +135,6 @@ impl Bandwidth {
         self.counted
             .each_ref()
             .map(|bytes| bytes.load(Ordering::Relaxed))
-    }
-}
-
-/// The limit where what is available was measured by what peers sent (`of_peers`). That is what they had to give, not what
-/// there is: the dynamic share of it, taken by all of them, would make it less each time. Somebody waits for a foreground
-/// download, so it takes what comes.
-fn in_swarm(priority: Priority, limit: DownloadLimit, of_peers: bool) -> DownloadLimit {
-    let dynamic = matches!(limit.source, LimitSource::Dynamic(_));
-    let lifted = of_peers && dynamic && priority == Priority::Foreground;
-    DownloadLimit {
-        rate: limit.rate.filter(|_| !lifted),
-        ..limit
     }
 }
 
@@ -311,7 +299,6 @@ impl dosvc_origin::Limits for HttpLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dosvc_content::ByteRate;
     use dosvc_policy::{Hours, Percent};
     use jiff::{Timestamp, tz::TimeZone};
 
@@ -337,27 +324,6 @@ mod tests {
             assert_eq!(telling(news, Some(limits)), told, "{limits:?} {news:?}");
         }
         assert_eq!(telling([0, 5], None), 5);
-    }
-
-    #[test]
-    fn foreground_takes_all_that_peers_give_unless_somebody_asked_for_a_share() {
-        let limit = |source| DownloadLimit {
-            rate: ByteRate::from_bps(90),
-            source,
-        };
-        let share = Percent::of(90);
-        let (dynamic, asked) = (LimitSource::Dynamic(share), LimitSource::Share(share));
-        for (priority, source, of_peers, limited) in [
-            (Priority::Foreground, dynamic, true, false),
-            (Priority::Foreground, dynamic, false, true),
-            (Priority::Background, dynamic, true, true),
-            (Priority::Foreground, asked, true, true),
-            (Priority::Foreground, LimitSource::Absolute, true, true),
-        ] {
-            let limit = in_swarm(priority, limit(source), of_peers);
-            assert_eq!(limit.rate.is_some(), limited, "{priority:?} {source}");
-            assert_eq!(limit.source, source);
-        }
     }
 
     /// Central Europe: an hour is left out in the last night of March, and comes twice in that of October.

@@ -110,6 +110,21 @@ pub fn download_limit(
     DownloadLimit { rate, source }
 }
 
+impl DownloadLimit {
+    /// The limit where what is available was measured by what peers sent (`of_peers`). That is what they had to give, not
+    /// what there is: the dynamic share of it, taken by all of them, would make it less each time. Somebody waits for a
+    /// foreground download, so it takes what comes.
+    #[must_use]
+    pub fn in_swarm(self, priority: Priority, of_peers: bool) -> Self {
+        let dynamic = matches!(self.source, LimitSource::Dynamic(_));
+        let lifted = of_peers && dynamic && priority == Priority::Foreground;
+        Self {
+            rate: self.rate.filter(|_| !lifted),
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for LimitSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

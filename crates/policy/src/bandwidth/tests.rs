@@ -174,3 +174,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn foreground_takes_all_that_peers_give_unless_somebody_asked_for_a_share() {
+    let limit = |source| DownloadLimit {
+        rate: ByteRate::from_bps(90),
+        source,
+    };
+    let share = Percent::of(90);
+    let (dynamic, asked) = (LimitSource::Dynamic(share), LimitSource::Share(share));
+    for (priority, source, of_peers, limited) in [
+        (Priority::Foreground, dynamic, true, false),
+        (Priority::Foreground, dynamic, false, true),
+        (Priority::Background, dynamic, true, true),
+        (Priority::Foreground, asked, true, true),
+        (Priority::Foreground, LimitSource::Absolute, true, true),
+    ] {
+        let limit = limit(source).in_swarm(priority, of_peers);
+        assert_eq!(limit.rate.is_some(), limited, "{priority:?} {source}");
+        assert_eq!(limit.source, source);
+    }
+}
