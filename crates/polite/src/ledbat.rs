@@ -353,14 +353,14 @@ impl Ledbat {
 }
 
 /// `bytes` times `part` / `whole`.
-fn scale(bytes: u64, part: Duration, whole: Duration) -> u64 {
+pub(crate) fn scale(bytes: u64, part: Duration, whole: Duration) -> u64 {
     let scaled = u128::from(bytes) * part.as_nanos() / whole.as_nanos().max(1);
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 /// The least of each of the last minutes.
 #[derive(Debug, Clone, Default)]
-struct BaseDelay {
+pub(crate) struct BaseDelay {
     minutes: [Option<Duration>; BASE_MINUTES],
     /// The start of the minute that is first in `minutes`.
     began: Option<Instant>,
@@ -369,7 +369,7 @@ struct BaseDelay {
 impl BaseDelay {
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn add(&mut self, now: Instant, rtt: Duration) {
+    pub(crate) fn add(&mut self, now: Instant, rtt: Duration) {
         let began = *self.began.get_or_insert(now);
         let passed = now.saturating_duration_since(began).as_secs() / Self::MINUTE.as_secs();
         if passed > 0 {
@@ -387,7 +387,7 @@ impl BaseDelay {
         self.minutes[0] = Some(least);
     }
 
-    fn least(&self) -> Option<Duration> {
+    pub(crate) fn least(&self) -> Option<Duration> {
         self.minutes.iter().flatten().min().copied()
     }
 }
