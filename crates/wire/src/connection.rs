@@ -16,7 +16,7 @@ mod requests;
 
 use crate::codec::{DecodeError, Header, RawBlock};
 use crate::extension::{
-    CAPABILITY_PARTS, CAPABILITY_RELAYS, EXTENSION_PREFIX_LEN, Extension, Prefix,
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, CAPABILITY_WAITS, EXTENSION_PREFIX_LEN, Extension, Prefix,
 };
 use crate::limits::{
     FETCHING_MAX, Limits, METAINFO_REQUESTS_MAX, METAINFO_WANTED_MAX, PIECE_PAYLOAD_MAX,
@@ -197,6 +197,8 @@ pub struct Connection {
     parts_in: bool,
     /// The peer said so.
     parts_out: bool,
+    /// Somebody waits for what the peer fetches.
+    peer_waits: bool,
     /// We said that we take pieces while they arrive.
     relays_in: bool,
     receive_held: bool,
@@ -236,6 +238,7 @@ impl Connection {
             arriving: None,
             parts_in: false,
             parts_out: false,
+            peer_waits: false,
             relays_in: false,
             peer_requests: BTreeMap::new(),
             ignored_in_a_row: 0,
@@ -495,6 +498,7 @@ impl Connection {
             Extension::Abandon(raw) => return self.handle_abandon(*raw),
             Extension::Hello { capabilities, .. } => {
                 self.parts_out |= capabilities & CAPABILITY_PARTS != 0;
+                self.peer_waits = capabilities & CAPABILITY_WAITS != 0;
             }
             _ => {}
         }
@@ -662,6 +666,11 @@ impl Connection {
             self.ignored_in_a_row = 0;
         }
         wanted
+    }
+
+    /// Whether somebody waits for what the peer fetches, as its last Hello says ([`CAPABILITY_WAITS`]).
+    pub fn is_waited_for(&self) -> bool {
+        self.peer_waits
     }
 
     /// Whether an answer may go out in several messages, with others between them.

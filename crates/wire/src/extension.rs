@@ -36,6 +36,8 @@ pub const CAPABILITY_PARTS: u32 = 1;
 /// Capability of a Hello: its sender takes pieces while they arrive at the other side, and understands
 /// [`Extension::Abandon`]. With [`CAPABILITY_PARTS`] only.
 pub const CAPABILITY_RELAYS: u32 = 2;
+/// Capability of a Hello: somebody waits for what its sender fetches. It may change, by another Hello.
+pub const CAPABILITY_WAITS: u32 = 4;
 /// The longest extension message of ours that is read, in bytes of payload.
 pub const EXTENSION_LEN_MAX: u32 = EXTENSION_PREFIX_LEN + METAINFO_HEAD + 32 * METAINFO_HASHES_MAX;
 

@@ -22,8 +22,8 @@ mod pace;
 pub use codec::{DecodeError, HEADER_LEN_MAX, Header, Message, RawBlock};
 pub use connection::{Connection, Expired, Payload, PeerEvent, Stats, Violation};
 pub use extension::{
-    CAPABILITY_PARTS, CAPABILITY_RELAYS, EXTENSION_LEN_MAX, EXTENSION_MAGIC, EXTENSION_PREFIX_LEN,
-    EXTENSION_VERSION, Extension, Lead,
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, CAPABILITY_WAITS, EXTENSION_LEN_MAX, EXTENSION_MAGIC,
+    EXTENSION_PREFIX_LEN, EXTENSION_VERSION, Extension, Lead,
 };
 pub use group::{Demand, GroupKey, group_proof, verify_group_proof};
 pub use handshake::{Handshake, HandshakeDecodeError};

@@ -809,3 +809,17 @@ proptest! {
         prop_assert_eq!(run(&messages, known, start), run(&messages, known, start));
     }
 }
+
+#[test]
+fn the_last_hello_says_whether_somebody_waits() {
+    let now = Instant::now();
+    let mut c = open(now);
+    assert!(!c.is_waited_for());
+    for capabilities in [CAPABILITY_WAITS | CAPABILITY_PARTS, CAPABILITY_PARTS] {
+        let mut payload = Vec::new();
+        hello(capabilities).encode(&mut payload);
+        c.handle_extension(&payload).expect("valid");
+        assert_eq!(c.is_waited_for(), capabilities & CAPABILITY_WAITS != 0);
+        assert!(c.may_part_answers());
+    }
+}
