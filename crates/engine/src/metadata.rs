@@ -532,7 +532,7 @@ impl Asker {
             if group.is_none() {
                 dialogue
                     .commands
-                    .send(net::Command::Extension(shared.hello()))
+                    .send(net::Command::Extension(shared.hello(true)))
                     .ok()?;
             }
             dialogue.hash_file(&self.trusted).await

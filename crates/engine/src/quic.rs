@@ -28,7 +28,9 @@ pub enum QuicUse {
 /// The first that fails, with its address in the text.
 pub(crate) fn bind(shared: &Shared, addresses: &[SocketAddr]) -> io::Result<Vec<QuicEndpoint>> {
     let bind = |address: &SocketAddr| {
-        QuicEndpoint::direct(&shared.identity, *address).map_err(|error| {
+        let end = QuicEndpoint::direct(&shared.identity, *address);
+        let end = end.map(|end| end.on_line(shared.line.clone()));
+        end.map_err(|error| {
             let text = format!("cannot listen on UDP {address}: {error}");
             io::Error::new(error.kind(), text)
         })

@@ -29,14 +29,14 @@ use dosvc_discovery::{Discovery, cloud::Cloud};
 use dosvc_host::{Host, Links};
 use dosvc_nat::{
     portmap::PortMapper,
-    quic::{Identity, QuicEndpoint},
+    quic::{Identity, OwnLine, QuicEndpoint},
 };
 use dosvc_origin::OriginClient;
 use dosvc_piece_store::{Content, ContentKey, Store};
 use dosvc_policy::{Gate, Gates, GroupStanding, PeerClass, Permits, RemoteFacts, ResolvedGroup};
 use dosvc_scheduler::{Giving, SwarmConfig};
 use dosvc_wire::{
-    CAPABILITY_PARTS, CAPABILITY_RELAYS, EXTENSION_VERSION, Extension, GroupKey,
+    CAPABILITY_PARTS, CAPABILITY_RELAYS, CAPABILITY_WAITS, EXTENSION_VERSION, Extension, GroupKey,
     net::{BlockPool, GroupParams, Reached},
 };
 use std::{
@@ -213,6 +213,8 @@ pub(crate) struct Shared {
     settings: ArcSwap<Settings>,
     pub(crate) membership: Membership,
     pub(crate) identity: Identity,
+    /// What all ends of QUIC leave by.
+    pub(crate) line: OwnLine,
     /// What follows from it.
     pub(crate) peer_id: PeerId,
     pub(crate) started: Instant,
@@ -319,6 +321,7 @@ impl Shared {
             membership,
             peer_id: identity.peer_id(),
             identity,
+            line: OwnLine::default(),
             started: now,
             store,
             host,
@@ -414,11 +417,11 @@ impl Shared {
         self.discovery.load().is_some()
     }
 
-    /// Our greeting to a peer.
-    pub(crate) fn hello(&self) -> Extension {
+    /// Our greeting to a peer; `waits`: somebody waits for what is fetched from it.
+    pub(crate) fn hello(&self, waits: bool) -> Extension {
         Extension::Hello {
             version: EXTENSION_VERSION,
-            capabilities: CAPABILITIES,
+            capabilities: CAPABILITIES | if waits { CAPABILITY_WAITS } else { 0 },
             listen_port: self.listen_port(),
             nonce: self.nonce(),
         }

@@ -190,10 +190,14 @@ impl WriteHalf for Writing {
         }
     }
 
-    fn set_background(&mut self, background: bool) {
+    fn set_background(&mut self, background: bool, waited_for: bool) {
         match self {
-            Self::Tcp(half) => half.set_background(background),
-            Self::Quic(half) => half.set_manner(manner(!background)),
+            Self::Tcp(half) => half.set_background(background, waited_for),
+            Self::Quic(half) => half.set_manner(match (background, waited_for) {
+                (false, _) => Manner::Foreground,
+                (true, false) => Manner::Background,
+                (true, true) => Manner::WaitedFor,
+            }),
             // It has one congestion control for all.
             Self::TunnelTcp(_) => {}
         }

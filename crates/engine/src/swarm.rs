@@ -727,6 +727,9 @@ impl Swarm {
             self.set_core_config(now);
             self.review_http(now);
         }
+        if foreground != was_foreground && !self.content.is_complete() {
+            self.greet_again();
+        }
     }
 
     fn next_source(&mut self) -> u32 {

@@ -165,7 +165,7 @@ impl OpenTunnel {
             true => {
                 let tcp = TcpStack::beside(tunnel.clone(), Some(PORT))?;
                 let end = QuicEndpoint::tunnelled(&shared.identity, tunnel.clone(), incoming, PORT);
-                (tcp, Some(end?))
+                (tcp, Some(end?.on_line(shared.line.clone())))
             }
         };
         let close = shared.cancel.child_token();

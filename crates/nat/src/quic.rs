@@ -5,7 +5,8 @@
 //! - [`QuicEndpoint`]: dials and accepts.
 //! - [`Link`]: a connection to a peer, for one [`PeerStream`]. Several contents have a connection each, so that each gives
 //!   way, is limited and ends by itself.
-//! - Background connections are steered by LEDBAT++ ([`Manner`]), for as long as they are in the background.
+//! - Background connections give way ([`Manner`]), for as long as they are in the background: all of them together on the
+//!   line by which they leave ([`OwnLine`]).
 
 mod background;
 mod endpoint;
@@ -14,7 +15,7 @@ mod inner;
 mod socket;
 mod stream;
 
-pub use background::Manner;
+pub use background::{Manner, OwnLine};
 pub use endpoint::{Arrival, DialError, QuicEndpoint};
 pub use identity::{Identity, IdentityError, peer_id};
 pub use stream::{Link, PeerStream, Reader, Writer};

@@ -209,8 +209,21 @@ impl Swarm {
             },
         );
         // A member of the group has said Hello with its proof; what we can do is said to the connection here.
-        self.tell(SourceId(key), net::Command::Extension(self.shared.hello()));
+        self.greet(key);
         self.changed = true;
+    }
+
+    fn greet(&mut self, key: u32) {
+        let hello = self.shared.hello(self.is_foreground());
+        self.tell(SourceId(key), net::Command::Extension(hello));
+    }
+
+    /// Tells all that have been greeted that somebody waits now, or not any more.
+    pub(super) fn greet_again(&mut self) {
+        let keys: Vec<u32> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.greet(key);
+        }
     }
 
     fn lan_gate(&self) -> LanGate {

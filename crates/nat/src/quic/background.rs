@@ -1,48 +1,87 @@
-//! How connections treat others on the way: CUBIC, or LEDBAT++ in the background, by a switch that may change at any time.
+//! How connections treat others on the way, by a switch that may change at any time.
+//!
+//! In the foreground a connection takes its share, by CUBIC. In the background it gives way: on the line of who sends, together
+//! with all its other connections ([`OwnLine`]), and everywhere else by LEDBAT++, unless somebody waits at the other end:
+//! then by CUBIC.
 
-use dosvc_polite::{Ack, Ledbat};
+use dosvc_polite::{Ack, Ledbat, Line, Member};
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 use std::{
     any::Any,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Packets in the first window (RFC 9002 §7.2).
 const INITIAL_PACKETS: u64 = 10;
+/// QUIC's least, until more is known (RFC 9000 §14).
+const FIRST_PACKET: u32 = 1200;
+/// What is less than this part of a packet carries no content, and may be no more than an acknowledgement.
+const CONTROL_PART: u64 = 4;
 
 /// How a connection treats others on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Manner {
     /// Takes its share.
     Foreground,
-    /// Takes what others leave (LEDBAT++).
+    /// Takes what others leave.
     Background,
+    /// Takes what others leave on the sender's line, and its share elsewhere: somebody waits at the other end.
+    WaitedFor,
 }
 
-/// One connection's switch between the two.
+/// The line by which a machine's connections leave. Those in the background share what others leave of it: one for all
+/// endpoints that use the same.
 #[derive(Clone, Debug)]
-pub(super) struct Switch(Arc<AtomicBool>);
+pub struct OwnLine(Arc<Mutex<Line>>);
+
+impl Default for OwnLine {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Line::new(FIRST_PACKET))))
+    }
+}
+
+impl OwnLine {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's switch between the manners.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    manner: Arc<AtomicU8>,
+    line: OwnLine,
+}
 
 impl Switch {
-    pub(super) fn new(manner: Manner) -> Self {
-        Self(Arc::new(AtomicBool::new(manner == Manner::Background)))
+    pub(super) fn new(manner: Manner, line: &OwnLine) -> Self {
+        Self {
+            manner: Arc::new(AtomicU8::new(manner as u8)),
+            line: line.clone(),
+        }
     }
 
     pub(super) fn set(&self, manner: Manner) {
-        self.0
-            .store(manner == Manner::Background, Ordering::Relaxed);
+        self.manner.store(manner as u8, Ordering::Relaxed);
     }
 
     fn get(&self) -> Manner {
-        match self.0.load(Ordering::Relaxed) {
-            true => Manner::Background,
-            false => Manner::Foreground,
-        }
+        const ALL: [Manner; 3] = [Manner::Foreground, Manner::Background, Manner::WaitedFor];
+        ALL[usize::from(self.manner.load(Ordering::Relaxed))]
+    }
+
+    fn build(&self, manner: Manner, window: u64, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        let elsewhere = match manner {
+            Manner::Foreground => return cubic(window, now, mtu),
+            Manner::WaitedFor => Elsewhere::Cubic(cubic(window, now, mtu)),
+            Manner::Background => Elsewhere::Ledbat(Box::new(Ledbat::new(mtu.into(), window))),
+        };
+        Box::new(Background::new(self.line.clone(), elsewhere, mtu))
     }
 }
 
@@ -51,7 +90,7 @@ impl ControllerFactory for Switch {
         let initial = INITIAL_PACKETS * u64::from(current_mtu);
         let manner = self.get();
         Box::new(Switched {
-            inner: build(manner, initial, now, current_mtu),
+            inner: Self::build(&self, manner, initial, now, current_mtu),
             manner,
             switch: (*self).clone(),
             mtu: current_mtu,
@@ -60,15 +99,10 @@ impl ControllerFactory for Switch {
     }
 }
 
-fn build(manner: Manner, window: u64, now: Instant, mtu: u16) -> Box<dyn Controller> {
-    match manner {
-        Manner::Background => Box::new(Background::new(mtu, window)),
-        Manner::Foreground => {
-            let mut config = CubicConfig::default();
-            config.initial_window(window);
-            Arc::new(config).build(now, mtu)
-        }
-    }
+fn cubic(window: u64, now: Instant, mtu: u16) -> Box<dyn Controller> {
+    let mut config = CubicConfig::default();
+    config.initial_window(window);
+    Arc::new(config).build(now, mtu)
 }
 
 /// The one that is in force. Who follows begins with the window that the other had.
@@ -84,7 +118,8 @@ impl Switched {
     fn follow(&mut self, now: Instant) {
         let manner = self.switch.get();
         if std::mem::replace(&mut self.manner, manner) != manner {
-            self.inner = build(manner, self.inner.window(), now, self.mtu);
+            let window = self.inner.window();
+            self.inner = self.switch.build(manner, window, now, self.mtu);
         }
     }
 }
@@ -146,36 +181,77 @@ impl Controller for Switched {
     }
 }
 
-#[derive(Clone)]
+/// What a connection does about queues that are not on its sender's line.
+enum Elsewhere {
+    Cubic(Box<dyn Controller>),
+    Ledbat(Box<Ledbat>),
+}
+
+impl Elsewhere {
+    fn window(&self) -> u64 {
+        match self {
+            Self::Cubic(cubic) => cubic.window(),
+            Self::Ledbat(ledbat) => ledbat.window().unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// A connection in the background.
 struct Background {
-    ledbat: Ledbat,
-    initial: u64,
+    line: OwnLine,
+    member: Member,
+    elsewhere: Elsewhere,
+    mtu: u16,
+    in_flight: u64,
     /// What the acknowledgements say that came together.
     acked: u64,
     rtt: Option<Duration>,
 }
 
 impl Background {
-    fn new(mtu: u16, initial: u64) -> Self {
+    fn new(line: OwnLine, elsewhere: Elsewhere, mtu: u16) -> Self {
+        line.lock().on_packet(mtu.into());
         Self {
-            ledbat: Ledbat::new(mtu.into(), initial),
-            initial,
+            line,
+            member: Member::default(),
+            elsewhere,
+            mtu,
+            in_flight: 0,
             acked: 0,
             rtt: None,
         }
     }
 }
 
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.line.lock().leave(&mut self.member);
+    }
+}
+
 impl Controller for Background {
+    fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
+        // Acknowledgements are never acknowledged.
+        if bytes > u64::from(self.mtu) / CONTROL_PART {
+            self.in_flight += bytes;
+            self.line.lock().on_sent(now, &mut self.member, bytes);
+        }
+    }
+
     fn on_ack(
         &mut self,
         now: Instant,
         sent: Instant,
         bytes: u64,
-        _app_limited: bool,
-        _rtt: &quinn_proto::RttEstimator,
+        app_limited: bool,
+        rtt: &quinn_proto::RttEstimator,
     ) {
         self.acked += bytes;
+        if let Elsewhere::Cubic(cubic) = &mut self.elsewhere {
+            // A window that the line does not let it use must not grow.
+            let limited = app_limited || self.in_flight < cubic.window() / 4 * 3;
+            cubic.on_ack(now, sent, bytes, limited, rtt);
+        }
         // Of several packets the last one waited least for its acknowledgement.
         let rtt = now.saturating_duration_since(sent);
         self.rtt = Some(self.rtt.map_or(rtt, |least| least.min(rtt)));
@@ -183,34 +259,58 @@ impl Controller for Background {
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
         let bytes = std::mem::take(&mut self.acked);
-        if bytes > 0 {
+        self.in_flight = in_flight;
+        let Some(rtt) = self.rtt.take() else {
+            return;
+        };
+        let queue = self
+            .line
+            .lock()
+            .on_ack(now, &mut self.member, bytes, rtt, in_flight);
+        if let Elsewhere::Ledbat(ledbat) = &mut self.elsewhere {
             let ack = Ack {
                 bytes,
-                rtt: self.rtt.take(),
+                rtt: Some(rtt.saturating_sub(queue)),
                 in_flight: in_flight + bytes,
             };
-            self.ledbat.on_ack(now, ack);
+            ledbat.on_ack(now, ack);
         }
     }
 
-    fn on_congestion_event(&mut self, now: Instant, _: Instant, _: bool, _: u64) {
-        self.ledbat.on_loss(now);
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
+        self.in_flight = self.in_flight.saturating_sub(lost);
+        self.line.lock().on_loss(now, &mut self.member, lost);
+        match &mut self.elsewhere {
+            Elsewhere::Cubic(cubic) => cubic.on_congestion_event(now, sent, persistent, lost),
+            Elsewhere::Ledbat(ledbat) => ledbat.on_loss(now),
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.ledbat.on_packet(new_mtu.into());
+        self.mtu = new_mtu;
+        self.line.lock().on_packet(new_mtu.into());
+        match &mut self.elsewhere {
+            Elsewhere::Cubic(cubic) => cubic.on_mtu_update(new_mtu),
+            Elsewhere::Ledbat(ledbat) => ledbat.on_packet(new_mtu.into()),
+        }
     }
 
     fn window(&self) -> u64 {
-        self.ledbat.window().unwrap_or(self.initial)
+        let line = self.line.lock().window(&self.member);
+        line.min(self.elsewhere.window())
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(self.clone())
+        let elsewhere = match &self.elsewhere {
+            Elsewhere::Cubic(cubic) => Elsewhere::Cubic(cubic.clone_box()),
+            Elsewhere::Ledbat(ledbat) => Elsewhere::Ledbat(ledbat.clone()),
+        };
+        // Another path: what is under way on this one stays this one's.
+        Box::new(Self::new(self.line.clone(), elsewhere, self.mtu))
     }
 
     fn initial_window(&self) -> u64 {
-        self.initial
+        INITIAL_PACKETS * u64::from(self.mtu)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -226,19 +326,42 @@ mod tests {
 
     #[test]
     fn who_follows_begins_with_the_window_that_the_other_had() {
-        let switch = Switch::new(Manner::Foreground);
+        let switch = Switch::new(Manner::Foreground, &OwnLine::default());
         let now = Instant::now();
-        let mut controller = Arc::new(switch.clone()).build(now, MTU);
+        let mut controller = ControllerFactory::build(Arc::new(switch.clone()), now, MTU);
         let first = controller.window();
         assert_eq!(first, 10 * u64::from(MTU));
         controller.on_sent(now, first, 1);
         controller.on_congestion_event(now + Duration::from_millis(20), now, false, 1);
         let reduced = controller.window();
         assert!(reduced < first, "a loss counts: {reduced}");
-        for (manner, number) in [(Manner::Background, 2), (Manner::Foreground, 3)] {
+        let manners = [Manner::Background, Manner::WaitedFor, Manner::Foreground];
+        for (manner, number) in manners.into_iter().zip(2..) {
             switch.set(manner);
             controller.on_sent(now, 0, number);
             assert_eq!(controller.window(), reduced, "{manner:?}");
         }
+    }
+
+    #[test]
+    fn connections_in_the_background_have_one_window_on_their_line() {
+        const FIRST: u64 = 10 * 1200;
+        let (line, now) = (OwnLine::default(), Instant::now());
+        let build = |manner| {
+            let switch = Switch::new(manner, &line);
+            ControllerFactory::build(Arc::new(switch), now, MTU)
+        };
+        let mut one = build(Manner::Background);
+        let two = build(Manner::WaitedFor);
+        let three = build(Manner::Foreground);
+        assert_eq!((one.window(), two.window()), (FIRST, FIRST));
+        one.on_sent(now, FIRST, 1);
+        assert_eq!((one.window(), two.window()), (FIRST, FIRST / 2));
+        assert_eq!(three.window(), FIRST, "no part of it");
+        // An acknowledgement is not under way.
+        one.on_sent(now, 60, 2);
+        assert_eq!(one.window(), FIRST);
+        drop(one);
+        assert_eq!(two.window(), FIRST);
     }
 }

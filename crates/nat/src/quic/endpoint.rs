@@ -2,7 +2,7 @@
 
 use super::{
     Identity, IdentityError, Link, Manner,
-    background::Switch,
+    background::{OwnLine, Switch},
     identity,
     inner::HEADERS_LEN,
     socket::TunnelSocket,
@@ -65,6 +65,7 @@ pub struct QuicEndpoint {
     server: ServerConfig,
     /// What is needed to open paths, for an end inside a tunnel.
     tunnel: Option<Tunnel>,
+    line: OwnLine,
 }
 
 impl std::fmt::Debug for QuicEndpoint {
@@ -95,7 +96,16 @@ impl QuicEndpoint {
             tls,
             server,
             tunnel: None,
+            line: OwnLine::default(),
         })
+    }
+
+    /// Its connections share the line by which they leave with those of other endpoints, the tunnel's for example.
+    /// Otherwise it has one of its own.
+    #[must_use]
+    pub fn on_line(mut self, line: OwnLine) -> Self {
+        self.line = line;
+        self
     }
 
     /// Through a tunnel, on a port of the tunnel's address.
@@ -121,6 +131,7 @@ impl QuicEndpoint {
             tls,
             server,
             tunnel: Some(tunnel),
+            line: OwnLine::default(),
         })
     }
 
@@ -146,7 +157,7 @@ impl QuicEndpoint {
         if let (Some(tunnel), IpAddr::V6(peer)) = (&self.tunnel, address.ip()) {
             tunnel.connect(peer).await?;
         }
-        let switch = Switch::new(manner);
+        let switch = Switch::new(manner, &self.line);
         let mut config = ClientConfig::new(self.tls.clone());
         config.transport_config(Arc::new(self.transport(&switch)));
         let name = identity::name(expected);
@@ -218,7 +229,7 @@ impl Arrival {
     /// # Errors
     /// [`DialError`], as for who dials.
     pub async fn establish(self, manner: Manner) -> Result<Link, DialError> {
-        let switch = Switch::new(manner);
+        let switch = Switch::new(manner, &self.endpoint.line);
         let mut config = self.endpoint.server.clone();
         config.transport_config(Arc::new(self.endpoint.transport(&switch)));
         let connection = self.incoming.accept_with(Arc::new(config))?.await?;

@@ -75,10 +75,10 @@ pub trait WriteHalf: Send {
     fn write(&mut self, bytes: &[u8], more: bool)
     -> impl Future<Output = io::Result<usize>> + Send;
 
-    /// Says whether what is sent is to give way to whatever else is on the way. Where there is a
-    /// [`socket`](Self::socket), who writes through it sees to that.
-    fn set_background(&mut self, background: bool) {
-        let _ = background;
+    /// Says whether what is sent is to give way to whatever else is on the way, and whether somebody waits for it at the
+    /// other end nevertheless. Where there is a [`socket`](Self::socket), who writes through it sees to that.
+    fn set_background(&mut self, background: bool, waited_for: bool) {
+        let _ = (background, waited_for);
     }
 
     /// As [`ReadHalf::counted`], of what was sent.

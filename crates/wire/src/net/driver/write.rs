@@ -31,7 +31,9 @@ impl Driver {
             outlet: Outlet::default(),
             tally: Tally::default(),
         };
-        writer.half.set_background(self.params.up.is_background());
+        writer
+            .half
+            .set_background(self.params.up.is_background(), false);
         writer.bound_unsent();
         loop {
             if let Err(reason) = writer.write_next().await {
@@ -298,11 +300,15 @@ impl<W: WriteHalf> Writer<'_, W> {
             return Err(CloseReason::Lost(io::ErrorKind::WriteZero));
         }
         let now = Instant::now();
-        self.driver.state().connection.handle_sent(now, n);
+        let waited_for = {
+            let mut state = self.driver.state();
+            state.connection.handle_sent(now, n);
+            state.connection.is_waited_for()
+        };
         let up = &*self.driver.params.up;
         self.outlet.moved(self.half.socket(), up, n, now);
         self.tally.moved(self.half.counted(), up, n);
-        self.half.set_background(up.is_background());
+        self.half.set_background(up.is_background(), waited_for);
         self.bound_unsent();
         Ok(n)
     }
