@@ -112,7 +112,7 @@ impl Flow {
             }
             Control::Member { line, member } => {
                 let mut line = line.borrow_mut();
-                line.on_ack(now, member, PACKET.into(), rtt, self.in_flight);
+                line.on_ack(now, member, PACKET.into(), Some(rtt), self.in_flight);
             }
             Control::Reno {
                 window, slow_start, ..

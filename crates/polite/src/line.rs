@@ -159,33 +159,40 @@ impl Line {
         self.count(member);
     }
 
-    /// Bytes of a member were acknowledged after `rtt`; `in_flight` are still under way. Says how long the line's queue is,
-    /// as far as anybody knows: the rest of the delay is elsewhere. Times that go back count as standing still.
+    /// Bytes of a member were acknowledged after `rtt`, if that was measured; `in_flight` are still under way. Says how
+    /// long the line's queue is, as far as anybody knows: the rest of the delay is elsewhere. Times that go back count as
+    /// standing still.
     pub fn on_ack(
         &mut self,
         now: Instant,
         member: &mut Member,
         bytes: u64,
-        rtt: Duration,
+        rtt: Option<Duration>,
         in_flight: u64,
     ) -> Duration {
         let now = self.latest.map_or(now, |latest| latest.max(now));
         self.latest = Some(now);
+        if self.on_line > 0 {
+            self.used_at = Some(now);
+        }
+        member.in_flight = in_flight;
+        if matches!(self.phase, Phase::Slowdown { until } if until <= now) {
+            self.phase = Phase::SlowStart;
+        }
+        let Some(rtt) = rtt else {
+            self.count(member);
+            return self.delay.least(now).unwrap_or_default();
+        };
         member.base.add(now, rtt);
         member.rtt = rtt;
         member.delay = rtt.saturating_sub(member.base.least().unwrap_or(rtt));
         let (recent, delay) = self.delay.add(now, member.delay);
         member.near = rtt - member.delay + recent;
         let bytes = scale(bytes, member.near, rtt);
-        if self.on_line > 0 {
-            self.used_at = Some(now);
-        }
-        member.in_flight = in_flight;
         self.count(member);
         let used = self.on_line + bytes;
         match self.phase {
-            Phase::Slowdown { until } if now < until => {}
-            Phase::Slowdown { .. } => self.phase = Phase::SlowStart,
+            Phase::Slowdown { .. } => {}
             Phase::SlowStart => {
                 let open = self.threshold == u64::MAX;
                 let delay = if open { recent } else { delay };
