@@ -24,9 +24,14 @@ pub(crate) struct Content {
 
 /// The size of a scenario's content: what the environment asks for, or 4 GiB, or a quick one.
 pub(crate) fn scenario_bytes(quick_mib: u64) -> u64 {
+    scenario_bytes_of(quick_mib, 4096)
+}
+
+/// As [`scenario_bytes`], where 4 GiB are not what the acceptance test asks for.
+pub(crate) fn scenario_bytes_of(quick_mib: u64, full_mib: u64) -> u64 {
     match std::env::var("DOSVC_LAB_SIZE") {
         Ok(bytes) => bytes.parse().expect("DOSVC_LAB_SIZE is a number of bytes"),
-        Err(_) if is_full() => 4096 * MIB,
+        Err(_) if is_full() => full_mib * MIB,
         Err(_) => quick_mib * MIB,
     }
 }
@@ -125,6 +130,11 @@ impl Content {
 
     pub(crate) fn path(&self) -> PathBuf {
         folder().join(&self.name)
+    }
+
+    /// Where its hash file lies, if it is published.
+    pub(crate) fn hash_file_path(&self) -> PathBuf {
+        folder().join(format!("{}.phf", self.name))
     }
 
     pub(crate) fn swarm_hash(&self) -> HashOfHashes {

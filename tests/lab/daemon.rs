@@ -14,6 +14,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -150,17 +151,36 @@ impl Daemon {
             .unwrap_or_else(|error| panic!("{what}: {error}: {}", String::from_utf8_lossy(&output)))
     }
 
+    /// Makes the content known to the daemon, which offers it to peers from then on.
+    pub(crate) fn seed(&self, content: &Content) {
+        let mut command = dosvc(&self.node, &self.config);
+        command.args(["publish", "--seed"]).arg(content.path());
+        let hash_file = format!("{}.published.phf", content.name);
+        run(command.arg("--out").arg(self.node.dir().join(hash_file)));
+        self.wait_until_shared(content);
+    }
+
     /// Starts `dosvc get URL` with the hash file that lies beside the content.
     pub(crate) fn start_get(&self, url: &str, arguments: &[&str]) -> Get {
         let name = url.rsplit('/').next().expect("a URL has a path");
+        self.launch_get(name, |command| command.arg(url).args(arguments))
+    }
+
+    /// Starts `dosvc get` of a content that peers alone have.
+    pub(crate) fn start_get_from_peers(&self, content: &Content, arguments: &[&str]) -> Get {
+        self.launch_get(&content.name, |command| {
+            let command = command.arg("--hash-file").arg(content.hash_file_path());
+            command.args(arguments)
+        })
+    }
+
+    fn launch_get(&self, name: &str, what: impl FnOnce(&mut Command) -> &mut Command) -> Get {
         let output = self.node.dir().join(name);
         let mut command = self.node.command(binary());
         command
-            .args(["get", url, "--json", "--socket"])
-            .arg(&self.socket)
-            .arg("-o")
-            .arg(&output)
-            .args(arguments);
+            .args(["get", "--json", "--socket"])
+            .arg(&self.socket);
+        what(command.arg("-o").arg(&output));
         let process = Process::start(
             &mut command,
             &self.node.dir().join(format!("{name}.get.log")),
@@ -285,6 +305,10 @@ fn question(socket: &Path, what: &str) -> Command {
 }
 
 impl Get {
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
     /// Waits for the end of a download that must fail; what it printed.
     pub(crate) fn fail(mut self) -> String {
         wait_for("dosvc get to end", get_timeout(), || {
@@ -316,6 +340,19 @@ impl Get {
             elapsed,
         }
     }
+}
+
+/// Waits for downloads that must all succeed; each has the time that it took itself.
+pub(crate) fn finish_all(gets: Vec<Get>) -> Vec<GetResult> {
+    thread::scope(|scope| {
+        let ends: Vec<_> = gets
+            .into_iter()
+            .map(|get| scope.spawn(|| get.finish()))
+            .collect();
+        ends.into_iter()
+            .map(|end| end.join().expect("the download succeeds"))
+            .collect()
+    })
 }
 
 impl GetResult {

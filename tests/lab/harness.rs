@@ -4,15 +4,19 @@ use crate::{
     capture::Capture,
     content::Content,
     daemon::SWARM_PORT,
+    distance::{Distance, Line},
     namespace::{Lab, Node, OpenPort},
     nginx::Nginx,
+    other::{Other, rate},
     peer::{Manner, Peer, fetch, knock},
     process::{run, wait_for},
     turns::Turn,
 };
 use std::{
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    net::{
+        IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+    },
     time::{Duration, Instant},
 };
 
@@ -61,6 +65,43 @@ fn links_are_shaped_and_counted_and_the_origin_counts_too() {
         (nginx.bytes_sent(&content.name, Some(lab.at(1))) == content.bytes).then_some(())
     });
     assert_eq!(nginx.bytes_sent(&content.name, Some(lab.at(0))), 0);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn lines_of_machines_far_apart_are_as_long_and_as_wide_as_asked_for() {
+    let _alone = Turn::alone();
+    let line = |up_mbit: u64, delay_ms: u64| Line {
+        up_bps: up_mbit * 1_000_000,
+        down_bps: 40_000_000,
+        delay: Duration::from_millis(delay_ms),
+        queue: Duration::from_millis(100),
+    };
+    let distance = Distance::new(&[line(10, 5), line(80, 25)]);
+    let (near, far) = (distance.at(0), distance.at(1));
+    let listener = near.enter(|| TcpListener::bind(near.address(0)));
+    let listener = listener.expect("the machine has the address");
+    let address = listener.local_addr().expect("it is bound");
+    let round_trips = (0..5).map(|_| {
+        let began = Instant::now();
+        far.enter(|| TcpStream::connect(address))
+            .map(|_| began.elapsed())
+    });
+    let least = round_trips
+        .map(|time| time.expect("it listens"))
+        .min()
+        .expect("five");
+    let expected = Duration::from_millis(60)..Duration::from_millis(65);
+    assert!(expected.contains(&least), "{least:?} there and back");
+    for (from, to, mbit) in [(near, far, 10.0), (far, near, 40.0)] {
+        let other = Other::start(from, to);
+        std::thread::sleep(Duration::from_secs(1));
+        let payload = mbit * 1e6 / 8.0 * 1448.0 / 1538.0;
+        let share = rate(|| other.bytes(), Duration::from_secs(3)) / payload;
+        println!("{share:.3} of {mbit} Mbit/s, {least:?} there and back");
+        assert!((0.9..1.05).contains(&share), "{share} of {mbit} Mbit/s");
+    }
+    distance.assert_in_time();
 }
 
 #[test]

@@ -233,12 +233,7 @@ impl Lab {
     pub(crate) fn narrow(&self, i: u8, rate: &str, queue: &str) {
         self.segment();
         for node in &self.nodes {
-            let by_losses = node.enter(|| {
-                // A namespace may choose only what the machine's administrator allows to all.
-                let choose = |name| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
-                choose("cubic").or_else(|_| choose("reno"))
-            });
-            by_losses.expect("reno is always allowed");
+            node.send_as_most();
         }
         self.reshape(i, rate, queue);
     }
@@ -458,6 +453,16 @@ impl Node {
     /// Passes packets on between its networks.
     pub(crate) fn forward(&self) {
         forward(self.namespace());
+    }
+
+    /// Makes its TCP fill queues, as most of the world's does, whatever this machine's default is.
+    pub(crate) fn send_as_most(&self) {
+        let by_losses = self.enter(|| {
+            // A namespace may choose only what the machine's administrator allows to all.
+            let choose = |name| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
+            choose("cubic").or_else(|_| choose("reno"))
+        });
+        by_losses.expect("reno is always allowed");
     }
 
     /// Rules of nftables on this machine.

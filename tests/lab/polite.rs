@@ -3,21 +3,13 @@
 use crate::{
     content::{Content, folder},
     daemon::{Daemon, Get},
-    namespace::{Lab, Node},
+    namespace::Lab,
     nginx::Nginx,
+    other::{Other, rate},
     process::wait_for,
     turns::Turn,
 };
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 const MIB: u64 = 1 << 20;
 const RATE: &str = "50mbit";
@@ -27,76 +19,6 @@ const PAYLOAD_PER_SECOND: f64 = 50e6 / 8.0 * 1448.0 / 1514.0;
 const QUEUE: &str = "150ms";
 /// All of the bandwidth is to be used, however much is thought to be available.
 const POLICIES: &str = "percentage_max_background_bandwidth = 100\n";
-
-/// Somebody else's download: one cubic flow, as fast as it goes.
-struct Other {
-    bytes: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Other {
-    fn start(from: &Node, to: &Node) -> Self {
-        let listener = from
-            .enter(|| TcpListener::bind(from.address(0)))
-            .expect("the machine has the address");
-        // Connections inherit it.
-        socket2::SockRef::from(&listener)
-            .set_tcp_congestion(b"cubic")
-            .expect("every kernel has it, and the suite runs as root");
-        let address = listener.local_addr().expect("it is bound");
-        let stop = Arc::new(AtomicBool::new(false));
-        let bytes = Arc::new(AtomicU64::new(0));
-        let sender = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("the other end connects");
-            // Ends when the other end closes.
-            while stream.write_all(&[0; 64 << 10]).is_ok() {}
-        });
-        let mut stream = connect(to, address);
-        let receiver = thread::spawn({
-            let (stop, bytes) = (Arc::clone(&stop), Arc::clone(&bytes));
-            move || {
-                let mut buffer = vec![0; 256 << 10];
-                while !stop.load(Ordering::Relaxed) {
-                    let n = stream.read(&mut buffer).expect("the sender goes on");
-                    bytes.fetch_add(n as u64, Ordering::Relaxed);
-                }
-            }
-        });
-        Self {
-            bytes,
-            stop,
-            threads: vec![sender, receiver],
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn connect(from: &Node, to: SocketAddr) -> TcpStream {
-    from.enter(|| TcpStream::connect(to))
-        .expect("the other end listens")
-}
-
-/// Bytes a second over a time that is part of what is measured, not a wait for something.
-fn rate(bytes: impl Fn() -> u64, time: Duration) -> f64 {
-    let (before, began) = (bytes(), Instant::now());
-    thread::sleep(time);
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
-    let moved = (bytes() - before) as f64;
-    moved / began.elapsed().as_secs_f64()
-}
 
 const WARM_UP: Duration = Duration::from_secs(3);
 const MEASURED: Duration = Duration::from_secs(8);

@@ -3,7 +3,7 @@
 use crate::{
     capture::Capture,
     content::{self, Content},
-    daemon::{Daemon, GetResult, SWARM_PORT},
+    daemon::{Daemon, GetResult, SWARM_PORT, finish_all},
     harness::curl,
     namespace::Lab,
     nginx::Nginx,
@@ -222,16 +222,7 @@ impl Swarm {
             .iter()
             .map(|daemon| daemon.start_get(&url, &[]))
             .collect();
-        // Each in a thread of its own, so that each time ends when its download does.
-        let results: Vec<_> = thread::scope(|scope| {
-            let ends: Vec<_> = gets
-                .into_iter()
-                .map(|get| scope.spawn(|| get.finish()))
-                .collect();
-            ends.into_iter()
-                .map(|end| end.join().expect("the download succeeds"))
-                .collect()
-        });
+        let results = finish_all(gets);
         results
             .iter()
             .for_each(|result| content.assert_same(&result.output));
