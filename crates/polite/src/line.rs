@@ -12,9 +12,9 @@
 //! ([`Line::window`]).
 //!
 //! As LEDBAT++ (draft-irtf-iccrg-ledbat-plus-plus) it leaves its queue alone from time to time, so that the base of the
-//! delays stays true. Unlike it, it aims at a third of the delay: with a queue of its own alone in sight there is no need for
-//! more, and a flow of CUBIC leaves more than that in all but the shortest queues after a loss, when LEDBAT++'s 60 ms
-//! are not reached. And it grows by a part of itself, for a window that many share moves too slowly by packets.
+//! delays stays true. Unlike it, it aims at a third of the delay: with the line's queue alone in sight there is no need for
+//! more, and flows that keep queues short, as BBR does, stay below LEDBAT++'s 60 ms and would have to share the line. And it
+//! grows by a part of itself, for a window that many share moves too slowly by packets.
 
 use crate::ledbat::{BaseDelay, scale};
 use std::time::{Duration, Instant};
