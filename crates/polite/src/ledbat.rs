@@ -82,9 +82,7 @@ pub struct Ledbat {
     recent: RecentDelay,
     /// Growth that does not make a byte yet, in bytes times packets.
     growth: u128,
-    /// Since when the flow is in a slowdown or in the ramp after it.
-    slowdown_since: Option<Instant>,
-    slowdown_at: Option<Instant>,
+    slowdowns: Slowdowns,
     /// Until then delays tell of the window that was, before it was cut.
     settled_at: Option<Instant>,
     calm_since: Option<Instant>,
@@ -114,8 +112,7 @@ impl Ledbat {
             base: BaseDelay::default(),
             recent: RecentDelay::default(),
             growth: 0,
-            slowdown_since: None,
-            slowdown_at: None,
+            slowdowns: Slowdowns::default(),
             settled_at: None,
             calm_since: None,
             lost_at: None,
@@ -178,7 +175,7 @@ impl Ledbat {
             Phase::Slowdown { until } if now < until => {}
             Phase::Slowdown { .. } => self.phase = Phase::SlowStart,
             Phase::SlowStart => self.slow_start(now, ack.bytes, rtt, delay),
-            Phase::Avoidance if self.slowdown_at.is_some_and(|at| at <= now) => {
+            Phase::Avoidance if self.slowdowns.is_due(now) => {
                 self.begin_slowdown(now, rtt);
             }
             Phase::Avoidance => self.avoid(now, ack.bytes, rtt, delay),
@@ -248,13 +245,7 @@ impl Ledbat {
         self.phase = Phase::Avoidance;
         self.threshold = self.window;
         self.calm_since = None;
-        if let Some(since) = self.slowdown_since.take() {
-            let took = now.saturating_duration_since(since).min(SLOWDOWN_TIME_MAX);
-            self.slowdown_at = Some(now + took * SLOWDOWN_PAUSE);
-        } else if self.slowdown_at.is_none() {
-            // The first one, after the first slow start.
-            self.slowdown_at = Some(now);
-        }
+        self.slowdowns.end(now);
     }
 
     /// Lets the queues run empty, so that the base delay is seen even by who came when they were full.
@@ -262,10 +253,8 @@ impl Ledbat {
         self.threshold = self.window;
         self.window = self.window_min();
         self.phase = Phase::Slowdown {
-            until: now + rtt * SLOWDOWN_ROUNDS,
+            until: self.slowdowns.begin(now, rtt),
         };
-        self.slowdown_since = Some(now);
-        self.slowdown_at = None;
         self.growth = 0;
     }
 
@@ -327,7 +316,7 @@ impl Ledbat {
 
     /// As [`Self::gain_divisor`], for slow start; slower where a free link is taken, for others may come.
     fn ramp_divisor(&self) -> u128 {
-        let least = match self.threshold == OPEN && self.slowdown_at.is_some() {
+        let least = match self.threshold == OPEN && self.slowdowns.next_at.is_some() {
             true => FREE_LINK_DIVISOR_MIN,
             false => 1,
         };
@@ -356,6 +345,35 @@ impl Ledbat {
 pub(crate) fn scale(bytes: u64, part: Duration, whole: Duration) -> u64 {
     let scaled = u128::from(bytes) * part.as_nanos() / whole.as_nanos().max(1);
     u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// When slowdowns are: the first after the first slow start, and then a time after each that it decides itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Slowdowns {
+    /// Since when there is one, or the ramp after it.
+    since: Option<Instant>,
+    next_at: Option<Instant>,
+}
+
+impl Slowdowns {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.next_at.is_some_and(|at| at <= now)
+    }
+
+    /// One begins, where round trips take so long. Says until when the window is kept at its least.
+    pub(crate) fn begin(&mut self, now: Instant, rtt: Duration) -> Instant {
+        (self.since, self.next_at) = (Some(now), None);
+        now + rtt * SLOWDOWN_ROUNDS
+    }
+
+    /// A slow start has ended, which may have been the ramp after one.
+    pub(crate) fn end(&mut self, now: Instant) {
+        if let Some(since) = self.since.take() {
+            let took = now.saturating_duration_since(since).min(SLOWDOWN_TIME_MAX);
+            self.next_at = Some(now + took * SLOWDOWN_PAUSE);
+        }
+        self.next_at.get_or_insert(now);
+    }
 }
 
 /// The least of each of the last minutes.

@@ -1,7 +1,7 @@
 //! Traffic that keeps to limits and gives way.
 //!
 //! - [`ledbat`]: how much may be under way in the background, a pure core: no socket, no clock.
-//! - [`line`]: the same for all connections that share a machine's own line, pure as well.
+//! - [`mod@line`]: the same for all connections that share a machine's own line, pure as well.
 //! - [`flow`]: LEDBAT++ for a TCP connection, as its receiver ([`Receiving`]) or its sender ([`Sending`]).
 //! - [`account`]: what a limited connection paid for and what came, pure.
 //! - [`Throttle`]: the seam to limits; [`Intake`] and [`Outlet`]: the two directions of a connection that has one.

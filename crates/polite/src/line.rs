@@ -16,7 +16,7 @@
 //! more, and flows that keep queues short, as BBR does, stay below LEDBAT++'s 60 ms and would have to share the line. And it
 //! grows by a part of itself, for a window that many share moves too slowly by packets.
 
-use crate::ledbat::{BaseDelay, scale};
+use crate::ledbat::{BaseDelay, Slowdowns, scale};
 use std::time::{Duration, Instant};
 
 /// The queueing delay of the line that is aimed at.
@@ -38,13 +38,6 @@ const GROWTH_DIVISOR: u64 = 2;
 const LOSS_MEMORY: Duration = Duration::from_secs(1);
 /// So much of what is under way counts as used, for the next acknowledgements bring more.
 const USED_PERCENT: u64 = 125;
-
-/// A slowdown keeps the window at its least for so many round trips.
-const SLOWDOWN_ROUNDS: u32 = 2;
-/// After a slowdown, ramp included, there is none for so many times as long.
-const SLOWDOWN_PAUSE: u32 = 9;
-/// A ramp that takes longer, for there is little to send, counts as this.
-const SLOWDOWN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What was seen counts for so long: connections rest between two pieces, and see their own queues as well.
 const DELAY_TIME: Duration = Duration::from_millis(SLOT_MS * SLOTS as u64);
@@ -69,9 +62,7 @@ pub struct Line {
     active: u64,
     /// Growth that does not make a byte yet, in 1e-9 bytes.
     growth: u128,
-    /// Since when there is a slowdown or the ramp after it.
-    slowdown_since: Option<Instant>,
-    slowdown_at: Option<Instant>,
+    slowdowns: Slowdowns,
     /// Until then delays tell of the window that was.
     settled_at: Option<Instant>,
     lost_at: Option<Instant>,
@@ -129,8 +120,7 @@ impl Line {
             on_line: 0,
             active: 0,
             growth: 0,
-            slowdown_since: None,
-            slowdown_at: None,
+            slowdowns: Slowdowns::default(),
             settled_at: None,
             lost_at: None,
             used_at: None,
@@ -198,7 +188,7 @@ impl Line {
                 let delay = if open { recent } else { delay };
                 self.slow_start(now, bytes, used, member.near, delay);
             }
-            Phase::Avoidance if self.slowdown_at.is_some_and(|at| at <= now) => {
+            Phase::Avoidance if self.slowdowns.is_due(now) => {
                 self.begin_slowdown(now, member.near);
             }
             Phase::Avoidance => self.avoid(now, bytes, used, member, delay),
@@ -278,13 +268,7 @@ impl Line {
     fn end_slow_start(&mut self, now: Instant) {
         self.phase = Phase::Avoidance;
         self.threshold = u64::MAX;
-        if let Some(since) = self.slowdown_since.take() {
-            let took = now.saturating_duration_since(since).min(SLOWDOWN_TIME_MAX);
-            self.slowdown_at = Some(now + took * SLOWDOWN_PAUSE);
-        } else if self.slowdown_at.is_none() {
-            // The first one, after the first slow start.
-            self.slowdown_at = Some(now);
-        }
+        self.slowdowns.end(now);
     }
 
     /// Lets the line's queue run empty, so that the base delays are seen even by who came when it was full.
@@ -292,10 +276,8 @@ impl Line {
         self.threshold = self.window;
         self.window = self.window_min();
         self.phase = Phase::Slowdown {
-            until: now + near * SLOWDOWN_ROUNDS,
+            until: self.slowdowns.begin(now, near),
         };
-        self.slowdown_since = Some(now);
-        self.slowdown_at = None;
         self.growth = 0;
     }
 
