@@ -102,7 +102,7 @@ impl Swarm {
     }
 }
 
-/// Guards against collapse: it is 1.4 to 1.7 with four receivers as well as with sixteen.
+/// Guards against collapse: it is 1.4 to 1.75 with four receivers as well as with sixteen.
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn swarm_of_machines_far_apart_is_done_after_a_few_times_the_least_possible_time() {
@@ -126,15 +126,15 @@ fn transfer_to_one_machine_far_away_uses_the_line() {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn others_keep_a_line_that_a_seed_with_one_receiver_shares() {
-    // BBR sends no more than two round trips' worth: with the queue that the seed keeps that is much where it has never
-    // seen the path without one, and little where it has.
-    others_keep_a_line(1, [(CUBIC, 0.9), (BBR, 0.1)]);
+    // BBR has 0.8 and more most of the time. It sends no more than two round trips' worth: with the queue that the seed keeps
+    // that is much where it has never seen the path without one, and little where it has.
+    others_keep_a_line(1, [(CUBIC, 0.85), (BBR, 0.1)]);
 }
 
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn others_keep_a_line_that_a_seed_with_four_receivers_shares() {
-    others_keep_a_line(4, [(CUBIC, 0.9), (BBR, 0.5)]);
+    others_keep_a_line(4, [(CUBIC, 0.85), (BBR, 0.5)]);
 }
 
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -165,12 +165,14 @@ fn others_keep_a_line(receivers: usize, least: [(&str, f64); 2]) {
     thread::sleep(SETTLED);
     let seed_alone = rate(|| seed.traffic().sent, MEASURED) / LINE_BYTES_PER_SECOND;
     println!(
-        "{receivers} receivers: alone the seed has {seed_alone:.3} of its line, another's flow {alone:.3}"
+        "{receivers} receivers: alone the seed has {seed_alone:.3} of its line, and another's flow {alone:.3}"
     );
-    let shares = least.map(|(congestion, _)| flow(congestion).map(|beside| beside / alone));
-    println!(
-        "beside the seed {least:?} at least, {shares:.3?} (none: the kernel does not have it)"
-    );
+    let shares = least.map(|(congestion, _)| {
+        let share = flow(congestion).map(|beside| beside / alone);
+        // Not every kernel has all of them.
+        println!("{congestion} has {share:.3?} of that beside the seed");
+        share
+    });
     assert!(
         gets.iter_mut().all(Get::is_running),
         "a download was done before the end of the measurement"
