@@ -98,6 +98,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// Bytes under way, as far as the line was told.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
     /// Bytes that are on the line, of all that are under way: what waits in others' queues is not.
     fn on_line(&self) -> u64 {
         match self.rtt.is_zero() {
@@ -351,8 +356,7 @@ impl LeastDelay {
         *slot = Some(slot.map_or(delay, |least| least.min(delay)));
         let before = self.slots[(self.current + SLOTS - 1) % SLOTS];
         let recent = self.slots[self.current].into_iter().chain(before).min();
-        let least = self.slots.iter().flatten().min().copied();
-        (recent.unwrap_or(delay), least.unwrap_or(delay))
+        (recent.unwrap_or(delay), self.least(now).unwrap_or(delay))
     }
 
     fn least(&mut self, now: Instant) -> Option<Duration> {

@@ -207,7 +207,6 @@ struct Background {
     member: Member,
     elsewhere: Elsewhere,
     mtu: u16,
-    in_flight: u64,
     /// What the acknowledgements say that came together.
     acked: u64,
     rtt: Option<Duration>,
@@ -221,7 +220,6 @@ impl Background {
             member: Member::default(),
             elsewhere,
             mtu,
-            in_flight: 0,
             acked: 0,
             rtt: None,
         }
@@ -238,7 +236,6 @@ impl Controller for Background {
     fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         // Acknowledgements are never acknowledged.
         if bytes > u64::from(self.mtu) / CONTROL_PART {
-            self.in_flight += bytes;
             self.line.lock().on_sent(now, &mut self.member, bytes);
         }
     }
@@ -254,7 +251,7 @@ impl Controller for Background {
         self.acked += bytes;
         if let Elsewhere::Cubic(cubic) = &mut self.elsewhere {
             // A window that the line does not let it use must not grow.
-            let limited = app_limited || self.in_flight < cubic.window() / 4 * 3;
+            let limited = app_limited || self.member.in_flight() < cubic.window() / 4 * 3;
             cubic.on_ack(now, sent, bytes, limited, rtt);
         }
         // Of several packets the last one waited least for its acknowledgement.
@@ -264,7 +261,6 @@ impl Controller for Background {
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
         let bytes = std::mem::take(&mut self.acked);
-        self.in_flight = in_flight;
         if bytes == 0 {
             return;
         }
@@ -286,7 +282,6 @@ impl Controller for Background {
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
-        self.in_flight = self.in_flight.saturating_sub(lost);
         self.line.lock().on_loss(now, &mut self.member, lost);
         match &mut self.elsewhere {
             Elsewhere::Cubic(cubic) => cubic.on_congestion_event(now, sent, persistent, lost),
