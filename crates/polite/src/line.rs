@@ -75,8 +75,12 @@ pub struct Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     SlowStart,
+    /// Back to where the window was before a slowdown.
+    Ramp,
     Avoidance,
-    Slowdown { until: Instant },
+    Slowdown {
+        until: Instant,
+    },
 }
 
 /// One connection's part. It belongs to one [`Line`], and leaves it at its end ([`Line::leave`]).
@@ -172,7 +176,7 @@ impl Line {
         }
         member.in_flight = in_flight;
         if matches!(self.phase, Phase::Slowdown { until } if until <= now) {
-            self.phase = Phase::SlowStart;
+            self.phase = Phase::Ramp;
         }
         let Some(rtt) = rtt else {
             self.count(member);
@@ -193,6 +197,9 @@ impl Line {
                 let delay = if open { recent } else { delay };
                 self.slow_start(now, bytes, used, member.near, delay);
             }
+            // While so little is sent hardly anybody else's delay is seen, and a few receivers' queues look like the line's
+            // own. If it is, what comes next cuts the window.
+            Phase::Ramp => self.open(now, bytes, used),
             Phase::Avoidance if self.slowdowns.is_due(now) => {
                 self.begin_slowdown(now, member.near);
             }
@@ -219,7 +226,7 @@ impl Line {
             return;
         }
         self.set_window(self.window / 2);
-        if self.phase == Phase::SlowStart {
+        if matches!(self.phase, Phase::SlowStart | Phase::Ramp) {
             self.end_slow_start(now);
         }
     }
@@ -261,7 +268,14 @@ impl Line {
             self.set_window(self.window.min(used) / 2);
             self.settle(now, near);
             self.end_slow_start(now);
-        } else if self.is_limited(used) {
+        } else {
+            self.open(now, bytes, used);
+        }
+    }
+
+    /// Doubles the window in a round trip, up to the threshold.
+    fn open(&mut self, now: Instant, bytes: u64, used: u64) {
+        if self.is_limited(used) {
             let grown = self.window.saturating_add(bytes.min(self.window));
             self.set_window(grown.min(self.threshold));
             if self.window >= self.threshold {

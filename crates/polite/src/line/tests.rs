@@ -63,7 +63,7 @@ fn one_flow_of_somebody_else_keeps_the_line_however_many_connections_there_are()
 
 #[test]
 fn queues_elsewhere_do_not_keep_the_line_idle() {
-    for (n, least) in [(4, 0.55), (16, 0.85)] {
+    for (n, least) in [(4, 0.8), (16, 0.85)] {
         let flows = members(n, ALWAYS);
         let flows = flows.into_iter().map(|flow| flow.elsewhere(busy)).collect();
         let mut link = Link::new(ms(40), ms(100), flows);
