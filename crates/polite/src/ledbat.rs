@@ -347,15 +347,24 @@ pub(crate) fn scale(bytes: u64, part: Duration, whole: Duration) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// When slowdowns are: the first after the first slow start, and then a time after each that it decides itself.
+/// When slowdowns are: the first some time after the first slow start, and then a time after each that it decides itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Slowdowns {
+    first: Duration,
     /// Since when there is one, or the ramp after it.
     since: Option<Instant>,
     next_at: Option<Instant>,
 }
 
 impl Slowdowns {
+    /// The first is so long after the first slow start.
+    pub(crate) fn first_after(first: Duration) -> Self {
+        Self {
+            first,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.next_at.is_some_and(|at| at <= now)
     }
@@ -372,7 +381,7 @@ impl Slowdowns {
             let took = now.saturating_duration_since(since).min(SLOWDOWN_TIME_MAX);
             self.next_at = Some(now + took * SLOWDOWN_PAUSE);
         }
-        self.next_at.get_or_insert(now);
+        self.next_at.get_or_insert(now + self.first);
     }
 }
 

@@ -39,6 +39,10 @@ const LOSS_MEMORY: Duration = Duration::from_secs(1);
 /// So much of what is under way counts as used, for the next acknowledgements bring more.
 const USED_PERCENT: u64 = 125;
 
+/// How long after the first slow start the first slowdown is. LEDBAT++ has it at once; but what one machine has, and many
+/// wait for, has hardly begun to go out then.
+const FIRST_SLOWDOWN: Duration = Duration::from_secs(5);
+
 /// What was seen counts for so long: connections rest between two pieces, and see their own queues as well.
 const DELAY_TIME: Duration = Duration::from_millis(SLOT_MS * SLOTS as u64);
 const SLOT_MS: u64 = 10;
@@ -129,7 +133,7 @@ impl Line {
             on_line: 0,
             active: 0,
             growth: 0,
-            slowdowns: Slowdowns::default(),
+            slowdowns: Slowdowns::first_after(FIRST_SLOWDOWN),
             settled_at: None,
             lost_at: None,
             used_at: None,
@@ -177,6 +181,7 @@ impl Line {
         member.in_flight = in_flight;
         if matches!(self.phase, Phase::Slowdown { until } if until <= now) {
             self.phase = Phase::Ramp;
+            self.set_window(self.threshold.min(FIRST_PACKETS * self.packet));
         }
         let Some(rtt) = rtt else {
             self.count(member);
