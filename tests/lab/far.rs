@@ -102,7 +102,7 @@ impl Swarm {
     }
 }
 
-/// Guards against collapse: it is 1.4 to 1.75 with four receivers as well as with sixteen.
+/// Guards against collapse: it is 1.3 to 1.45 with four receivers and up to 1.6 with sixteen.
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn swarm_of_machines_far_apart_is_done_after_a_few_times_the_least_possible_time() {
@@ -111,7 +111,7 @@ fn swarm_of_machines_far_apart_is_done_after_a_few_times_the_least_possible_time
     let distance = Distance::new(&vec![LINE; receivers + 1]);
     let content = Content::random(6, scenario_bytes_of(32, 64));
     let times = Swarm::new(distance, receivers, content).get();
-    assert!(times <= 2.2, "{times} x the bound");
+    assert!(times <= 2.0, "{times} x the bound");
 }
 
 #[test]
