@@ -40,6 +40,17 @@ fn any_number_of_connections_uses_the_line_and_keeps_its_queue_short() {
     }
 }
 
+/// What one machine has and many wait for begins to go out.
+#[test]
+fn the_first_seconds_are_used() {
+    for (base, n, least) in [(ms(5), 1, 0.98), (ms(20), 1, 0.95), (ms(40), 4, 0.93)] {
+        let mut link = Link::new(base, ms(100), members(n, ALWAYS));
+        let used = sum(&link.run_until(s(2)));
+        println!("{n} at {base:?}: {used:.3}");
+        assert!(used >= least, "{used} with {n} at {base:?}");
+    }
+}
+
 #[test]
 fn one_flow_of_somebody_else_keeps_the_line_however_many_connections_there_are() {
     for (n, queue) in [(1, ms(100)), (4, ms(60)), (4, ms(100)), (4, ms(200))] {
