@@ -151,7 +151,7 @@ impl Flow {
 
 /// The link: 20 Mbit/s unless a test says otherwise.
 pub(crate) struct Link {
-    bytes_per_second: u64,
+    pub(crate) bytes_per_second: u64,
     /// There and back with an empty queue, from a time on.
     pub(crate) base: Vec<(Duration, Duration)>,
     queue_max: Duration,

@@ -35,7 +35,7 @@ const ACTIVE_PACKETS: u64 = 4;
 /// On an empty line the window grows by this part of itself in the time after which it is felt …
 const GROWTH_DIVISOR: u64 = 2;
 /// … unless something was lost so lately: then by a packet.
-const LOSS_MEMORY: Duration = Duration::from_secs(1);
+const LOSS_MEMORY: Duration = Duration::from_millis(500);
 /// So much of what is under way counts as used, for the next acknowledgements bring more.
 const USED_PERCENT: u64 = 125;
 
@@ -47,6 +47,9 @@ const FIRST_SLOWDOWN: Duration = Duration::from_secs(5);
 const DELAY_TIME: Duration = Duration::from_millis(SLOT_MS * SLOTS as u64);
 const SLOT_MS: u64 = 10;
 const SLOTS: usize = 20;
+/// What was lost was lost in a queue that was long so lately: a line that many begin to send on runs full and empty again
+/// within [`DELAY_TIME`].
+const LOSS_SLOTS: usize = 5;
 /// Who has sent nothing for so long knows nothing of the line any more.
 const REST: Duration = Duration::from_secs(1);
 
@@ -219,7 +222,7 @@ impl Line {
         let now = self.latest.map_or(now, |latest| latest.max(now));
         member.in_flight = member.in_flight.saturating_sub(bytes);
         self.count(member);
-        let delay = self.delay.least(now).unwrap_or_default();
+        let delay = self.delay.least_of(now, LOSS_SLOTS).unwrap_or_default();
         let elsewhere = member.delay.saturating_sub(delay);
         let again = self.lost_at.is_some_and(|at| now < at + member.near);
         if again || elsewhere > delay {
@@ -373,14 +376,19 @@ impl LeastDelay {
         self.advance(now);
         let slot = &mut self.slots[self.current];
         *slot = Some(slot.map_or(delay, |least| least.min(delay)));
-        let before = self.slots[(self.current + SLOTS - 1) % SLOTS];
-        let recent = self.slots[self.current].into_iter().chain(before).min();
-        (recent.unwrap_or(delay), self.least(now).unwrap_or(delay))
+        let recent = self.least_of(now, 2).unwrap_or(delay);
+        (recent, self.least(now).unwrap_or(delay))
     }
 
     fn least(&mut self, now: Instant) -> Option<Duration> {
+        self.least_of(now, SLOTS)
+    }
+
+    /// The least of the last so many slots.
+    fn least_of(&mut self, now: Instant, slots: usize) -> Option<Duration> {
         self.advance(now);
-        self.slots.iter().flatten().min().copied()
+        let back = |i| self.slots[(self.current + SLOTS - i) % SLOTS];
+        (0..slots).filter_map(back).min()
     }
 
     fn advance(&mut self, now: Instant) {

@@ -98,6 +98,28 @@ fn queues_elsewhere_do_not_hide_the_lines_own() {
     assert!(together[4] >= 0.9, "{together:?}");
 }
 
+/// A slow start ends with a loss. Where the queue runs full all the time it ends too soon, and its flow would be small for long.
+#[test]
+fn whoever_begins_has_the_line_soon_whenever_that_is() {
+    let mut shares: Vec<f64> = (0..60)
+        .map(|step| {
+            let from = s(20) + ms(100 * step);
+            let flows = members(4, ALWAYS).into_iter();
+            let mut flows: Vec<_> = flows.map(|flow| flow.elsewhere(busy)).collect();
+            flows.push(Flow::reno(from..s(60)));
+            let mut link = Link::new(ms(20), ms(100), flows);
+            link.bytes_per_second = 6_250_000;
+            link.run_until(from + s(3));
+            link.run_until(from + s(11))[4]
+        })
+        .collect();
+    shares.sort_by(f64::total_cmp);
+    let mean = sum(&shares) / 60.0;
+    println!("{mean:.3}, at worst {:.3?}", &shares[..4]);
+    assert!(mean >= 0.95, "{mean}");
+    assert!(shares[0] >= 0.6, "{shares:?}");
+}
+
 #[test]
 fn connections_share_the_line_evenly_and_leave_what_others_do_not_use() {
     let line = Rc::new(RefCell::new(Line::new(PACKET)));
