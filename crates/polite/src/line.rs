@@ -222,7 +222,8 @@ impl Line {
         let now = self.latest.map_or(now, |latest| latest.max(now));
         member.in_flight = member.in_flight.saturating_sub(bytes);
         self.count(member);
-        let delay = self.delay.least_of(now, LOSS_SLOTS).unwrap_or_default();
+        let lately = self.delay.least_of(now, LOSS_SLOTS);
+        let delay = lately.or_else(|| self.delay.least(now)).unwrap_or_default();
         let elsewhere = member.delay.saturating_sub(delay);
         let again = self.lost_at.is_some_and(|at| now < at + member.near);
         if again || elsewhere > delay {

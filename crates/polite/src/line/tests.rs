@@ -160,6 +160,19 @@ fn what_was_lost_in_others_queues_costs_nothing_here() {
 }
 
 #[test]
+fn what_was_lost_when_nothing_was_heard_lately_is_judged_by_what_was_heard_last() {
+    let start = Instant::now();
+    let (mut line, mut member) = (Line::new(PACKET), Member::default());
+    for (at, rtt) in [(ms(0), ms(20)), (ms(300), ms(90))] {
+        line.on_sent(start + at, &mut member, 1 << 20);
+        line.on_ack(start + at, &mut member, 1 << 10, Some(rtt), 1 << 20);
+    }
+    let before = line.window;
+    line.on_loss(start + ms(400), &mut member, 1 << 10);
+    assert_eq!(line.window, before / 2, "the queue was here");
+}
+
+#[test]
 fn after_a_rest_the_window_begins_small_and_what_it_was_is_reached_soon() {
     let start = Instant::now();
     let (mut line, mut member) = (Line::new(PACKET), Member::default());
